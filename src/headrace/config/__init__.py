@@ -1,0 +1,1 @@
+"""headrace.yaml as typed settings."""

@@ -1,0 +1,1 @@
+"""One folder per system that Headrace speaks to; connectors never import each other."""

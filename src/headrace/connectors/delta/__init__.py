@@ -1,0 +1,1 @@
+"""Delta Lake: tables written by merge-on-read commits of our own."""

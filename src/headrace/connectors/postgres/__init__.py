@@ -1,0 +1,1 @@
+"""Postgres: the replication stream, snapshots, types and preflight checks."""

@@ -1,0 +1,1 @@
+"""Moves changes: capture into the log, materialization out of it; sees Protocols only."""

@@ -1,0 +1,123 @@
+"""The exception tree: what happened, to which object, and what to do about it.
+
+Every error a user can meet descends from `HeadraceError`, carries a `hint` (a command or SQL where
+there is one) and pickles, so that it crosses processes unchanged. Messages never hold secrets.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class HeadraceError(Exception):
+    """The root. `message` says what happened and to which object; `hint` what to do.
+
+    Further keyword arguments become read-only context (`error.context["table"]`).
+    """
+
+    exit_code: ClassVar[int] = 1
+    transient: ClassVar[bool] = False  # True: trying again later may succeed without anybody's help
+
+    def __init__(self, message: str, *, hint: str = "", **context: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.context = context
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (type(self), self.message, self.hint, self.context))
+
+    def __str__(self) -> str:
+        return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
+
+
+def _rebuild(
+    kind: type[HeadraceError], message: str, hint: str, context: dict[str, Any]
+) -> HeadraceError:
+    return kind(message, hint=hint, **context)
+
+
+# -- configuration and wrong use -------------------------------------------------------------------
+
+
+class ConfigError(HeadraceError):
+    """headrace.yaml, an argument or the environment is wrong. Context: file, line."""
+
+    exit_code = 2
+
+
+# -- the source ------------------------------------------------------------------------------------
+
+
+class SourceError(HeadraceError):
+    """The source database refused or cannot do what is asked."""
+
+
+class SourceUnavailableError(SourceError):
+    """The source cannot be reached, or the connection was lost."""
+
+    transient = True
+
+
+class SlotLostError(SourceError):
+    """The replication slot is gone, invalidated, or not where the change log left it."""
+
+
+class ProtocolError(SourceError):
+    """Bytes from the server that the replication protocol does not allow."""
+
+
+class UnsupportedSchemaChangeError(SourceError):
+    """A table changed in a way that its destination cannot follow; only that table stops."""
+
+
+# -- the change log --------------------------------------------------------------------------------
+
+
+class LogError(HeadraceError):
+    """The change log cannot be read or written."""
+
+
+class LogFullError(LogError):
+    """No room is left where the change log lives; nothing was acknowledged."""
+
+    transient = True
+
+
+class LogLockedError(LogError):
+    """Another process writes this change log."""
+
+
+class LogCorruptError(LogError):
+    """A file of the change log is missing or not what its manifest says."""
+
+
+class LogGapError(LogError):
+    """The log no longer holds what a reader has yet to see."""
+
+
+# -- destinations ----------------------------------------------------------------------------------
+
+
+class DestinationError(HeadraceError):
+    """The destination refused or cannot do what is asked."""
+
+
+class DestinationUnavailableError(DestinationError):
+    """The destination cannot be reached for now."""
+
+    transient = True
+
+
+class DestinationConflictError(DestinationError):
+    """Another writer commits to the same table faster than we can follow."""
+
+    transient = True
+
+
+class ForeignTableError(DestinationError):
+    """A table stands at the destination that this pipeline did not make."""
+
+
+class DivergedError(DestinationError):
+    """The destination lacks a row or state that the change log says it must have."""

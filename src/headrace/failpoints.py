@@ -1,0 +1,80 @@
+"""Named places where tests make the process die or an operation fail.
+
+A failpoint that nobody armed costs one dictionary look-up. `HEADRACE_FAILPOINT=name=kill@3` arms one
+for a subprocess: the third hit sends SIGKILL, which nothing can catch, as a power cut would.
+`name=enospc@1-5` makes hits 1 to 5 raise ENOSPC instead.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from dataclasses import dataclass
+from typing import Final
+
+FAILPOINTS: Final[dict[str, str]] = {
+    "capture.received": "changes were decoded, nothing is durable yet",
+    "log.file_written": "a data file is fsynced under its temporary name",
+    "log.file_renamed": "a data file has its final name, no manifest names it",
+    "log.manifest_put": "the manifest is durable, nothing is acknowledged",
+    "capture.acknowledged": "the flush LSN was sent to the source",
+    "snapshot.chunk_written": "a chunk of a snapshot is durable, the snapshot is not complete",
+    "delta.load_linked": "snapshot files stand in the table's folder, no Delta commit names them",
+    "delta.dv_written": "the deletion vector file is durable, no Delta commit names it",
+    "delta.data_written": "the data file is durable, no Delta commit names it",
+    "delta.log_put": "the Delta commit, with its checkpoint, is durable; we do not know it yet",
+    "materialize.checkpoint": "the position of a pipeline was recorded in the log folder",
+}
+
+
+@dataclass
+class _Armed:
+    action: str
+    first: int
+    last: int
+    hits: int = 0
+
+
+def _parse(spec: str) -> dict[str, _Armed]:
+    armed = {}
+    for part in filter(None, spec.split(",")):
+        name, _, action = part.partition("=")
+        kind, _, span = action.partition("@")
+        first, _, last = (span or "1").partition("-")
+        if name not in FAILPOINTS:
+            raise ValueError(f"no failpoint {name!r}; there are {', '.join(FAILPOINTS)}")
+        armed[name] = _Armed(kind, int(first), int(last or first))
+    return armed
+
+
+_armed: dict[str, _Armed] = _parse(os.environ.get("HEADRACE_FAILPOINT", ""))
+
+
+def arm(spec: str) -> None:
+    """Arm failpoints in this process, replacing those armed before; an empty text disarms all."""
+    _armed.clear()
+    _armed.update(_parse(spec))
+
+
+def hit(name: str) -> None:
+    """Pass the failpoint `name`; does nothing unless it is armed for this hit.
+
+    Raises:
+        OSError: ENOSPC, where the failpoint is armed with `enospc`.
+    """
+    armed = _armed.get(name)
+    if armed is None:
+        return
+    armed.hits += 1
+    if armed.first <= armed.hits <= armed.last:
+        _fire(name, armed.action)
+
+
+def _fire(name: str, action: str) -> None:
+    if action == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif action == "enospc":
+        raise OSError(errno.ENOSPC, f"failpoint {name}")
+    else:
+        raise ValueError(f"failpoint {name}: unknown action {action!r}")

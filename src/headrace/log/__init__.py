@@ -1,0 +1,1 @@
+"""The change log: the durable, ordered, columnar record of a capture."""

@@ -1,0 +1,48 @@
+"""What a stretch of changes comes to, in the form that destinations apply."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from headrace.model.table import TableSchema
+
+
+@dataclass(frozen=True)
+class Fill:
+    """Upserted rows whose `columns` the source did not send (unchanged TOAST).
+
+    Row `rows[i]` of the upserts takes those columns from the row that the destination holds under
+    the key in row i of `keys` (the row's old key, where the key moved).
+    """
+
+    columns: tuple[str, ...]
+    rows: npt.NDArray[np.int64]
+    keys: pa.Table
+
+
+@dataclass(frozen=True)
+class NetChanges:
+    """The net effect of a range of the log on one table, applied in this order:
+
+    1. `truncate`: every row goes;
+    2. `fills` are read from the rows the destination holds, before anything else changes;
+    3. rows under the keys in `deletes` (key columns only) and of `upserts` go;
+    4. `upserts` (all columns, at most one row per key) are added.
+
+    Deletes and upserts share no key. A table without a key is a multiset: `deletes` holds whole
+    rows, each taking away exactly one equal row, `upserts` is only added, and `fills` is empty.
+    """
+
+    schema: TableSchema
+    upserts: pa.Table
+    deletes: pa.Table
+    fills: tuple[Fill, ...] = ()
+    truncate: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.truncate or self.upserts.num_rows or self.deletes.num_rows)

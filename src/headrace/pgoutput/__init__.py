@@ -1,0 +1,1 @@
+"""The logical replication protocol: bytes in, events and columns out; no I/O."""

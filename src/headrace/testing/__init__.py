@@ -1,0 +1,1 @@
+"""Servers, doubles and contract suites for tests of Headrace and of its users."""

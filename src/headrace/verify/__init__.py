@@ -1,0 +1,1 @@
+"""Proves that a destination equals its source."""
