@@ -1,0 +1,55 @@
+"""A database for one test: fresh, and dropped afterwards with its slots, whoever still uses them."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import conninfo, sql
+
+
+@dataclass(frozen=True)
+class Database:
+    """A database; `dsn` is its superuser's."""
+
+    name: str
+    dsn: str
+
+    def connect(self, **parameters: Any) -> psycopg.Connection[tuple[Any, ...]]:
+        """A new autocommit connection; the caller closes it."""
+        return psycopg.connect(self.dsn, **{"autocommit": True, **parameters})
+
+    def execute(self, query: str, parameters: Any = None) -> list[tuple[Any, ...]]:
+        """Run one statement, or several without parameters; the rows of the last, if any."""
+        with self.connect() as connection:
+            cursor = connection.execute(query.encode(), parameters)
+            while cursor.nextset():
+                pass
+            return cursor.fetchall() if cursor.description else []
+
+
+@contextmanager
+def temporary_database(server_dsn: str) -> Iterator[Database]:
+    """A database on the server of `server_dsn`, a superuser's DSN, for the length of the block."""
+    name = f"headrace_{secrets.token_hex(6)}"
+    with psycopg.connect(server_dsn, autocommit=True) as admin:
+        admin.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+        try:
+            yield Database(name, conninfo.make_conninfo(server_dsn, dbname=name))
+        finally:
+            _drop(admin, name)
+
+
+def _drop(admin: psycopg.Connection[Any], name: str) -> None:
+    """Dropping a database drops its slots too, once nobody uses them."""
+    terminate_users = (
+        "select pg_terminate_backend(active_pid) from pg_replication_slots"
+        " where database = %s and active_pid is not null"
+    )
+    while admin.execute(terminate_users, [name]).fetchall():
+        admin.execute("select pg_sleep(0.01)")
+    admin.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))

@@ -1,0 +1,33 @@
+"""The fixture `database`: fresh for each test, gone afterwards with its slots."""
+
+from __future__ import annotations
+
+import psycopg
+
+from headrace.testing.database import temporary_database
+
+
+def test_a_database_goes_with_its_slots_and_its_clients(server_dsn):
+    with temporary_database(server_dsn) as database:
+        assert database.execute("create table t (id int); insert into t values (1); table t") == [
+            (1,)
+        ]
+        client = database.connect()
+        walsender = psycopg.connect(database.dsn, replication="database", autocommit=True)
+        walsender.execute("CREATE_REPLICATION_SLOT left_over LOGICAL pgoutput NOEXPORT_SNAPSHOT")
+        walsender.execute("CREATE PUBLICATION p")
+        start = b"START_REPLICATION SLOT left_over LOGICAL 0/0"
+        walsender.pgconn.exec_(start + b" (proto_version '1', publication_names 'p')")
+    with psycopg.connect(server_dsn) as admin:
+        assert (
+            admin.execute("select from pg_database where datname = %s", [database.name]).fetchall()
+            == []
+        )
+        assert (
+            admin.execute(
+                "select from pg_replication_slots where database = %s", [database.name]
+            ).fetchall()
+            == []
+        )
+    client.close()
+    walsender.close()
