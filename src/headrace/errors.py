@@ -63,6 +63,10 @@ class SlotLostError(SourceError):
     """The replication slot is gone, invalidated, or not where the change log left it."""
 
 
+class CopyStoppedError(SourceError):
+    """A snapshot was cut short because the run ends; the next run copies the table anew."""
+
+
 class ProtocolError(SourceError):
     """Bytes from the server that the replication protocol does not allow."""
 
@@ -82,6 +86,20 @@ class LogFullError(LogError):
     """No room is left where the change log lives; nothing was acknowledged."""
 
     transient = True
+
+
+class LogUnavailableError(LogError):
+    """The object store that holds the change log cannot be reached for now."""
+
+    transient = True
+
+
+class ObjectMissingError(LogError):
+    """A file or object that was to be read is not there. Context: path."""
+
+
+class ObjectExistsError(LogError):
+    """A file or object stands where a new one was to be put. Context: path."""
 
 
 class LogLockedError(LogError):
