@@ -1,0 +1,203 @@
+"""Storage on a local disk, where `close` and `rename` promise nothing about a power cut.
+
+A file is written under a temporary name in its own folder, fsynced, given its name, and then its
+folder is fsynced. Putting if absent uses link(2), which unlike rename(2) never replaces a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from headrace.errors import LogError, LogFullError, ObjectExistsError, ObjectMissingError
+from headrace.log.lock import FileLock
+from headrace.log.storage import Entry
+
+_TEMPORARY = ".tmp"  # with a leading dot: `.name.5f3a…​.tmp`, hidden from listings
+
+
+@contextlib.contextmanager
+def local_errors(operation: str, path: object) -> Iterator[None]:
+    """Turn the operating system's errors into ours."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ObjectMissingError(
+            f"cannot {operation} {path}: it does not exist", hint="", path=str(path)
+        ) from error
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        kind, hint = (LogFullError, f"free some space: df -h {path}") if full else (LogError, "")
+        raise kind(
+            f"cannot {operation} {path}: {os.strerror(error.errno or 0)}", hint=hint, path=str(path)
+        ) from error
+
+
+class _TemporaryFile(io.FileIO):
+    """A raw file whose errors are ours, whoever writes to it."""
+
+    def write(self, data: Any, /) -> int:
+        with local_errors("write", self.name):
+            return super().write(data)
+
+
+@dataclass(frozen=True)
+class _Pending:
+    file: IO[bytes]
+    temporary: Path
+    final: Path
+    create: bool
+
+
+class _LocalGroup:
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._pending: list[_Pending] = []
+
+    def open(self, path: str, *, create: bool = False) -> IO[bytes]:
+        final = self._root / path
+        with local_errors("create", final):
+            _make_folder(final.parent)
+            temporary = final.with_name(f".{final.name}.{secrets.token_hex(8)}{_TEMPORARY}")
+            file = io.BufferedWriter(_TemporaryFile(temporary, "xb"), 1 << 18)
+        self._pending.append(_Pending(file, temporary, final, create))
+        return file
+
+    def publish(self, on_synced: Callable[[], None]) -> None:
+        for pending in self._pending:
+            with local_errors("write", pending.final):
+                pending.file.flush()
+                os.fsync(pending.file.fileno())
+                pending.file.close()
+        with local_errors("write", self._root):
+            on_synced()
+        for pending in self._pending:
+            _give_name(pending)
+        for folder in {pending.final.parent for pending in self._pending}:
+            with local_errors("sync", folder):
+                sync_folder(folder)
+
+    def discard(self) -> None:
+        """Remove what has not got its name; the error that led here is the one to tell."""
+        for pending in self._pending:
+            with contextlib.suppress(OSError, LogError):
+                pending.file.close()
+            with contextlib.suppress(OSError):
+                pending.temporary.unlink(missing_ok=True)
+
+
+def _give_name(pending: _Pending) -> None:
+    if not pending.create:
+        with local_errors("rename to", pending.final):
+            pending.temporary.rename(pending.final)
+        return
+    try:
+        with local_errors("link to", pending.final):
+            pending.final.hardlink_to(pending.temporary)
+            pending.temporary.unlink()
+    except LogError as error:
+        if isinstance(error.__cause__, FileExistsError):
+            raise ObjectExistsError(
+                f"{pending.final} exists already", path=str(pending.final)
+            ) from error.__cause__
+        raise
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it, each durable in its parent."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    with contextlib.suppress(FileExistsError):  # another thread was faster
+        folder.mkdir()
+    sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable (fsync(2), "calling fsync() does not necessarily…")."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_temporary(name: str) -> bool:
+    return name.startswith(".") and name.endswith(_TEMPORARY)
+
+
+class LocalStorage:
+    """Files below a folder; the folder itself is made when the first file is written."""
+
+    latency = 0.001
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.url = str(self.root)
+
+    def get(self, path: str) -> bytes:
+        with local_errors("read", self.root / path):
+            return (self.root / path).read_bytes()
+
+    def put(self, path: str, data: bytes, *, create: bool = False) -> None:
+        with self.write() as group:
+            group.open(path, create=create).write(data)
+
+    @contextlib.contextmanager
+    def write(self, on_synced: Callable[[], None] = lambda: None) -> Iterator[_LocalGroup]:
+        group = _LocalGroup(self.root)
+        try:
+            yield group
+            group.publish(on_synced)
+        except BaseException:
+            group.discard()
+            raise
+
+    def list(self, prefix: str) -> list[Entry]:
+        with local_errors("list", self.root / prefix):
+            return sorted(
+                (
+                    Entry(path.relative_to(self.root).as_posix(), path.stat().st_size)
+                    for path in self._files(prefix)
+                    if not _is_temporary(path.name)
+                ),
+                key=lambda entry: entry.path,
+            )
+
+    def _files(self, prefix: str) -> Iterator[Path]:
+        for folder, _, names in os.walk(self.root / prefix):
+            for name in names:
+                yield Path(folder, name)
+
+    def exists(self, path: str) -> bool:
+        with local_errors("look for", self.root / path):
+            return (self.root / path).is_file()
+
+    def delete(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            with local_errors("delete", self.root / path):
+                (self.root / path).unlink(missing_ok=True)
+
+    def recover(self, prefix: str) -> None:
+        """A process that died between link and fsync left a name that may yet go: fsync it now."""
+        folders = [Path(folder) for folder, _, _ in os.walk(self.root / prefix)]
+        with local_errors("recover", self.root / prefix):
+            for path in filter(lambda path: _is_temporary(path.name), self._files(prefix)):
+                path.unlink(missing_ok=True)
+            for folder in folders:
+                sync_folder(folder)
+
+    def location(self, path: str) -> str:
+        return str(self.root / path)
+
+    def lock(self, path: str) -> FileLock:
+        with local_errors("lock", self.root / path):
+            _make_folder((self.root / path).parent)
+            return FileLock(self.root / path)

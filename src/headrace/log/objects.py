@@ -1,0 +1,206 @@
+"""Storage on an object store, where a put is atomic and durable when it is answered.
+
+Single puts are conditional where they must be (`If-None-Match`, `If-Match`). Files are gathered in
+memory, or in a temporary file when they are large, and uploaded whole, so that no reader ever sees
+a part of one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO, Any, Final
+
+import obstore
+from obstore import exceptions as refused
+from obstore.store import from_url
+
+from headrace.errors import (
+    LogError,
+    LogUnavailableError,
+    ObjectExistsError,
+    ObjectMissingError,
+)
+from headrace.log.local import local_errors
+from headrace.log.lock import Lease
+from headrace.log.storage import Entry
+
+SPOOL: Final = 32 << 20  # bytes of one file kept in memory before it goes to a temporary file
+UPLOADS: Final = 8  # of one group, at a time
+
+# Settings of the HTTP client rather than of the store (obstore's ClientConfig).
+_CLIENT: Final = re.compile(
+    r"^(?:aws_|azure_|google_)?(allow_http|allow_invalid_certificates|connect_timeout|timeout|"
+    r"read_timeout|proxy_url|proxy_ca_certificate|proxy_excludes|pool_idle_timeout|"
+    r"pool_max_idle_per_host|user_agent)$"
+)
+
+
+def _open_store(url: str, config: Any, client: Any) -> Any:
+    """obstore checks the keys of both dictionaries itself."""
+    try:
+        return from_url(url, config=config, client_options=client or None)
+    except (refused.BaseError, ValueError) as error:
+        hint = "storage_options take the keys of Delta's: https://docs.rs/object_store"
+        raise LogError(_told("open", url, error), hint=hint, path=url) from None
+
+
+@contextlib.contextmanager
+def object_errors(operation: str, where: str) -> Iterator[None]:
+    """Turn obstore's errors into ours, without query strings: they may hold signatures."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ObjectMissingError(f"cannot {operation} {where}: not found", path=where) from error
+    except refused.AlreadyExistsError as error:
+        raise ObjectExistsError(f"{where} exists already", path=where) from error
+    except (refused.PermissionDeniedError, refused.UnauthenticatedError) as error:
+        hint = "check the credentials in storage_options and what they may do there"
+        raise LogError(_told(operation, where, error), hint=hint, path=where) from None
+    except refused.GenericError as error:
+        raise LogUnavailableError(_told(operation, where, error), path=where) from None
+    except (refused.BaseError, OSError, ValueError) as error:
+        raise LogError(_told(operation, where, error), path=where) from None
+
+
+def _told(operation: str, where: str, error: BaseException) -> str:
+    first, _, _ = str(error).partition("\n")
+    return f"cannot {operation} {where}: {re.sub(r'[?][^ ]+', '', first)[:400]}"
+
+
+class _Spool(tempfile.SpooledTemporaryFile[bytes]):
+    def write(self, data: Any) -> int:
+        with local_errors("write", tempfile.gettempdir()):
+            return super().write(data)
+
+
+class _ObjectGroup:
+    def __init__(self, storage: ObjectStorage) -> None:
+        self._storage = storage
+        self._pending: list[tuple[str, _Spool, bool]] = []
+
+    def open(self, path: str, *, create: bool = False) -> IO[bytes]:
+        spool = _Spool(max_size=SPOOL)
+        self._pending.append((path, spool, create))
+        return spool
+
+    def publish(self, on_synced: Callable[[], None]) -> None:
+        with local_errors("write", self._storage.url):
+            on_synced()
+        if len(self._pending) == 1:
+            self._upload(self._pending[0])
+            return
+        with ThreadPoolExecutor(UPLOADS) as pool:
+            list(pool.map(self._upload, self._pending))
+
+    def _upload(self, pending: tuple[str, _Spool, bool]) -> None:
+        path, spool, create = pending
+        spool.seek(0)
+        with object_errors("put", self._storage.location(path)):
+            obstore.put(self._storage.store, path, spool, mode="create" if create else "overwrite")
+
+    def close(self) -> None:
+        for _, spool, _ in self._pending:
+            spool.close()
+
+
+class ObjectStorage:
+    """Objects below a URL's prefix."""
+
+    latency = 0.05
+
+    def __init__(self, url: str, options: Mapping[str, str]) -> None:
+        self.url = url.rstrip("/")
+        client: dict[str, Any] = {}
+        config: dict[str, str] = {}
+        for key, value in options.items():
+            match = _CLIENT.match(key.lower())
+            (client if match else config)[match[1] if match else key] = value
+        if "allow_http" in client:
+            client["allow_http"] = str(client["allow_http"]).lower() == "true"
+        self.store = _open_store(self.url, config, client)
+
+    def get(self, path: str) -> bytes:
+        with object_errors("get", self.location(path)):
+            return bytes(obstore.get(self.store, path).bytes())
+
+    def put(self, path: str, data: bytes, *, create: bool = False) -> None:
+        with object_errors("put", self.location(path)):
+            obstore.put(self.store, path, data, mode="create" if create else "overwrite")
+
+    @contextlib.contextmanager
+    def write(self, on_synced: Callable[[], None] = lambda: None) -> Iterator[_ObjectGroup]:
+        group = _ObjectGroup(self)
+        try:
+            yield group
+            group.publish(on_synced)
+        finally:
+            group.close()
+
+    def list(self, prefix: str) -> list[Entry]:
+        with object_errors("list", self.location(prefix)):
+            found = [
+                Entry(meta["path"], meta["size"])
+                for page in obstore.list(self.store, prefix, chunk_size=1000)
+                for meta in page
+            ]
+        return sorted(found, key=lambda entry: entry.path)
+
+    def exists(self, path: str) -> bool:
+        try:
+            with object_errors("look for", self.location(path)):
+                obstore.head(self.store, path)
+        except ObjectMissingError:
+            return False
+        return True
+
+    def delete(self, paths: Iterable[str]) -> None:
+        """Some stores tell of a missing object, and then not which of the others are gone."""
+        gone = list(paths)
+        try:
+            with object_errors("delete", self.url):
+                obstore.delete(self.store, gone)
+        except ObjectMissingError:
+            for path in gone:
+                with contextlib.suppress(ObjectMissingError), object_errors("delete", path):
+                    obstore.delete(self.store, path)
+
+    def recover(self, prefix: str) -> None:
+        """Nothing is half-written or less than durable here."""
+
+    def location(self, path: str) -> str:
+        return f"{self.url}/{path}"
+
+    def lock(self, path: str) -> Lease:
+        return Lease(self.location(path), _LeaseObject(self, path))
+
+
+class _LeaseObject:
+    def __init__(self, storage: ObjectStorage, path: str) -> None:
+        self._storage, self._path = storage, path
+
+    def read_lease(self) -> tuple[bytes, str] | None:
+        try:
+            with object_errors("get", self._storage.location(self._path)):
+                found = obstore.get(self._storage.store, self._path)
+                return bytes(found.bytes()), found.meta["e_tag"] or ""
+        except ObjectMissingError:
+            return None
+
+    def swap_lease(self, data: bytes, version: str | None) -> str | None:
+        mode: Any = "create" if version is None else {"e_tag": version}
+        try:
+            with object_errors("put", self._storage.location(self._path)):
+                return obstore.put(self._storage.store, self._path, data, mode=mode)["e_tag"] or ""
+        except (ObjectExistsError, ObjectMissingError):
+            return None
+        except LogError as error:
+            if isinstance(error.__context__, refused.PreconditionError):
+                return None
+            raise
+
+    def delete_lease(self) -> None:
+        self._storage.delete([self._path])

@@ -1,0 +1,327 @@
+"""The one writer of a change log: stages files, then commits them by one manifest. DESIGN.md §6.
+
+Threads: every method may be called from any thread at any time; commits happen one after the other.
+A draft may name files that other threads staged, once `stage` has returned there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Final, Self
+
+import pyarrow as pa
+
+from headrace import failpoints
+from headrace.errors import LogError, LogLockedError, ObjectExistsError
+from headrace.log.documents import latest_schemas, read_manifest, write_schema
+from headrace.log.feed import LogFeed
+from headrace.log.layout import Layout
+from headrace.log.lock import Lock
+from headrace.log.manifest import (
+    CommitDraft,
+    LogFile,
+    Manifest,
+    SchemaChange,
+    SnapshotFile,
+    encode,
+)
+from headrace.log.parquet import RowWriter, count_ops, lsn_range, write_changes
+from headrace.log.recovery import Recovered, recover, sweep
+from headrace.log.staging import Staging
+from headrace.log.storage import Storage
+from headrace.model import ChangeBatch, Lsn, TableId, TableSchema
+
+# Snapshot files become data files of tables, and every Parquet reader there is reads Snappy.
+SNAPSHOT_COMPRESSION: Final = "snappy"
+
+
+class SnapshotChunkWriter:
+    """One file of a snapshot, written by one thread; `file` tells of it after a clean end."""
+
+    def __init__(self, rows: RowWriter) -> None:
+        self._rows = rows
+        self.written: SnapshotFile | None = None
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Add rows in the table's columns. Raises LogError, LogFullError."""
+        self._rows.write(batch)
+
+    @property
+    def file(self) -> SnapshotFile:
+        if self.written is None:
+            raise LogError("this chunk of a snapshot is not complete")
+        return self.written
+
+
+class LogWriter:
+    """Holds the lock of one capture's change log from `open` to `close`."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        layout: Layout,
+        lock: Lock,
+        recovered: Recovered,
+        feed: LogFeed,
+        compression: str,
+    ) -> None:
+        self.storage, self.layout, self.feed = storage, layout, feed
+        self.log_id = recovered.log_id
+        self._lock = lock
+        self._floor = recovered.floor
+        self._head = recovered.head
+        self._token = str(uuid.uuid4())
+        self._compression = compression
+        self._committing = threading.Lock()
+        self._staging = Staging(self._next, feed.limit)
+        self._schemas: list[SchemaChange] = []
+
+    @classmethod
+    def open(
+        cls,
+        storage: Storage,
+        capture: str,
+        *,
+        feed: LogFeed | None = None,
+        snapshot_compression: str = SNAPSHOT_COMPRESSION,
+    ) -> Self:
+        """Take the lock, find the head, sweep what no manifest names; begin the log if it is new.
+
+        Raises:
+            LogLockedError: another process writes it; the error says which.
+            LogCorruptError: a commit is missing or damaged.
+        """
+        layout = Layout(capture)
+        lock = storage.lock(layout.lock)
+        try:
+            recovered = recover(storage, layout)
+            log = cls(storage, layout, lock, recovered, feed or LogFeed(), snapshot_compression)
+            if lock.took_over:
+                log._fence()
+            sweep(storage, layout, log.head)
+        except BaseException:
+            lock.release()
+            raise
+        log.feed.attach(log._next - 1)
+        return log
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def head(self) -> Manifest | None:
+        """The newest commit; None while the log has none."""
+        return self._head
+
+    @property
+    def position(self) -> Lsn | None:
+        """How far the log durably holds the source; None where it has nothing of the stream."""
+        return (self._head.to_lsn or None) if self._head else None
+
+    @property
+    def _next(self) -> int:
+        return (self._head.commit if self._head else self._floor.commit) + 1
+
+    # -- staging -----------------------------------------------------------------------------------
+
+    def stage(self, batch: ChangeBatch) -> LogFile:
+        """Write one batch durably, still invisible; see `stage_all`."""
+        return self.stage_all([batch])[0]
+
+    def stage_all(self, batches: Sequence[ChangeBatch]) -> list[LogFile]:
+        """Write batches durably, a file each, still invisible; cheaper together than one by one.
+
+        Batches of a transaction in progress (null `_commit_lsn`) give files whose `transaction` has
+        to be set before they are committed. Empty batches are not allowed.
+
+        Raises:
+            LogFullError: no room; nothing is left behind.
+        """
+        self._lock.check()
+        paths = [self._staging.begin(partial(self.layout.changes, b.schema.table)) for b in batches]
+        try:
+            files = self._write(batches, paths)
+        except BaseException:
+            self._forget(paths)
+            raise
+        failpoints.hit("log.file_renamed")
+        for file, batch in zip(files, batches, strict=True):
+            if file.max_lsn is not None:  # else it lives long, and is read with its transaction
+                self._staging.hold(file.path, batch)
+        return files
+
+    def _write(self, batches: Sequence[ChangeBatch], paths: Sequence[str]) -> list[LogFile]:
+        files = []
+        synced = partial(failpoints.hit, "log.file_written")
+        with self.storage.write(synced) as group:
+            for batch, path in zip(batches, paths, strict=True):
+                lsns = lsn_range(batch.data)
+                file = group.open(path)
+                write_changes(file, batch)
+                files.append(
+                    LogFile(
+                        path=path,
+                        table=batch.schema.table,
+                        schema_version=batch.schema.version,
+                        rows=batch.num_rows,
+                        ops=count_ops(batch.data),
+                        min_lsn=lsns and lsns[0],
+                        max_lsn=lsns and lsns[1],
+                        bytes=file.tell(),
+                    )
+                )
+        return files
+
+    @contextlib.contextmanager
+    def stage_snapshot(
+        self, schema: TableSchema, lsn: Lsn, chunk: int
+    ) -> Iterator[SnapshotChunkWriter]:
+        """Write a part of a table's snapshot; on a clean end it is durable, still invisible.
+
+        An error inside removes the file.
+        """
+        self._lock.check()
+        path = self._staging.begin(partial(self.layout.chunk, schema.table, lsn, chunk))
+        try:
+            with self.storage.write() as group:
+                file = group.open(path)
+                rows = RowWriter(file, schema, self._compression)
+                writer = SnapshotChunkWriter(rows)
+                try:
+                    yield writer
+                    rows.finish()
+                except BaseException:
+                    rows.abandon()
+                    raise
+                size = file.tell()
+        except BaseException:
+            self._forget([path])
+            raise
+        writer.written = SnapshotFile(path, rows.rows, size)
+        failpoints.hit("snapshot.chunk_written")
+
+    def _forget(self, paths: Sequence[str]) -> None:
+        """Remove what a failed write may have left; where that fails too, the next start does."""
+        with contextlib.suppress(LogError):
+            self.storage.delete(paths)
+            self._staging.drop(paths)
+
+    def discard(self, files: Iterable[LogFile | SnapshotFile]) -> None:
+        """Remove staged files that will not be committed."""
+        paths = [file.path for file in files]
+        self.storage.delete(paths)
+        self._staging.drop(paths)
+
+    def add_schema(self, schema: TableSchema) -> SchemaChange:
+        """Record a schema version durably; the next commit tells of it.
+
+        Raises:
+            LogError: another schema has this version number.
+        """
+        change = SchemaChange(schema.table, schema.version)
+        write_schema(self.storage, self.layout, schema)
+        if change not in self._schemas:
+            self._schemas.append(change)
+        return change
+
+    def latest_schemas(self) -> dict[TableId, TableSchema]:
+        """The newest schema version of each table, to go on from after a restart."""
+        return latest_schemas(self.storage, self.layout)
+
+    # -- committing --------------------------------------------------------------------------------
+
+    def commit(self, draft: CommitDraft) -> Manifest:
+        """Make staged files, and the position, part of the log: all of it or nothing.
+
+        After LogFullError or LogUnavailableError the same draft may be committed again.
+
+        Raises:
+            LogLockedError: another writer has committed; this one must stop.
+            LogError: the draft goes back, repeats changes, or names files that are not staged.
+        """
+        self._lock.check()
+        with self._committing:
+            manifest = self._put(self._manifest(draft))
+            failpoints.hit("log.manifest_put")
+            self._head = manifest
+            del self._schemas[: len(manifest.schemas)]
+            self.feed.publish(manifest, self._staging.committed(manifest.paths))
+            return manifest
+
+    def _manifest(self, draft: CommitDraft) -> Manifest:
+        position = self._head.to_lsn if self._head else Lsn(0)
+        manifest = Manifest(
+            commit=self._next,
+            log_id=self.log_id,
+            writer=self._token,
+            settled=0,
+            from_lsn=position,
+            to_lsn=position if draft.to_lsn is None else draft.to_lsn,
+            commit_ts=draft.commit_ts,
+            written_at=datetime.now(UTC),
+            files=tuple(draft.files),
+            schemas=tuple(self._schemas),
+            snapshots=tuple(draft.snapshots),
+            stopped=tuple(draft.stopped),
+        )
+        _check_range(manifest)
+        return replace(manifest, settled=self._staging.settled(manifest.paths))
+
+    def _put(self, manifest: Manifest) -> Manifest:
+        path = self.layout.manifest(manifest.commit)
+        try:
+            self.storage.put(path, encode(manifest), create=True)
+        except ObjectExistsError as error:
+            found = read_manifest(self.storage, self.layout, manifest.commit)
+            # A put that succeeded without our knowing it differs in what time changes.
+            ours = replace(found, written_at=manifest.written_at, settled=manifest.settled)
+            if ours == manifest:
+                return found
+            raise LogLockedError(
+                f"{self.storage.location(path)} was put by another writer",
+                hint="stop the other process; this one goes on after a restart",
+            ) from error
+        return manifest
+
+    def _fence(self) -> None:
+        """Take the next commit number, so that a former writer that still runs fails at its next.
+
+        Else it could commit files that are swept here.
+        """
+        while True:
+            try:
+                self.commit(CommitDraft(None))
+            except LogLockedError:
+                self._head = read_manifest(self.storage, self.layout, self._next)
+                self._staging = Staging(self._next, self.feed.limit)
+            else:
+                return
+
+    def close(self) -> None:
+        """Let go of the lock; staged files are left to the next start's sweep."""
+        self.feed.detach()
+        self._lock.release()
+
+
+def _check_range(manifest: Manifest) -> None:
+    """Refuse what would break invariant 2: going back, repeating, or half a transaction."""
+    first, last = manifest.from_lsn, manifest.to_lsn
+    if last < first:
+        raise LogError(f"a commit up to {last} would go back: the log stands at {first}")
+    for file in manifest.files:
+        if file.first_lsn is None or file.last_lsn is None:
+            raise LogError(f"{file.path} belongs to a transaction that has not committed")
+        if not first < file.first_lsn <= file.last_lsn <= last:
+            raise LogError(
+                f"{file.path} holds changes from {file.first_lsn} to {file.last_lsn}, "
+                f"outside of the commit's range: after {first}, up to {last}"
+            )
