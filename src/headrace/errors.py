@@ -71,6 +71,17 @@ class ProtocolError(SourceError):
     """Bytes from the server that the replication protocol does not allow."""
 
 
+class TableNotFoundError(SourceError):
+    """The source has no such table, or the role cannot see it."""
+
+
+class UnrepresentableValueError(SourceError):
+    """A value that its column's Arrow type cannot hold, such as an infinite timestamp.
+
+    Context: value (text of the first, shortened), row (its index), count, arrow (the type).
+    """
+
+
 class UnsupportedSchemaChangeError(SourceError):
     """A table changed in a way that its destination cannot follow; only that table stops."""
 
@@ -114,6 +125,10 @@ class LogGapError(LogError):
     """The log no longer holds what a reader has yet to see."""
 
 
+class TableStoppedError(LogError):
+    """The capture follows this table no further, because a change of it cannot be represented."""
+
+
 # -- destinations ----------------------------------------------------------------------------------
 
 
@@ -139,3 +154,20 @@ class ForeignTableError(DestinationError):
 
 class DivergedError(DestinationError):
     """The destination lacks a row or state that the change log says it must have."""
+
+
+# -- ourselves -------------------------------------------------------------------------------------
+
+
+class UnexpectedError(HeadraceError):
+    """A fault of Headrace itself."""
+
+    @classmethod
+    def wrap(cls, where: str, error: Exception) -> UnexpectedError:
+        """Tell where `error`, which nothing foresaw, came up; keep it as the cause."""
+        wrapped = cls(
+            f"{where}: unexpected {type(error).__name__}: {error}",
+            hint="this is a bug in Headrace: please report it with the log of this run (-v)",
+        )
+        wrapped.__cause__ = error
+        return wrapped

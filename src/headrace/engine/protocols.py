@@ -4,26 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 import pyarrow as pa
 
-from headrace.model import ChangeBatch, Checkpoint, Lsn, NetChanges, TableId, TableSchema
+from headrace.model import (
+    Checkpoint,
+    DecodedChanges,
+    Lsn,
+    NetChanges,
+    SnapshotChunk,
+    TableId,
+    TableSchema,
+)
 
 
 class Taken(Protocol):
-    """What a stream has gathered, still to be decoded; decoding may happen in another thread."""
+    """What a stream has gathered, still to be decoded, which may happen in another thread."""
 
     @property
     def to_lsn(self) -> Lsn:
-        """End of the last complete transaction, or of the last keepalive after it."""
+        """End of the last whole transaction, or of a later keepalive outside a transaction."""
         ...
 
     @property
     def commit_ts(self) -> datetime | None:
-        """Commit time of the newest complete transaction, if there is one."""
+        """Commit time of the newest whole transaction, if there is one."""
         ...
 
     @property
@@ -32,24 +39,19 @@ class Taken(Protocol):
     def decode(self) -> DecodedChanges: ...
 
 
-@dataclass(frozen=True)
-class DecodedChanges:
-    """Batches of whole transactions, and of a transaction whose commit is still to come.
-
-    `unfinished` batches have null `_commit_lsn`, `_commit_ts` and `_xid`. `finished_transaction`
-    tells about the transaction that earlier `unfinished` batches belong to, once it has committed.
-    """
-
-    batches: Sequence[ChangeBatch]
-    unfinished: Sequence[ChangeBatch] = ()
-    failed: Sequence[tuple[TableId, Exception]] = ()
-
-
 class ChangeStream(Protocol):
-    """A running replication stream, used from one thread."""
+    """A running replication stream, used from one thread (but for `wake`)."""
 
     def receive(self, timeout: float) -> bool:
-        """Take in what has arrived, waiting up to `timeout` seconds; False if nothing had."""
+        """Take in what has arrived, waiting up to `timeout` seconds; False if nothing had.
+
+        Raises:
+            SourceUnavailableError: the connection is lost or silent.
+        """
+        ...
+
+    def wake(self) -> None:
+        """Make a waiting `receive` return; from any thread."""
         ...
 
     @property
@@ -59,7 +61,19 @@ class ChangeStream(Protocol):
     def pending_bytes(self) -> int: ...
 
     @property
+    def pending_rows(self) -> int: ...
+
+    @property
     def received_lsn(self) -> Lsn: ...
+
+    @property
+    def reply_requested(self) -> bool:
+        """The source waits for our position (it may be shutting down)."""
+        ...
+
+    def ask_position(self) -> None:
+        """Ask the source to tell its position in a keepalive now."""
+        ...
 
     def take(self) -> Taken: ...
 
@@ -68,20 +82,11 @@ class ChangeStream(Protocol):
     def close(self) -> None: ...
 
 
-@dataclass(frozen=True)
-class SnapshotChunk:
-    """A part of one table to be copied, such as a range of pages; `where` is the source's own."""
-
-    table: TableId
-    number: int
-    where: str
-    rows: int  # the planner's estimate
-
-
 class Snapshot(Protocol):
-    """All tables as of one LSN, readable from several threads."""
+    """Tables as of one LSN, readable from as many threads as it was opened for."""
 
-    lsn: Lsn
+    @property
+    def lsn(self) -> Lsn: ...
 
     def schema(self, table: TableId) -> TableSchema: ...
 
@@ -93,11 +98,21 @@ class Snapshot(Protocol):
 class Source(Protocol):
     """One database that can be streamed and copied."""
 
+    def prepare(self, log_position: Lsn | None) -> Lsn:
+        """Where the stream goes on after `log_position` (None: a log just begun).
+
+        Raises:
+            SlotLostError: the source no longer holds what comes after that position.
+        """
+        ...
+
     def current_lsn(self) -> Lsn: ...
 
-    def stream(self, from_lsn: Lsn | None) -> ChangeStream: ...
+    def stream(self, from_lsn: Lsn) -> ChangeStream: ...
 
-    def snapshot(self, tables: Sequence[TableId]) -> AbstractContextManager[Snapshot]: ...
+    def snapshot(
+        self, tables: Sequence[TableId], connections: int
+    ) -> AbstractContextManager[Snapshot]: ...
 
 
 class DestinationTable(Protocol):

@@ -12,6 +12,7 @@ from headrace.model.batch import (
     ChangeBatch,
     change_schema,
 )
+from headrace.model.captured import DecodedChanges, SnapshotChunk, TransactionEnd
 from headrace.model.changes import Fill, NetChanges
 from headrace.model.checkpoint import Checkpoint
 from headrace.model.lsn import Lsn
@@ -29,11 +30,14 @@ __all__ = [
     "ChangeBatch",
     "Checkpoint",
     "Column",
+    "DecodedChanges",
     "Fill",
     "Lsn",
     "NetChanges",
     "ReplicaIdentity",
+    "SnapshotChunk",
     "TableId",
     "TableSchema",
+    "TransactionEnd",
     "change_schema",
 ]

@@ -1,0 +1,98 @@
+"""From the decoder's raw text columns to change batches: the last pure step of a change's way in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from headrace.connectors.postgres.types import TypeMapping
+from headrace.model import ChangeBatch, TableSchema, change_schema
+from headrace.model.batch import BEFORE, COMMIT_LSN, COMMIT_TS, OP, ORDINAL, UNCHANGED, XID
+from headrace.pgoutput import RawBatch, RawColumn
+
+UNCHANGED_KIND = ord("u")
+
+
+@dataclass(frozen=True)
+class BoundSchema:
+    """A schema version together with how each of its columns is read from text."""
+
+    schema: TableSchema
+    mappings: tuple[TypeMapping, ...]
+
+
+def decode_batch(raw: RawBatch, bound: BoundSchema) -> ChangeBatch:
+    """All rows of `raw` as one change batch.
+
+    Raises:
+        UnrepresentableValueError: a value has no exact Arrow form.
+    """
+    layout = change_schema(bound.schema)
+    arrays = {
+        **_columns(raw.new, bound),
+        OP: _ops(raw.ops),
+        COMMIT_LSN: pa.array(raw.commit_lsns, pa.uint64()),
+        ORDINAL: pa.array(raw.ordinals, pa.uint64()),
+        COMMIT_TS: pa.array(raw.commit_ts, pa.int64()).cast(layout.field(COMMIT_TS).type),
+        XID: pa.array(raw.xids, pa.uint32()),
+        UNCHANGED: unchanged_bitmaps(len(raw.ops), [column.kinds for column in raw.new]),
+        BEFORE: _before(raw, bound, layout.field(BEFORE).type),
+    }
+    data = pa.RecordBatch.from_arrays([arrays[name] for name in layout.names], schema=layout)
+    return ChangeBatch(bound.schema, data)
+
+
+def without_commit(batch: ChangeBatch) -> ChangeBatch:
+    """The batch of a transaction whose commit is still to come: what only that tells is null."""
+    data = batch.data
+    for name in (COMMIT_LSN, COMMIT_TS, XID):
+        index = data.schema.get_field_index(name)
+        field = data.schema.field(index)
+        data = data.set_column(index, field, pa.nulls(data.num_rows, field.type))
+    return ChangeBatch(batch.schema, data)
+
+
+def _columns(raw: Sequence[RawColumn], bound: BoundSchema) -> dict[str, pa.Array]:
+    return {
+        name: mapping.from_text(column.text())
+        for name, column, mapping in zip(bound.schema.names, raw, bound.mappings, strict=True)
+    }
+
+
+def _ops(ops: npt.NDArray[np.uint8]) -> pa.Array:
+    offsets = np.arange(len(ops) + 1, dtype=np.int32)
+    return pa.StringArray.from_buffers(
+        len(ops), pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(ops))
+    )
+
+
+def unchanged_bitmaps(rows: int, kinds: Sequence[npt.NDArray[np.uint8]]) -> pa.Array:
+    """Per row a little-endian bitmap of the columns that were not sent, or null if all were."""
+    marked = [column for column, kind in enumerate(kinds) if (kind == UNCHANGED_KIND).any()]
+    if not marked:
+        return pa.nulls(rows, pa.binary())
+    flags = np.zeros((rows, len(kinds)), dtype=bool)
+    for column in marked:
+        flags[:, column] = kinds[column] == UNCHANGED_KIND
+    packed = np.packbits(flags, axis=1, bitorder="little")
+    fixed = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(packed.shape[1]), rows, [_validity(flags.any(axis=1)), pa.py_buffer(packed)]
+    )
+    return fixed.cast(pa.binary())
+
+
+def _validity(valid: npt.NDArray[np.bool_]) -> pa.Buffer:
+    return pa.py_buffer(np.packbits(valid, bitorder="little"))
+
+
+def _before(raw: RawBatch, bound: BoundSchema, kind: pa.StructType) -> pa.Array:
+    if raw.old is None:
+        return pa.nulls(len(raw.ops), kind)
+    positions = [bound.schema.names.index(field.name) for field in kind]
+    values = [bound.mappings[i].from_text(raw.old[i].text()) for i in positions]
+    absent = pa.array(raw.old_kind == 0)
+    return pa.StructArray.from_arrays(values, fields=list(kind), mask=absent)

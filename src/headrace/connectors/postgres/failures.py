@@ -1,0 +1,69 @@
+"""Errors of replication commands and streams, translated: what the server said, and what to do.
+
+The SQLSTATEs and texts were measured on 13 to 18; the same state means different things by place.
+"""
+
+from __future__ import annotations
+
+from psycopg import pq
+
+from headrace.errors import HeadraceError, SlotLostError, SourceError, SourceUnavailableError
+
+SLOT_ACTIVE = "55006"
+UNDEFINED_OBJECT = "42704"
+NOT_IN_STATE = "55000"
+TOO_MANY = "53400"
+INSUFFICIENT_PRIVILEGE = "42501"
+ADMIN_SHUTDOWN = frozenset({"57P01", "57P02", "57P03"})
+
+REBUILD = "headrace destroy, then headrace run copies the tables again; old data stays readable"
+
+
+def stream_error(result: pq.abc.PGresult | None, fallback: bytes) -> HeadraceError:
+    """Why a stream ended: a clean shutdown and a killed backend are transient, a lost slot is not."""
+    if result is None or result.status != pq.ExecStatus.FATAL_ERROR:
+        return SourceUnavailableError(
+            "the server ended the replication stream: it is shutting down",
+            hint="Headrace reconnects when the server is back",
+        )
+    return command_error(result, fallback)
+
+
+def command_error(result: pq.abc.PGresult, fallback: bytes) -> HeadraceError:
+    """The error that a replication command's result holds."""
+    state = _field(result, pq.DiagnosticField.SQLSTATE)
+    message = _field(result, pq.DiagnosticField.MESSAGE_PRIMARY) or fallback.decode(
+        errors="replace"
+    )
+    detail = _field(result, pq.DiagnosticField.MESSAGE_DETAIL)
+    text = f"{message} ({detail})" if detail else message
+    return _classify(state, text.strip())
+
+
+def _classify(state: str, text: str) -> HeadraceError:
+    if state in ADMIN_SHUTDOWN:
+        return SourceUnavailableError(
+            f"the server closed the replication connection: {text}",
+            hint="Headrace reconnects; if it keeps happening, look at the slot: headrace status",
+        )
+    if state == SLOT_ACTIVE:
+        return SourceUnavailableError(
+            text, hint="stop the other consumer, or give this pipeline a slot of its own (slot:)"
+        )
+    if state == UNDEFINED_OBJECT and "publication" in text:
+        return SourceError(
+            f"{text}: it is missing, or was created after the slot, which never sees it",
+            hint=f"headrace check --fix creates it; then {REBUILD}",
+        )
+    if state == UNDEFINED_OBJECT or (state == NOT_IN_STATE and "slot" in text):
+        return SlotLostError(f"{text}: changes since then cannot be read", hint=REBUILD)
+    if state == TOO_MANY:
+        return SourceError(
+            text,
+            hint="raise max_replication_slots, or drop a slot: SELECT * FROM pg_replication_slots",
+        )
+    return SourceError(f"{text} [{state}]", hint="headrace check names what the source lacks")
+
+
+def _field(result: pq.abc.PGresult, field: pq.DiagnosticField) -> str:
+    return (result.error_field(field) or b"").decode(errors="replace")

@@ -1,0 +1,196 @@
+"""Snapshots: tables as of one LSN, from an exported snapshot, read through ADBC.
+
+Creating a logical slot with an exported snapshot gives a consistent point X and a snapshot that
+sees exactly the transactions committed up to X (Postgres documentation, "CREATE_REPLICATION_SLOT").
+The slot is temporary and goes as soon as every reading connection has imported the snapshot, so
+that it holds no WAL during the copy.
+"""
+
+from __future__ import annotations
+
+import queue
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import adbc_driver_manager
+import adbc_driver_postgresql.dbapi as adbc
+import psycopg
+import pyarrow as pa
+from psycopg import pq, sql
+
+from headrace.connectors.postgres.decoding import BoundSchema
+from headrace.connectors.postgres.failures import command_error
+from headrace.connectors.postgres.schemas import SchemaRegistry
+from headrace.errors import SourceError, SourceUnavailableError
+from headrace.model import Lsn, SnapshotChunk, TableId, TableSchema
+
+# 8 MiB of COPY data per Arrow batch: large enough for the fixed costs, small enough for memory.
+BATCH_BYTES = 8 << 20
+
+# A chunk is about 256 MiB of heap: retried or finished alone, and two of them keep two cores busy.
+CHUNK_PAGES = (256 << 20) // 8192
+
+# Range scans on ctid came with 14; before, a table is one chunk.
+CTID_RANGES_SINCE = 140000
+
+RELATION_SIZE = """
+SELECT c.relkind, (pg_relation_size(c.oid) / current_setting('block_size')::int)::bigint AS pages,
+       greatest(c.reltuples, 0)::bigint AS rows
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = %s AND c.relname = %s
+"""
+
+ROW_FILTER = """
+SELECT rowfilter FROM pg_publication_tables
+ WHERE pubname = %s AND schemaname = %s AND tablename = %s
+"""
+ROW_FILTERS_SINCE = 150000
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How one table is copied."""
+
+    bound: BoundSchema
+    select: str
+    chunks: tuple[SnapshotChunk, ...]
+
+
+class PostgresSnapshot:
+    """See `engine.protocols.Snapshot`; at most as many chunks are read at once as connections."""
+
+    def __init__(
+        self, lsn: Lsn, plans: dict[TableId, _Plan], readers: queue.SimpleQueue[adbc.Connection]
+    ) -> None:
+        self.lsn = lsn
+        self._plans = plans
+        self._readers = readers
+
+    def schema(self, table: TableId) -> TableSchema:
+        return self._plans[table].bound.schema
+
+    def chunks(self, table: TableId) -> Sequence[SnapshotChunk]:
+        return self._plans[table].chunks
+
+    def read(self, chunk: SnapshotChunk) -> Iterator[pa.RecordBatch]:
+        """The rows of a chunk, in the very types and values that the stream gives."""
+        plan = self._plans[chunk.table]
+        reader = self._readers.get()
+        try:
+            with reader.cursor() as cursor:
+                cursor.adbc_statement.set_options(
+                    **{"adbc.postgresql.batch_size_hint_bytes": str(BATCH_BYTES)}
+                )
+                cursor.execute(f"{plan.select} WHERE {chunk.where}")
+                for batch in cursor.fetch_record_batch():
+                    yield _convert(batch, plan.bound)
+        except adbc_driver_manager.Error as error:
+            raise _read_error(chunk.table, error) from error
+        finally:
+            self._readers.put(reader)
+
+
+def _convert(batch: pa.RecordBatch, bound: BoundSchema) -> pa.RecordBatch:
+    arrays = [
+        mapping.from_adbc(column)
+        for mapping, column in zip(bound.mappings, batch.columns, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=bound.schema.arrow())
+
+
+def _read_error(table: TableId, error: adbc_driver_manager.Error) -> SourceError:
+    if error.sqlstate == "42501":
+        return SourceError(
+            f"{table}: the role may not read it", hint=f"GRANT SELECT ON {table} TO <role>;"
+        )
+    return SourceUnavailableError(
+        f"{table}: copying it failed: {error}", hint="Headrace copies the table anew"
+    )
+
+
+@contextmanager
+def open_snapshot(
+    conninfo: str,
+    connect: Callable[[], psycopg.Connection],
+    connect_replication: Callable[[], psycopg.Connection],
+    registry: SchemaRegistry,
+    publication: str,
+    tables: Sequence[TableId],
+    connections: int,
+) -> Iterator[PostgresSnapshot]:
+    """Export a snapshot, import it into `connections` readers, and let the slot go."""
+    with ExitStack() as stack:
+        readers: queue.SimpleQueue[adbc.Connection] = queue.SimpleQueue()
+        with connect_replication() as exporter, connect() as session:
+            lsn, name = _export(exporter)
+            session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            session.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(name))
+            plans = {t: _plan(session, registry, publication, t) for t in tables}
+            for _ in range(connections):
+                readers.put(stack.enter_context(_reader(conninfo, name)))
+        yield PostgresSnapshot(lsn, plans, readers)
+
+
+def _export(exporter: psycopg.Connection) -> tuple[Lsn, str]:
+    slot = f"headrace_snapshot_{secrets.token_hex(6)}"
+    command = f"CREATE_REPLICATION_SLOT {slot} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT"
+    result = exporter.pgconn.exec_(command.encode())
+    if result.status != pq.ExecStatus.TUPLES_OK:
+        raise command_error(result, exporter.pgconn.error_message)
+    lsn, name = (result.get_value(0, column) or b"" for column in (1, 2))
+    return Lsn.parse(lsn.decode()), name.decode()
+
+
+@contextmanager
+def _reader(conninfo: str, snapshot: str) -> Iterator[adbc.Connection]:
+    with adbc.connect(conninfo, autocommit=True) as reader:
+        with reader.cursor() as cursor:
+            cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            literal = snapshot.replace("'", "''")
+            cursor.execute(f"SET TRANSACTION SNAPSHOT '{literal}'")
+        yield reader
+
+
+def _plan(
+    session: psycopg.Connection, registry: SchemaRegistry, publication: str, table: TableId
+) -> _Plan:
+    bound = registry.of_table(session, table)
+    found = session.execute(RELATION_SIZE, (table.schema, table.name)).fetchone()
+    if found is None:
+        raise SourceError(f"{table} does not exist", hint="headrace plan shows what is selected")
+    kind, pages, rows = found
+    columns = [
+        mapping.select(sql.Identifier(name).as_string(session))
+        for name, mapping in zip(bound.schema.names, bound.mappings, strict=True)
+    ]
+    # A partitioned root's rows live in its partitions; any other table's children speak for themselves.
+    source = sql.SQL("SELECT {} FROM {} {}").format(
+        sql.SQL(", ".join(columns)),
+        sql.SQL("" if kind == "p" else "ONLY"),
+        sql.Identifier(table.schema, table.name),
+    )
+    whole = kind == "p" or session.info.server_version < CTID_RANGES_SINCE
+    ranges = ["true"] if whole else _page_ranges(pages)
+    keep = _row_filter(session, publication, table)
+    chunks = tuple(
+        SnapshotChunk(table, number, f"({where}) AND ({keep})", rows // len(ranges))
+        for number, where in enumerate(ranges)
+    )
+    return _Plan(bound, source.as_string(session), chunks)
+
+
+def _page_ranges(pages: int) -> list[str]:
+    """Ranges that tile the whole ctid space; the last one is open for pages added meanwhile."""
+    starts = list(range(0, max(pages, 1), CHUNK_PAGES))
+    bounds = [f"ctid >= '({start},0)'" for start in starts]
+    tops = [f"ctid < '({start},0)'" for start in starts[1:]]
+    return [" AND ".join(pair) for pair in zip(bounds, [*tops, "true"], strict=True)]
+
+
+def _row_filter(session: psycopg.Connection, publication: str, table: TableId) -> str:
+    if session.info.server_version < ROW_FILTERS_SINCE:
+        return "true"
+    found = session.execute(ROW_FILTER, (publication, table.schema, table.name)).fetchone()
+    return str(found[0]) if found and found[0] else "true"

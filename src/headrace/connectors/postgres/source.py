@@ -1,0 +1,181 @@
+"""A Postgres database as a source: its slot, its stream and its snapshots."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import pq, sql
+
+from headrace.connectors.postgres.config import PostgresConnection, connect, conninfo
+from headrace.connectors.postgres.failures import REBUILD, command_error
+from headrace.connectors.postgres.schemas import SchemaRegistry
+from headrace.connectors.postgres.snapshot import PostgresSnapshot, open_snapshot
+from headrace.connectors.postgres.stream import ReplicationStream
+from headrace.errors import SlotLostError, SourceError
+from headrace.model import Lsn, TableId, TableSchema
+
+# The newest protocol that each server speaks (facts of 13 to 18); 16 and later speak 4.
+PROTOCOL_VERSIONS = {13: 1, 14: 2, 15: 3}
+NEWEST_PROTOCOL = 4
+
+SLOT_STATE = """
+SELECT slot_name, plugin, slot_type, database, active_pid, confirmed_flush_lsn::text, wal_status,
+       pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint AS retained_bytes
+  FROM pg_replication_slots WHERE slot_name = %s
+"""
+
+
+@dataclass(frozen=True)
+class SlotState:
+    """A row of pg_replication_slots, as far as it matters here."""
+
+    name: str
+    plugin: str
+    slot_type: str
+    database: str
+    active_pid: int | None
+    confirmed_flush: Lsn | None
+    wal_status: str
+    retained_bytes: int | None
+
+
+class PostgresSource:
+    """See `engine.protocols.Source`. `known` are the newest schema versions that the log has."""
+
+    def __init__(
+        self,
+        settings: PostgresConnection,
+        slot: str,
+        publication: str,
+        selected: Collection[TableId],
+        known: Mapping[TableId, TableSchema],
+    ) -> None:
+        self._settings = settings
+        self._slot = slot
+        self._publication = publication
+        self.registry = SchemaRegistry(self.connect, known, selected)
+
+    def connect(self) -> psycopg.Connection:
+        return connect(self._settings)
+
+    def _connect_replication(self) -> psycopg.Connection:
+        return connect(self._settings, replication=True)
+
+    def current_lsn(self) -> Lsn:
+        """The end of what the server has written to its WAL (Lsn)."""
+        with self.connect() as session:
+            row = session.execute("SELECT pg_current_wal_lsn()::text").fetchone()
+        return Lsn.parse(row[0] if row else "0/0")
+
+    def prepare(self, log_position: Lsn | None) -> Lsn:
+        """See `Source.prepare`: create or adopt the slot; gives the LSN to stream from."""
+        with self.connect() as session:
+            slot = slot_state(session, self._slot)
+        if log_position is None:
+            return self._adopt(slot) if slot else self._create_slot()
+        self._check_continuity(slot, log_position)
+        return log_position
+
+    def _adopt(self, slot: SlotState) -> Lsn:
+        if slot.plugin != "pgoutput" or slot.slot_type != "logical":
+            raise SourceError(
+                f"slot {slot.name!r} is a {slot.slot_type} slot of {slot.plugin or 'no plugin'}",
+                hint="name another slot (slot: in headrace.yaml); Headrace reads pgoutput",
+            )
+        self._check_usable(slot)
+        return slot.confirmed_flush or Lsn(0)
+
+    def _create_slot(self) -> Lsn:
+        name = sql.Identifier(self._slot).as_string(None)
+        command = f"CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput NOEXPORT_SNAPSHOT"
+        with self._connect_replication() as connection:
+            result = connection.pgconn.exec_(command.encode())
+            if result.status != pq.ExecStatus.TUPLES_OK:
+                raise command_error(result, connection.pgconn.error_message)
+            return Lsn.parse((result.get_value(0, 1) or b"").decode())
+
+    def _check_continuity(self, slot: SlotState | None, log_position: Lsn) -> None:
+        if slot is None:
+            raise SlotLostError(
+                f"replication slot {self._slot!r} no longer exists: changes after {log_position} "
+                "cannot be read",
+                hint=REBUILD,
+            )
+        self._check_usable(slot)
+        if slot.confirmed_flush is not None and slot.confirmed_flush > log_position:
+            raise SlotLostError(
+                f"replication slot {self._slot!r} stands at {slot.confirmed_flush}, beyond the "
+                f"change log's {log_position}: somebody else advanced or recreated it",
+                hint=REBUILD,
+            )
+
+    def _check_usable(self, slot: SlotState) -> None:
+        if slot.wal_status == "lost" or slot.confirmed_flush is None:
+            raise SlotLostError(
+                f"replication slot {slot.name!r} is lost: the server removed WAL it needs",
+                hint=f"raise max_slot_wal_keep_size; {REBUILD}",
+            )
+
+    def stream(self, from_lsn: Lsn) -> ReplicationStream:
+        """Start streaming whole transactions that commit after `from_lsn`."""
+        connection = self._connect_replication()
+        try:
+            self._require_publication()
+            self._start(connection, from_lsn)
+        except BaseException:
+            connection.close()
+            raise
+        return ReplicationStream(connection, self.registry, from_lsn)
+
+    def _require_publication(self) -> None:
+        """On 18 a missing publication loses changes with no more than a warning."""
+        with self.connect() as session:
+            found = session.execute(
+                "SELECT 1 FROM pg_publication WHERE pubname = %s", (self._publication,)
+            ).fetchone()
+        if found is None:
+            raise SourceError(
+                f"publication {self._publication!r} does not exist",
+                hint="headrace check --fix creates it",
+            )
+
+    def _start(self, connection: psycopg.Connection, from_lsn: Lsn) -> None:
+        major = connection.info.server_version // 10000
+        publication = sql.Identifier(self._publication).as_string(connection)
+        command = sql.SQL(
+            "START_REPLICATION SLOT {} LOGICAL {} (proto_version {}, publication_names {})"
+        ).format(
+            sql.Identifier(self._slot),
+            sql.SQL(str(from_lsn)),
+            sql.Literal(str(PROTOCOL_VERSIONS.get(major, NEWEST_PROTOCOL))),
+            sql.Literal(publication),
+        )
+        result = connection.pgconn.exec_(command.as_bytes(connection))
+        if result.status != pq.ExecStatus.COPY_BOTH:
+            raise command_error(result, connection.pgconn.error_message)
+
+    def snapshot(
+        self, tables: Sequence[TableId], connections: int
+    ) -> AbstractContextManager[PostgresSnapshot]:
+        """See `Source.snapshot`."""
+        return open_snapshot(
+            conninfo(self._settings),
+            self.connect,
+            self._connect_replication,
+            self.registry,
+            self._publication,
+            tables,
+            connections,
+        )
+
+
+def slot_state(session: psycopg.Connection, slot: str) -> SlotState | None:
+    """The slot's row, or None if there is no such slot."""
+    row = session.execute(SLOT_STATE, (slot,)).fetchone()
+    if row is None:
+        return None
+    *start, confirmed, wal_status, retained = row
+    return SlotState(*start, Lsn.parse(confirmed) if confirmed else None, wal_status, retained)

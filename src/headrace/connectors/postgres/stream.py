@@ -1,0 +1,293 @@
+"""The replication stream: START_REPLICATION and the COPY BOTH loop on psycopg's `pgconn`.
+
+Postgres documentation, "Streaming Replication Protocol". `get_copy_data` is always called in its
+asynchronous form: the blocking one holds the GIL in psycopg's C implementation.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import psycopg
+from psycopg import pq
+
+from headrace.connectors.postgres.decoding import decode_batch, without_commit
+from headrace.connectors.postgres.failures import stream_error
+from headrace.connectors.postgres.schemas import SchemaRegistry
+from headrace.errors import HeadraceError, SourceError, SourceUnavailableError
+from headrace.model import ChangeBatch, DecodedChanges, Lsn, TableId, TransactionEnd
+from headrace.pgoutput import Decoded, Decoder
+from headrace.pgoutput.frames import KEEPALIVE, parse_keepalive, standby_status
+
+# A burst ends here even if more has arrived, so that pending bytes are looked at in between.
+BURST_FRAMES: Final = 4096
+BURST_BYTES: Final = 8 << 20
+
+# Acknowledging wakes the walsender; once a second is enough to let WAL go.
+ACK_INTERVAL: Final = 1.0
+
+# After a burst, wait this long for more to gather instead of waking the walsender per message.
+GATHER_SECONDS: Final = 0.001
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class ReplicationStream:
+    """One START_REPLICATION session; see `engine.protocols.ChangeStream`.
+
+    `silence` is how many seconds may pass without a word from the server, which is asked for one
+    after half of them, before the connection counts as dead.
+    """
+
+    def __init__(
+        self,
+        connection: psycopg.Connection,
+        registry: SchemaRegistry,
+        start: Lsn,
+        *,
+        silence: float = 10.0,
+    ) -> None:
+        self._connection = connection
+        self._pg = connection.pgconn
+        self._registry = registry
+        self._decoder = Decoder()
+        self._silence = silence
+        self._notice: HeadraceError | None = None
+        self._pg.notice_handler = self._on_notice
+        self._waker, self._wakened = socket.socketpair()
+        self._waker.setblocking(False)
+        self._wakened.setblocking(False)
+        self._keepalive_lsn = start
+        self._flushed = start
+        self.reply_requested = False
+        self._asked = False
+        self._heard = self._acked = time.monotonic()
+
+    # -- receiving ---------------------------------------------------------------------------------
+
+    def receive(self, timeout: float) -> bool:
+        """See `ChangeStream.receive`."""
+        if self._drain():
+            return True
+        if self._wait(timeout):
+            self._consume()
+        received = self._drain()
+        self._watch_silence()
+        return received
+
+    def _wait(self, timeout: float) -> bool:
+        self._send_due_status()
+        ready, _, _ = select.select([self._pg.socket, self._wakened], [], [], timeout)
+        if self._wakened in ready:
+            self._wakened.recv(4096)
+        return len(ready) > (self._wakened in ready)
+
+    def _consume(self) -> None:
+        try:
+            self._pg.consume_input()
+        except psycopg.OperationalError as error:
+            raise SourceUnavailableError(
+                f"the replication connection was lost: {error}".strip(),
+                hint="Headrace reconnects by itself; look at the server's log if it does not",
+            ) from error
+
+    def _drain(self) -> bool:
+        """Hand every message that has arrived to the decoder; False if there was none."""
+        frames: list[memoryview] = []
+        size, any_message = 0, False
+        get = self._pg.get_copy_data
+        while size < BURST_BYTES and len(frames) < BURST_FRAMES:
+            length, data = get(1)
+            if length <= 0:
+                break
+            any_message = True
+            if data[0] == KEEPALIVE:
+                self._push(frames)
+                frames = []
+                self._on_keepalive(data)
+            else:
+                frames.append(data)
+                size += length
+        self._push(frames)
+        if any_message:
+            self._heard, self._asked = time.monotonic(), False
+        if length == -1:
+            self._ended()
+        return any_message
+
+    def _push(self, frames: list[memoryview]) -> None:
+        if frames:
+            self._decoder.push(frames)
+        if self._notice is not None:
+            raise self._notice
+
+    def _on_keepalive(self, data: memoryview) -> None:
+        keepalive = parse_keepalive(data)
+        if not self._decoder.in_transaction:
+            self._keepalive_lsn = max(self._keepalive_lsn, Lsn(keepalive.wal_end))
+        if keepalive.reply_requested:
+            self.reply_requested = True
+            self._send_status()
+
+    def _on_notice(self, result: pq.abc.PGresult) -> None:
+        message = result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b""
+        # 18 drops the changes of a publication it cannot load and only warns.
+        if message.startswith(b"skipped loading publication"):
+            self._notice = SourceError(
+                f"the server {message.decode(errors='replace')}: its changes would be lost",
+                hint="create the publication, then drop the slot and begin anew: headrace destroy",
+            )
+
+    def _ended(self) -> None:
+        result = self._pg.get_result()
+        raise stream_error(result, self._pg.error_message)
+
+    def _watch_silence(self) -> None:
+        silent = time.monotonic() - self._heard
+        if silent > self._silence:
+            raise SourceUnavailableError(
+                f"the server has not answered for {silent:.0f} s",
+                hint="check the network between Headrace and the server; Headrace reconnects",
+            )
+        if silent > self._silence / 2 and not self._asked:
+            self.ask_position()
+
+    # -- what has come -----------------------------------------------------------------------------
+
+    @property
+    def in_transaction(self) -> bool:
+        return bool(self._decoder.in_transaction)
+
+    @property
+    def pending_bytes(self) -> int:
+        return int(self._decoder.buffered_bytes)
+
+    @property
+    def pending_rows(self) -> int:
+        return int(self._decoder.buffered_rows)
+
+    @property
+    def received_lsn(self) -> Lsn:
+        return max(self._keepalive_lsn, Lsn(self._decoder.last_commit_lsn))
+
+    def take(self) -> TakenChanges:
+        return TakenChanges(self.received_lsn, self._decoder.take(), self._registry)
+
+    # -- telling the server ------------------------------------------------------------------------
+
+    def acknowledge(self, lsn: Lsn) -> None:
+        """Note that everything up to `lsn` is durable; sent at once if the server waits for it."""
+        self._flushed = max(self._flushed, lsn)
+        if self.reply_requested:
+            self._send_status()
+        else:
+            self._send_due_status()
+
+    def ask_position(self) -> None:
+        """See `ChangeStream.ask_position`."""
+        self._asked = True
+        self._send_status(reply=True)
+
+    def _send_due_status(self) -> None:
+        if time.monotonic() - self._acked >= ACK_INTERVAL:
+            self._send_status()
+
+    def _send_status(self, *, reply: bool = False) -> None:
+        self._acked = time.monotonic()
+        self.reply_requested = self.reply_requested and self._flushed < self.received_lsn
+        try:
+            self._pg.put_copy_data(
+                standby_status(self.received_lsn, self._flushed, self._flushed, reply=reply)
+            )
+            while self._pg.flush() == 1:
+                select.select([], [self._pg.socket], [], self._silence)
+        except psycopg.OperationalError as error:
+            raise SourceUnavailableError(
+                f"the replication connection was lost: {error}".strip(),
+                hint="Headrace reconnects by itself; look at the server's log if it does not",
+            ) from error
+
+    def wake(self) -> None:
+        try:
+            self._waker.send(b"w")
+        except BlockingIOError:
+            return  # enough wake-ups are under way already
+
+    def close(self) -> None:
+        """Tell the server what is durable, end the session and release the slot."""
+        if not self._connection.closed:
+            with suppress(SourceUnavailableError):  # the next session acknowledges it again
+                self._send_status()
+        self._connection.close()
+        self._waker.close()
+        self._wakened.close()
+
+
+@dataclass(frozen=True)
+class TakenChanges:
+    """What the decoder gathered; `decode` may run in another thread, one at a time and in order."""
+
+    to_lsn: Lsn
+    decoded: Decoded
+    registry: SchemaRegistry
+
+    @property
+    def transactions(self) -> int:
+        return len(self.decoded.transactions.end_lsns)
+
+    @property
+    def commit_ts(self) -> datetime | None:
+        times = self.decoded.transactions.commit_ts
+        return _datetime(int(times[-1])) if len(times) else None
+
+    def decode(self) -> DecodedChanges:
+        """Cast every column; a table that cannot be read goes to `failed`, the others go on."""
+        whole: list[ChangeBatch] = []
+        unfinished: list[ChangeBatch] = []
+        failed: dict[TableId, HeadraceError] = {}
+        for raw in self.decoded.batches:
+            table = TableId(raw.relation.namespace, raw.relation.name)
+            if table in failed or not self.registry.wanted(table):
+                continue
+            try:
+                batch = decode_batch(raw, self.registry.of_relation(raw.relation))
+            except SourceUnavailableError:
+                raise
+            except HeadraceError as error:
+                failed[table] = error
+                self.registry.give_up(table)
+                continue
+            whole.extend(_part(batch, 0, raw.complete))
+            unfinished.extend(map(without_commit, _part(batch, raw.complete, batch.num_rows)))
+        return DecodedChanges(
+            _without(whole, failed),
+            _without(unfinished, failed),
+            self._finished(),
+            [*failed.items()],
+        )
+
+    def _finished(self) -> TransactionEnd | None:
+        end = self.decoded.finished
+        if end is None:
+            return None
+        return TransactionEnd(Lsn(end.end_lsn), _datetime(end.commit_ts), end.xid)
+
+
+def _part(batch: ChangeBatch, start: int, stop: int) -> Iterable[ChangeBatch]:
+    if stop > start:
+        yield ChangeBatch(batch.schema, batch.data.slice(start, stop - start))
+
+
+def _without(batches: list[ChangeBatch], failed: dict[TableId, HeadraceError]) -> list[ChangeBatch]:
+    return [batch for batch in batches if batch.schema.table not in failed]
+
+
+def _datetime(microseconds: int) -> datetime:
+    return EPOCH + timedelta(microseconds=microseconds)

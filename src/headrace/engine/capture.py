@@ -1,0 +1,293 @@
+"""The capture loop: a source's stream into the change log, acknowledged only when durable.
+
+One thread receives; a second one casts, writes and commits, so that both cores work. They meet in
+`_Session`: what the stream has gathered is handed over whenever the writer is free and the policy
+says so. Snapshots run beside, in threads of their own, and never hold the stream up.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from headrace import failpoints
+from headrace.engine.protocols import ChangeStream, Source, Taken
+from headrace.engine.retry import Backoff
+from headrace.errors import HeadraceError
+from headrace.log import CommitDraft, LogFile, LogWriter, Manifest, SnapshotEvent
+from headrace.model import ChangeBatch, Lsn, TableId, TableSchema, TransactionEnd
+
+
+@dataclass(frozen=True)
+class CommitPolicy:
+    """When a commit of the change log closes.
+
+    Commits rest `rest` times as long as the last one took, so that writing keeps to a share of one
+    core and batches grow by themselves under load; an idle stream is flushed at once otherwise.
+    """
+
+    max_delay: float = 0.020  # one frame of human patience is 100 ms; five hops share it
+    max_bytes: int = 32 << 20  # two such buffers, text and Arrow, stay far below the memory bound
+    rest: float = 3.0
+    progress_interval: float = 10.0  # an idle source's position is recorded this often, in seconds
+
+    def due(self, state: Pending) -> bool:
+        """Whether to close a commit now; pure."""
+        if state.bytes >= self.max_bytes:
+            return True
+        if state.in_transaction:
+            return False
+        if state.rows:
+            rested = state.since_commit >= self.rest * state.commit_took
+            return rested and (state.idle or state.since_commit >= self.max_delay)
+        return state.behind and (
+            state.position_wanted or state.since_commit >= self.progress_interval
+        )
+
+
+@dataclass(frozen=True)
+class Pending:
+    """What the policy looks at; times in seconds."""
+
+    bytes: int
+    rows: int
+    in_transaction: bool
+    idle: bool  # nothing more has arrived
+    behind: bool  # the source told a position that is not durable yet
+    position_wanted: bool  # the source, or someone who waits for a position, asks for it
+    since_commit: float
+    commit_took: float
+
+
+@dataclass
+class CaptureProgress:
+    """What a capture has done since it started; read by others, written by the capture."""
+
+    rows: int = 0
+    transactions: int = 0
+    error: HeadraceError | None = None  # the last one that made it reconnect; None when well
+    connected: bool = False
+
+
+class Capture:
+    """Owns one change log and one replication slot.
+
+    `run` blocks until `stop` is set or an error that waiting cannot cure is raised.
+    """
+
+    def __init__(self, source: Source, log: LogWriter, policy: CommitPolicy | None = None) -> None:
+        self._source = source
+        self._log = log
+        self.policy = policy or CommitPolicy()
+        self._committer = ThreadPoolExecutor(1, "headrace-commit")
+        self._known: set[tuple[TableId, int]] = set()
+        self._stream: ChangeStream | None = None
+        self.target: Lsn | None = None
+        self.progress = CaptureProgress()
+
+    def start(self) -> None:
+        """Find or create the slot; a new log begins where it begins."""
+        position = self._source.prepare(self._log.position)
+        if self._log.position is None:
+            self._log.commit(CommitDraft(position))
+
+    # -- the stream --------------------------------------------------------------------------------
+
+    def run(self, stop: threading.Event) -> None:
+        """Stream until told to stop; reconnect with backoff after any transient error."""
+        backoff = Backoff()
+        while not stop.is_set():
+            try:
+                self._stream_once(stop, backoff)
+            except HeadraceError as error:
+                if not error.transient:
+                    raise
+                self.progress.error = error
+                stop.wait(backoff.next())
+
+    def _stream_once(self, stop: threading.Event, backoff: Backoff) -> None:
+        position = self._source.prepare(self._log.position)
+        self._stream = self._source.stream(position)
+        self.progress.connected = True
+        session = _Session(self, self._stream, position, backoff)
+        try:
+            session.run(stop)
+        finally:
+            self.progress.connected = False
+            session.close()
+            self._stream.close()
+
+    def reach(self, target: Lsn) -> None:
+        """Have the log record positions up to `target` even if nothing changes on the way."""
+        self.target = target
+        self.wake()
+
+    def wake(self) -> None:
+        """Make the loop look around; from any thread."""
+        if self._stream is not None:
+            self._stream.wake()
+
+    # -- commits, all made by the one committer thread ----------------------------------------------
+
+    def submit(self, taken: Taken, spilled: Sequence[LogFile]) -> Future[Committed]:
+        return self._committer.submit(self._commit, taken, spilled)
+
+    def _commit(self, taken: Taken, spilled: Sequence[LogFile]) -> Committed:
+        decoded = taken.decode()
+        files = [self._stage(batch) for batch in decoded.batches]
+        if decoded.finished is not None:
+            files = [*(_completed(file, decoded.finished) for file in spilled), *files]
+            spilled = ()
+        open_files = (*spilled, *(self._stage(batch) for batch in decoded.unfinished))
+        if open_files and not files:
+            return Committed(None, open_files)
+        draft = CommitDraft(
+            taken.to_lsn, taken.commit_ts, files=files, stopped=_reasons(decoded.failed)
+        )
+        manifest = self._log.commit(draft)
+        self.progress.rows += sum(batch.num_rows for batch in decoded.batches)
+        self.progress.transactions += taken.transactions
+        return Committed(manifest, open_files)
+
+    def _stage(self, batch: ChangeBatch) -> LogFile:
+        self.learn(batch.schema)
+        return self._log.stage(batch)
+
+    def learn(self, schema: TableSchema) -> None:
+        """Record a schema version in the log before anything refers to it."""
+        if (schema.table, schema.version) not in self._known:
+            self._log.add_schema(schema)
+            self._known.add((schema.table, schema.version))
+
+    def commit_stop(self, table: TableId, error: HeadraceError) -> None:
+        """Record that the log follows `table` no further, and why."""
+        self._commit_beside(stopped=[(table, error.message)])
+
+    def commit_snapshot(self, event: SnapshotEvent) -> None:
+        """Make a finished snapshot part of the log, in order with the stream's commits."""
+        self._commit_beside(snapshots=[event])
+
+    def _commit_beside(self, **content: Any) -> None:
+        """Commit something that the stream did not bring, at the position it has come to."""
+        self._committer.submit(self._log.commit, CommitDraft(None, **content)).result()
+
+    def discard(self, files: Sequence[LogFile]) -> None:
+        """Remove files of a transaction that the next session receives anew."""
+        if files:
+            self._committer.submit(self._log.discard, files).result()
+
+    def expire(self) -> None:
+        """Let go of commits that every materialization has passed and nobody replays."""
+        self._committer.submit(self._log.expire)
+
+    def close(self) -> None:
+        self._committer.shutdown(wait=True)
+
+
+@dataclass(frozen=True)
+class Committed:
+    """The outcome of one hand-over: the manifest, if there was something whole to commit."""
+
+    manifest: Manifest | None
+    open_files: Sequence[LogFile]  # of a transaction still in progress
+
+
+class _Session:
+    """One connection's worth of streaming; holds what is lost with the connection."""
+
+    def __init__(
+        self, capture: Capture, stream: ChangeStream, position: Lsn, backoff: Backoff
+    ) -> None:
+        self._capture = capture
+        self._stream = stream
+        self._durable = position
+        self._backoff = backoff
+        self._writing: Future[Committed] | None = None
+        self._spilled: Sequence[LogFile] = ()
+        self._started = self._ended = time.monotonic()
+        self._took = 0.0
+
+    def run(self, stop: threading.Event) -> None:
+        while not stop.is_set():
+            received = self._stream.receive(self._patience())
+            self._settle(wait_for_it=self._overfull())
+            pending = self._pending(idle=not received)
+            if self._writing is None and self._capture.policy.due(pending):
+                self._hand_over()
+        self._finish()
+
+    def _patience(self) -> float:
+        """Seconds that `receive` may wait: not at all where only its idleness is waited for."""
+        policy, elapsed = self._capture.policy, time.monotonic() - self._ended
+        if self._stream.pending_rows and self._writing is None and not self._stream.in_transaction:
+            return max(0.0, policy.rest * self._took - elapsed)
+        return 1.0
+
+    def _overfull(self) -> bool:
+        """A second full buffer: only waiting for the writer keeps memory bounded."""
+        return self._stream.pending_bytes >= 2 * self._capture.policy.max_bytes
+
+    def _pending(self, *, idle: bool) -> Pending:
+        stream, behind = self._stream, self._stream.received_lsn > self._durable
+        target = self._capture.target
+        wanted = target is not None and self._durable < target
+        if wanted and idle and not behind:
+            stream.ask_position()
+        return Pending(
+            bytes=stream.pending_bytes,
+            rows=stream.pending_rows,
+            in_transaction=stream.in_transaction,
+            idle=idle,
+            behind=behind,
+            position_wanted=stream.reply_requested or wanted,
+            since_commit=time.monotonic() - self._ended,
+            commit_took=self._took,
+        )
+
+    def _hand_over(self) -> None:
+        failpoints.hit("capture.received")
+        self._started = time.monotonic()
+        self._writing = self._capture.submit(self._stream.take(), self._spilled)
+        self._writing.add_done_callback(lambda _: self._stream.wake())
+
+    def _settle(self, *, wait_for_it: bool = False) -> None:
+        """Take note of a commit that has ended; raises what made it fail."""
+        if self._writing is None or not (wait_for_it or self._writing.done()):
+            return
+        future, self._writing = self._writing, None
+        committed = future.result()
+        self._ended = time.monotonic()
+        self._took = self._ended - self._started
+        self._spilled = committed.open_files
+        if committed.manifest is not None:
+            self._durable = committed.manifest.to_lsn
+            self._stream.acknowledge(self._durable)
+            self._backoff.reset()
+            failpoints.hit("capture.acknowledged")
+
+    def _finish(self) -> None:
+        """Stop cleanly: what is whole becomes durable and is acknowledged."""
+        self._settle(wait_for_it=True)
+        if self._stream.pending_rows and not self._stream.in_transaction:
+            self._hand_over()
+            self._settle(wait_for_it=True)
+
+    def close(self) -> None:
+        """Wait for a commit under way, whose outcome the next session reads from the log."""
+        if self._writing is not None:
+            with suppress(HeadraceError):  # what ended the session tells more
+                self._spilled = self._writing.result().open_files
+        self._capture.discard(self._spilled)
+
+
+def _reasons(failed: Iterable[tuple[TableId, HeadraceError]]) -> list[tuple[TableId, str]]:
+    return [(table, error.message) for table, error in failed]
+
+
+def _completed(file: LogFile, end: TransactionEnd) -> LogFile:
+    return replace(file, transaction=end)

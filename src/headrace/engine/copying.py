@@ -1,0 +1,118 @@
+"""Snapshots into the change log: several chunks at once, each table complete by itself.
+
+A table whose snapshot is in the log survives a restart; one that was cut short is copied anew, as
+of a new LSN, and its half-written chunks, which no manifest names, are swept.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+
+from headrace.engine.capture import Capture
+from headrace.engine.protocols import Snapshot, Source
+from headrace.errors import CopyStoppedError, HeadraceError
+from headrace.log import LogWriter, SnapshotEvent, SnapshotFile
+from headrace.model import SnapshotChunk, TableId
+
+
+@dataclass
+class CopyProgress:
+    """How far one table's snapshot has come; `expected` is the planner's estimate."""
+
+    expected: int = 0
+    rows: int = 0
+    done: bool = False
+    error: HeadraceError | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.done or self.error is not None
+
+
+class Copier:
+    """Copies tables of one source into one log; `stop` makes it end between two batches."""
+
+    def __init__(
+        self,
+        source: Source,
+        log: LogWriter,
+        capture: Capture,
+        stop: threading.Event,
+        connections: int = 2,
+    ) -> None:
+        self._source = source
+        self._log = log
+        self._capture = capture
+        self._stop = stop
+        self._connections = connections
+        self.progress: dict[TableId, CopyProgress] = {}
+        self.error: HeadraceError | None = None  # why the copy is being begun anew
+
+    def copy(self, tables: Sequence[TableId]) -> None:
+        """Copy all `tables` as of one LSN; each becomes part of the log when it is whole.
+
+        A table that cannot be represented is recorded as stopped and the others go on; an error of
+        the connection is raised, with the finished tables kept.
+        """
+        self.progress.update({table: CopyProgress() for table in tables})
+        with self._source.snapshot(tables, self._connections) as snapshot:
+            with ThreadPoolExecutor(self._connections, "headrace-copy") as pool:
+                try:
+                    self._copy_all(pool, snapshot, tables)
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+
+    def _copy_all(
+        self, pool: ThreadPoolExecutor, snapshot: Snapshot, tables: Sequence[TableId]
+    ) -> None:
+        jobs: dict[Future[SnapshotFile], TableId] = {}
+        waiting: dict[TableId, int] = {}
+        files: dict[TableId, list[SnapshotFile]] = {table: [] for table in tables}
+        for table in tables:
+            chunks = snapshot.chunks(table)
+            waiting[table] = len(chunks)
+            self.progress[table].expected = sum(chunk.rows for chunk in chunks)
+            self._capture.learn(snapshot.schema(table))
+            jobs.update({pool.submit(self._copy_chunk, snapshot, c): table for c in chunks})
+        for job in as_completed(jobs):
+            table = jobs[job]
+            waiting[table] -= 1
+            if self._collect(job, table, files[table]) and not waiting[table]:
+                self._complete(snapshot, table, files[table])
+
+    def _copy_chunk(self, snapshot: Snapshot, chunk: SnapshotChunk) -> SnapshotFile:
+        progress = self.progress[chunk.table]
+        schema = snapshot.schema(chunk.table)
+        with self._log.stage_snapshot(schema, snapshot.lsn, chunk.number) as writer:
+            for batch in snapshot.read(chunk):
+                if self._stop.is_set():
+                    raise CopyStoppedError(f"{chunk.table}: the copy was stopped")
+                writer.write(batch)
+                progress.rows += batch.num_rows
+        return writer.file
+
+    def _collect(
+        self, job: Future[SnapshotFile], table: TableId, files: list[SnapshotFile]
+    ) -> bool:
+        """Whether the table is still well; its first lasting error stops it, once."""
+        if self.progress[table].error is not None:
+            return False
+        try:
+            files.append(job.result())
+        except HeadraceError as error:
+            if error.transient or isinstance(error, CopyStoppedError):
+                raise
+            self.progress[table].error = error
+            self._capture.commit_stop(table, error)
+            return False
+        return True
+
+    def _complete(self, snapshot: Snapshot, table: TableId, files: list[SnapshotFile]) -> None:
+        schema = snapshot.schema(table)
+        event = SnapshotEvent(table, snapshot.lsn, schema.version, tuple(files))
+        self._capture.commit_snapshot(event)
+        self.progress[table].done = True

@@ -1,0 +1,344 @@
+"""The materialization loop: the change log into tables at one destination.
+
+Every table stands at a checkpoint of its own, kept in the destination with its data. The loop reads
+new commits once, queues them per table, and lets each table take a stretch of its queue at a time:
+collapse it, apply it, move on. A table that fails stops or retries alone.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import Enum
+from typing import Any, Final
+
+from headrace import failpoints
+from headrace.engine.collapse import collapse
+from headrace.engine.protocols import DestinationTable
+from headrace.engine.retry import Backoff
+from headrace.errors import HeadraceError, LogGapError, TableStoppedError, UnexpectedError
+from headrace.log import LogFile, LogReader, Manifest, SnapshotEvent
+from headrace.model import ChangeBatch, Checkpoint, Lsn, TableId, TableSchema
+
+# A stretch ends here, whole commits only: large enough that fixed costs vanish, small for memory.
+STRETCH_ROWS: Final = 500_000
+
+# Between two commits of one table: fewer, larger commits cost readers less, and a person cannot
+# see 40 ms.
+COMMIT_INTERVAL: Final = 0.040
+
+# How often the positions are recorded beside the log; after a crash at most this much is re-read.
+RECORD_INTERVAL: Final = 1.0
+
+
+class Phase(Enum):
+    """What a table is doing; set by the materialization, recorded for `headrace status`."""
+
+    WAITING = "waiting"  # no snapshot in the log yet
+    LOADING = "loading"  # the snapshot is being made visible
+    STREAMING = "streaming"  # changes are applied as they come
+    RETRYING = "retrying"  # a transient error; tried again by itself
+    FAILED = "failed"  # waits for a person
+
+
+@dataclass(frozen=True)
+class TableTarget:
+    """One table of a pipeline: its place at the destination, and the key if the user chose one."""
+
+    table: TableId
+    destination: DestinationTable
+    key: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """One table's part of one log commit; `stopped` means that the log follows it no further."""
+
+    commit: int
+    to_lsn: Lsn
+    commit_ts: datetime | None
+    files: tuple[LogFile, ...]
+    stopped: str | None = None
+
+    @property
+    def rows(self) -> int:
+        return sum(file.rows for file in self.files)
+
+
+@dataclass
+class TableState:
+    """Where one table stands.
+
+    `checkpoint` is its position; `durable` the one that the destination holds, which stays behind
+    while commits bring this table nothing. Its queue begins after the commit `resumed`.
+    """
+
+    target: TableTarget
+    checkpoint: Checkpoint | None
+    resumed: int
+    phase: Phase
+    error: HeadraceError | None = None
+    durable: Checkpoint | None = None
+    snapshot: tuple[int, SnapshotEvent] | None = None  # to be loaded next
+    schema_version: int = 0
+    queue: deque[_Stretch] = field(default_factory=deque)
+    passed: int = 0
+    applied_rows: int = 0
+    commit_ts: datetime | None = None
+    due: float = 0.0
+    backoff: Backoff = field(default_factory=Backoff)
+
+    def ready(self, now: float) -> bool:
+        """Whether there is something to do for this table now."""
+        if self.phase is Phase.FAILED or now < self.due:
+            return False
+        return self.snapshot is not None or (self.checkpoint is not None and bool(self.queue))
+
+    @property
+    def settled(self) -> bool:
+        """Nothing is left to do, or nothing more can be done."""
+        idle = self.checkpoint is not None and not self.queue and self.snapshot is None
+        return idle or self.phase is Phase.FAILED
+
+
+class Materialization:
+    """One pipeline at work; `run` blocks until stopped. See the module's docstring."""
+
+    def __init__(
+        self,
+        name: str,
+        reader: LogReader,
+        targets: Sequence[TableTarget],
+        *,
+        workers: int = 2,
+    ) -> None:
+        self.name = name
+        self._reader = reader
+        self._record = reader.position(name) or {}
+        self.tables = {target.table: self._resume(target) for target in targets}
+        self._seen = min((state.resumed for state in self.tables.values()), default=0)
+        self.position = Lsn(0)  # of the newest commit that was queued
+        self._workers = workers
+        self._recorded = 0.0
+
+    # -- starting ----------------------------------------------------------------------------------
+
+    def _resume(self, target: TableTarget) -> TableState:
+        checkpoint = target.destination.checkpoint(self._reader.log_id)
+        floor = self._reader.floor
+        if checkpoint is None:
+            return TableState(target, None, floor, Phase.WAITING)
+        resumed = max(checkpoint.commit, self._recorded_pass(target.table, checkpoint))
+        if resumed < floor:
+            error = LogGapError(
+                f"{target.table}: the destination stands at commit {resumed}, the change log "
+                f"begins after {floor}",
+                hint="Headrace copies the table again; the old data stays readable until then",
+            )
+            return TableState(target, None, floor, Phase.WAITING, error)
+        return TableState(
+            target, checkpoint, resumed, Phase.STREAMING, durable=checkpoint, passed=resumed
+        )
+
+    def _recorded_pass(self, table: TableId, checkpoint: Checkpoint) -> int:
+        """The commit that a run before had passed, if the destination still is as it left it."""
+        known = self._record.get("tables", {}).get(str(table), {})
+        return int(known["passed"]) if known.get("applied") == checkpoint.commit else 0
+
+    def unsnapshotted(self) -> list[TableId]:
+        """Tables that wait for a snapshot which the log does not hold; call after `catch_sight`."""
+        return [
+            table
+            for table, state in self.tables.items()
+            if state.phase is Phase.WAITING and state.snapshot is None
+        ]
+
+    # -- the loop ----------------------------------------------------------------------------------
+
+    def run(self, stop: threading.Event) -> None:
+        """Apply what the log holds and what it gets until told to stop."""
+        with ThreadPoolExecutor(self._workers, f"headrace-{self.name}") as pool:
+            while not stop.is_set():
+                self.catch_sight()
+                now = time.monotonic()
+                ready = [state for state in self.tables.values() if state.ready(now)]
+                list(pool.map(self._advance, ready))
+                self._record_positions()
+                if not ready:
+                    self._reader.wait(self._seen, self._patience())
+        self._record_positions(now=True)
+
+    def _patience(self) -> float:
+        now = time.monotonic()
+        waits = [s.due - now for s in self.tables.values() if s.queue and s.due > now]
+        return min([RECORD_INTERVAL, *waits])
+
+    def catch_sight(self) -> None:
+        """Queue what commits after the last one seen hold for each table."""
+        for manifest in self._reader.manifests(self._seen):
+            self._queue(manifest)
+            self._seen = manifest.commit
+            self.position = manifest.to_lsn
+
+    def _queue(self, manifest: Manifest) -> None:
+        files: dict[TableId, list[LogFile]] = {}
+        for file in manifest.files:
+            files.setdefault(file.table, []).append(file)
+        for table, of_table in files.items():
+            self._queue_stretch(manifest, table, tuple(of_table))
+        for event in manifest.snapshots:
+            self._offer_snapshot(manifest.commit, event)
+        for table, reason in manifest.stopped:
+            self._queue_stretch(manifest, table, (), reason)
+
+    def _queue_stretch(
+        self,
+        manifest: Manifest,
+        table: TableId,
+        files: tuple[LogFile, ...],
+        stopped: str | None = None,
+    ) -> None:
+        state = self.tables.get(table)
+        if state is not None and manifest.commit > state.resumed:
+            state.queue.append(
+                _Stretch(manifest.commit, manifest.to_lsn, manifest.commit_ts, files, stopped)
+            )
+
+    def _offer_snapshot(self, commit: int, event: SnapshotEvent) -> None:
+        """Take a snapshot where the table needs one; a streaming table has no use for it."""
+        state = self.tables.get(event.table)
+        if state is not None and state.phase in (Phase.WAITING, Phase.FAILED):
+            state.snapshot = (commit, event)
+            state.phase, state.error, state.due = Phase.LOADING, None, 0.0
+
+    # -- one table ---------------------------------------------------------------------------------
+
+    def _advance(self, state: TableState) -> None:
+        """Take the next step; whatever goes wrong becomes the table's state."""
+        try:
+            if state.snapshot is not None:
+                self._load(state, *state.snapshot)
+            else:
+                self._apply(state)
+        except HeadraceError as error:
+            self._failed(state, error)
+        except Exception as error:  # the task's edge: nothing may take the other tables down
+            self._failed(state, UnexpectedError.wrap(f"{state.target.table}", error))
+        else:
+            state.backoff.reset()
+            state.phase, state.error = Phase.STREAMING, None
+
+    def _failed(self, state: TableState, error: HeadraceError) -> None:
+        state.error = error
+        if error.transient:
+            state.phase = Phase.RETRYING
+            state.due = time.monotonic() + state.backoff.next()
+        else:
+            state.phase = Phase.FAILED
+
+    def _load(self, state: TableState, commit: int, event: SnapshotEvent) -> None:
+        """Make a snapshot the table's content; changes up to its LSN are part of it."""
+        schema = self._schema(state, event.table, event.schema_version)
+        while state.queue and state.queue[0].to_lsn <= event.lsn:
+            state.queue.popleft()
+        passed = state.queue[0].commit - 1 if state.queue else commit
+        checkpoint = Checkpoint(self._reader.log_id, passed, event.lsn)
+        state.target.destination.load(schema, self._reader.snapshot_files(event), checkpoint)
+        state.checkpoint = state.durable = checkpoint
+        state.schema_version = schema.version
+        state.snapshot, state.passed = None, passed
+
+    def _apply(self, state: TableState) -> None:
+        stretch, consumed = self._next_stretch(state)
+        last = stretch[-1]
+        started = time.monotonic()
+        if last.stopped is not None:
+            raise TableStoppedError(
+                f"{state.target.table}: {last.stopped}",
+                hint=f"headrace resync {state.target.table}",
+            )
+        self._apply_stretch(state, stretch)
+        for _ in range(consumed):
+            state.queue.popleft()
+        state.passed, state.commit_ts = last.commit, last.commit_ts
+        ended = time.monotonic()
+        state.due = ended + max(COMMIT_INTERVAL - (ended - started), 0.0)
+
+    def _next_stretch(self, state: TableState) -> tuple[list[_Stretch], int]:
+        """Whole commits up to a number of rows; a stop stands alone."""
+        stretch: list[_Stretch] = []
+        rows = 0
+        for part in state.queue:
+            rows += part.rows
+            if stretch and (rows > STRETCH_ROWS or part.stopped is not None):
+                break
+            stretch.append(part)
+        return stretch, len(stretch)
+
+    def _apply_stretch(self, state: TableState, stretch: Sequence[_Stretch]) -> None:
+        position = state.checkpoint
+        assert position is not None  # ready() sees to it
+        last = stretch[-1]
+        to = Checkpoint(position.log_id, last.commit, max(position.lsn, last.to_lsn))
+        batches = [b for part in stretch for b in self._read(part, position.lsn)]
+        if batches:
+            schema = self._keyed(state, batches[-1].schema)
+            changes = collapse(schema, batches, position.lsn)
+            if schema.version != state.schema_version:
+                state.target.destination.evolve(schema)
+                state.schema_version = schema.version
+            if not changes.is_empty:
+                state.target.destination.apply(changes, to)
+                state.durable = to
+            state.applied_rows += sum(batch.num_rows for batch in batches)
+        state.checkpoint = to
+
+    def _read(self, part: _Stretch, after: Lsn) -> Sequence[ChangeBatch]:
+        if part.to_lsn <= after:
+            return []
+        return [batch for file in part.files for batch in self._reader.read(file)]
+
+    def _schema(self, state: TableState, table: TableId, version: int) -> TableSchema:
+        return self._keyed(state, self._reader.schema(table, version))
+
+    def _keyed(self, state: TableState, schema: TableSchema) -> TableSchema:
+        key = state.target.key
+        return schema if key is None else replace(schema, key=key)
+
+    # -- positions ---------------------------------------------------------------------------------
+
+    def reached(self, lsn: Lsn) -> bool:
+        """Whether every table that can go on holds all changes up to `lsn`."""
+        return self.position >= lsn and all(state.settled for state in self.tables.values())
+
+    def _record_positions(self, *, now: bool = False) -> None:
+        if not now and time.monotonic() - self._recorded < RECORD_INTERVAL:
+            return
+        self._recorded = time.monotonic()
+        self._reader.record_position(self.name, self.describe())
+        failpoints.hit("materialize.checkpoint")
+
+    def describe(self) -> dict[str, Any]:
+        """What `headrace status` shows and the next start resumes from, as JSON."""
+        return {
+            "log_id": self._reader.log_id,
+            "tables": {str(t): self._describe(s) for t, s in self.tables.items()},
+        }
+
+    def _describe(self, state: TableState) -> dict[str, Any]:
+        checkpoint = state.checkpoint
+        passed = state.queue[0].commit - 1 if state.queue else max(self._seen, state.passed)
+        return {
+            "phase": state.phase.value,
+            "applied": state.durable.commit if state.durable else None,
+            "lsn": str(checkpoint.lsn) if checkpoint else None,
+            "passed": passed if checkpoint else state.resumed,
+            "commit_ts": state.commit_ts.isoformat() if state.commit_ts else None,
+            "rows_applied": state.applied_rows,
+            "error": str(state.error) if state.error else None,
+        }

@@ -1,0 +1,141 @@
+"""One capture and the materializations it feeds, running together until told to stop."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+from headrace.engine.capture import Capture
+from headrace.engine.copying import Copier
+from headrace.engine.materialize import Materialization, Phase
+from headrace.engine.protocols import Source
+from headrace.engine.retry import Backoff
+from headrace.errors import CopyStoppedError, HeadraceError
+from headrace.log import LogWriter
+from headrace.model import Lsn, TableId
+
+# The display and the look at what has ended; a person sees ten frames a second as live.
+TICK: Final = 0.1
+RETENTION_INTERVAL: Final = 60.0
+
+
+@dataclass(frozen=True)
+class RunView:
+    """What a display may read while a run goes on; never written by it."""
+
+    capture: Capture
+    copier: Copier
+    materializations: Sequence[Materialization]
+
+
+class Runner:
+    """Runs one capture; `run` blocks and comes back with everything durable and the slot free.
+
+    `stop` may be set by anyone, a signal handler included. With `once`, the run ends by itself when
+    every destination holds what the source had at the start.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        log: LogWriter,
+        materializations: Sequence[Materialization],
+        stop: threading.Event,
+        *,
+        connections: int = 2,
+    ) -> None:
+        self._source = source
+        self._log = log
+        self._stop = stop
+        self._materializations = materializations
+        self._quit = threading.Event()  # for our own threads; set after `stop`, in order
+        self._capture = Capture(source, log)
+        self._copier = Copier(source, log, self._capture, self._quit, connections)
+        self._copied = threading.Event()
+        self.view = RunView(self._capture, self._copier, materializations)
+
+    def run(self, *, once: bool = False, on_tick: Callable[[RunView], None] | None = None) -> None:
+        """Raises the first error that no retry can cure, after stopping everything else."""
+        target = self._source.current_lsn() if once else None
+        tables = self._to_copy()
+        self._capture.start()
+        if target is not None:
+            self._capture.reach(target)
+        apply_quit = threading.Event()
+        jobs: list[Callable[[], None]] = [
+            lambda: self._capture.run(self._quit),
+            lambda: self._copy(tables),
+        ]
+        with ThreadPoolExecutor(2 + len(self._materializations), "headrace-run") as pool:
+            captured, copied = (pool.submit(job) for job in jobs)
+            applied = [pool.submit(m.run, apply_quit) for m in self._materializations]
+            try:
+                self._watch([captured, copied, *applied], target, on_tick)
+            finally:
+                self._quit.set()
+                self._capture.wake()
+                apply_quit.set()
+        self._capture.close()
+        for future in (captured, copied, *applied):
+            future.result()
+
+    def _to_copy(self) -> list[TableId]:
+        """Tables that some destination waits for and the log has no snapshot of."""
+        tables: dict[TableId, None] = {}
+        for materialization in self._materializations:
+            materialization.catch_sight()
+            tables.update(dict.fromkeys(materialization.unsnapshotted()))
+        return list(tables)
+
+    def _copy(self, tables: list[TableId]) -> None:
+        """Copy what is missing; a lost connection means a new snapshot of what is not yet whole."""
+        backoff = Backoff()
+        while tables and not self._quit.is_set():
+            try:
+                self._copier.copy(tables)
+            except CopyStoppedError:
+                return
+            except HeadraceError as error:
+                if not error.transient:
+                    raise
+                self._copier.error = error
+                self._quit.wait(backoff.next())
+            tables = [t for t in tables if not self._copier.progress[t].ended]
+        self._copied.set()
+
+    def _watch(
+        self,
+        futures: Sequence[Future[None]],
+        target: Lsn | None,
+        on_tick: Callable[[RunView], None] | None,
+    ) -> None:
+        cleaned = time.monotonic()
+        while not self._stop.wait(TICK):
+            if on_tick is not None:
+                on_tick(self.view)
+            if any(future.done() and future.exception() for future in futures):
+                return
+            if target is not None and self._caught_up(target):
+                return
+            if time.monotonic() - cleaned > RETENTION_INTERVAL:
+                cleaned = time.monotonic()
+                self._capture.expire()
+
+    def _caught_up(self, target: Lsn) -> bool:
+        if not self._copied.is_set() or (self._log.position or Lsn(0)) < target:
+            return False
+        return all(m.reached(target) for m in self._materializations)
+
+    @property
+    def failed_tables(self) -> list[tuple[str, TableId, HeadraceError | None]]:
+        """Tables that wait for a person: pipeline, table, error."""
+        return [
+            (m.name, table, state.error)
+            for m in self._materializations
+            for table, state in m.tables.items()
+            if state.phase is Phase.FAILED
+        ]

@@ -1,0 +1,47 @@
+"""What sources hand to the engine: decoded stretches of a stream and parts of a snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from headrace.errors import HeadraceError
+from headrace.model.batch import ChangeBatch
+from headrace.model.lsn import Lsn
+from headrace.model.table import TableId
+
+
+@dataclass(frozen=True)
+class TransactionEnd:
+    """What only a transaction's commit tells: `commit_lsn` is the end of its commit record."""
+
+    commit_lsn: Lsn
+    commit_ts: datetime
+    xid: int
+
+
+@dataclass(frozen=True)
+class DecodedChanges:
+    """A stretch of a stream.
+
+    `batches` hold whole transactions. `unfinished` batches belong to a transaction whose commit is
+    still to come (null `_commit_lsn`, `_commit_ts` and `_xid`); `finished` is the end of the one
+    that earlier stretches left unfinished, if it came in this stretch. `failed` names tables whose
+    changes cannot be represented or followed; their batches are left out.
+    """
+
+    batches: Sequence[ChangeBatch]
+    unfinished: Sequence[ChangeBatch] = ()
+    finished: TransactionEnd | None = None
+    failed: Sequence[tuple[TableId, HeadraceError]] = ()
+
+
+@dataclass(frozen=True)
+class SnapshotChunk:
+    """A part of one table to be copied; `where` is the source's own way to name it."""
+
+    table: TableId
+    number: int
+    where: str
+    rows: int  # the planner's estimate
