@@ -216,7 +216,7 @@ class _Column:
         self.offsets.append(len(self.data))
 
     def finish(self) -> RawColumn:
-        kinds, offsets = np.frombuffer(self.kinds, np.uint8), np.array(self.offsets, np.int32)
+        kinds, offsets = np.frombuffer(bytes(self.kinds), np.uint8), np.array(self.offsets, np.int32)
         return RawColumn(kinds, offsets, pa.py_buffer(bytes(self.data)))
 
 
@@ -278,12 +278,12 @@ class _Batch:
         return RawBatch(
             self.relation,
             self.complete,
-            np.frombuffer(self.ops, np.uint8),
+            np.frombuffer(bytes(self.ops), np.uint8),
             np.array(self.ordinals, np.uint64),
             np.array(lsns, np.uint64),
             np.array(times, np.int64),
             np.array(self.xids, np.uint32),
-            np.frombuffer(self.old_kind, np.uint8),
+            np.frombuffer(bytes(self.old_kind), np.uint8),
             [column.finish() for column in self.new],
             [column.finish() for column in self.old] if any(self.old_kind) else None,
         )
