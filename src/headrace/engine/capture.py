@@ -139,11 +139,11 @@ class Capture:
 
     def _commit(self, taken: Taken, spilled: Sequence[LogFile]) -> Committed:
         decoded = taken.decode()
-        files = [self._stage(batch) for batch in decoded.batches]
+        files = self._stage(decoded.batches)
         if decoded.finished is not None:
             files = [*(_completed(file, decoded.finished) for file in spilled), *files]
             spilled = ()
-        open_files = (*spilled, *(self._stage(batch) for batch in decoded.unfinished))
+        open_files = (*spilled, *self._stage(decoded.unfinished))
         if open_files and not files:
             return Committed(None, open_files)
         draft = CommitDraft(
@@ -154,9 +154,10 @@ class Capture:
         self.progress.transactions += taken.transactions
         return Committed(manifest, open_files)
 
-    def _stage(self, batch: ChangeBatch) -> LogFile:
-        self.learn(batch.schema)
-        return self._log.stage(batch)
+    def _stage(self, batches: Sequence[ChangeBatch]) -> list[LogFile]:
+        for batch in batches:
+            self.learn(batch.schema)
+        return self._log.stage_all(batches) if batches else []
 
     def learn(self, schema: TableSchema) -> None:
         """Record a schema version in the log before anything refers to it."""
@@ -180,10 +181,6 @@ class Capture:
         """Remove files of a transaction that the next session receives anew."""
         if files:
             self._committer.submit(self._log.discard, files).result()
-
-    def expire(self) -> None:
-        """Let go of commits that every materialization has passed and nobody replays."""
-        self._committer.submit(self._log.expire)
 
     def close(self) -> None:
         self._committer.shutdown(wait=True)

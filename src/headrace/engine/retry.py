@@ -18,7 +18,7 @@ class Backoff:
     failures: int = 0
 
     def next(self) -> float:
-        delay = min(FIRST_DELAY * 2**self.failures, MAX_DELAY)
+        delay = min(FIRST_DELAY * (1 << self.failures), MAX_DELAY)
         self.failures += 1
         return delay
 

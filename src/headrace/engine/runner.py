@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 
 from headrace.engine.capture import Capture
@@ -15,7 +16,7 @@ from headrace.engine.materialize import Materialization, Phase
 from headrace.engine.protocols import Source
 from headrace.engine.retry import Backoff
 from headrace.errors import CopyStoppedError, HeadraceError
-from headrace.log import LogWriter
+from headrace.log import LogWriter, expire
 from headrace.model import Lsn, TableId
 
 # The display and the look at what has ended; a person sees ten frames a second as live.
@@ -123,7 +124,15 @@ class Runner:
                 return
             if time.monotonic() - cleaned > RETENTION_INTERVAL:
                 cleaned = time.monotonic()
-                self._capture.expire()
+                self._expire()
+
+    def _expire(self) -> None:
+        """Let go of commits that every materialization has passed and nobody replays."""
+        try:
+            expire(self._log, datetime.now(UTC))
+        except HeadraceError as error:
+            if not error.transient:
+                raise
 
     def _caught_up(self, target: Lsn) -> bool:
         if not self._copied.is_set() or (self._log.position or Lsn(0)) < target:

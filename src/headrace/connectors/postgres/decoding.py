@@ -80,7 +80,9 @@ def unchanged_bitmaps(rows: int, kinds: Sequence[npt.NDArray[np.uint8]]) -> pa.A
         flags[:, column] = kinds[column] == UNCHANGED_KIND
     packed = np.packbits(flags, axis=1, bitorder="little")
     fixed = pa.FixedSizeBinaryArray.from_buffers(
-        pa.binary(packed.shape[1]), rows, [_validity(flags.any(axis=1)), pa.py_buffer(packed)]
+        pa.binary(packed.shape[1]),
+        rows,
+        [_validity(np.logical_or.reduce(flags, axis=1)), pa.py_buffer(packed)],
     )
     return fixed.cast(pa.binary())
 

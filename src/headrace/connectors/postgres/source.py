@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 from psycopg import pq, sql
@@ -56,12 +57,12 @@ class PostgresSource:
         self._settings = settings
         self._slot = slot
         self._publication = publication
-        self.registry = SchemaRegistry(self.connect, known, selected)
+        self.registry = SchemaRegistry(self.connect, publication, known, selected)
 
-    def connect(self) -> psycopg.Connection:
+    def connect(self) -> psycopg.Connection[Any]:
         return connect(self._settings)
 
-    def _connect_replication(self) -> psycopg.Connection:
+    def _connect_replication(self) -> psycopg.Connection[Any]:
         return connect(self._settings, replication=True)
 
     def current_lsn(self) -> Lsn:
@@ -142,7 +143,7 @@ class PostgresSource:
                 hint="headrace check --fix creates it",
             )
 
-    def _start(self, connection: psycopg.Connection, from_lsn: Lsn) -> None:
+    def _start(self, connection: psycopg.Connection[Any], from_lsn: Lsn) -> None:
         major = connection.info.server_version // 10000
         publication = sql.Identifier(self._publication).as_string(connection)
         command = sql.SQL(
@@ -172,10 +173,10 @@ class PostgresSource:
         )
 
 
-def slot_state(session: psycopg.Connection, slot: str) -> SlotState | None:
+def slot_state(session: psycopg.Connection[Any], slot: str) -> SlotState | None:
     """The slot's row, or None if there is no such slot."""
     row = session.execute(SLOT_STATE, (slot,)).fetchone()
     if row is None:
         return None
-    *start, confirmed, wal_status, retained = row
-    return SlotState(*start, Lsn.parse(confirmed) if confirmed else None, wal_status, retained)
+    flushed = Lsn.parse(row[5]) if row[5] else None
+    return SlotState(*row[:5], flushed, *row[6:])

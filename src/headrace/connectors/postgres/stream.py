@@ -27,13 +27,14 @@ from headrace.pgoutput import Decoded, Decoder
 from headrace.pgoutput.frames import KEEPALIVE, parse_keepalive, standby_status
 
 # A burst ends here even if more has arrived, so that pending bytes are looked at in between.
-BURST_FRAMES: Final = 4096
-BURST_BYTES: Final = 8 << 20
+BURST_BYTES: Final = 4 << 20
 
 # Acknowledging wakes the walsender; once a second is enough to let WAL go.
 ACK_INTERVAL: Final = 1.0
 
-# After a burst, wait this long for more to gather instead of waking the walsender per message.
+# After a burst of this size more is on its way: let it gather for a moment, instead of waking the
+# walsender for every few messages, which costs it more than decoding them.
+BUSY_BYTES: Final = 8 << 10
 GATHER_SECONDS: Final = 0.001
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -67,27 +68,42 @@ class ReplicationStream:
         self._keepalive_lsn = start
         self._flushed = start
         self.reply_requested = False
-        self._asked = False
+        self._asked = self._busy = False
         self._heard = self._acked = time.monotonic()
 
     # -- receiving ---------------------------------------------------------------------------------
 
     def receive(self, timeout: float) -> bool:
         """See `ChangeStream.receive`."""
-        if self._drain():
-            return True
-        if self._wait(timeout):
-            self._consume()
-        received = self._drain()
+        received = self._burst()
+        if not received and self._wait(timeout):
+            received = self._burst()
         self._watch_silence()
         return received
 
     def _wait(self, timeout: float) -> bool:
         self._send_due_status()
-        ready, _, _ = select.select([self._pg.socket, self._wakened], [], [], timeout)
-        if self._wakened in ready:
+        woken = self._wakened.fileno()
+        if self._busy:
+            select.select([woken], [], [], GATHER_SECONDS)
+        ready, _, _ = select.select([self._pg.socket, woken], [], [], timeout)
+        if woken in ready:
             self._wakened.recv(4096)
-        return len(ready) > (self._wakened in ready)
+        return self._pg.socket in ready
+
+    def _burst(self) -> bool:
+        """Hand what has arrived to the decoder, up to a burst; False if there was nothing."""
+        received, size = self._drain(), 0
+        while size < BURST_BYTES:
+            self._consume()
+            drained = self._drain()
+            if not drained:
+                break
+            size += drained
+        self._busy = size >= BUSY_BYTES
+        if received or size:
+            self._heard, self._asked = time.monotonic(), False
+        return bool(received or size)
 
     def _consume(self) -> None:
         try:
@@ -98,29 +114,26 @@ class ReplicationStream:
                 hint="Headrace reconnects by itself; look at the server's log if it does not",
             ) from error
 
-    def _drain(self) -> bool:
-        """Hand every message that has arrived to the decoder; False if there was none."""
+    def _drain(self) -> int:
+        """Hand every message that libpq holds to the decoder; the bytes they had."""
         frames: list[memoryview] = []
-        size, any_message = 0, False
+        size = 0
         get = self._pg.get_copy_data
-        while size < BURST_BYTES and len(frames) < BURST_FRAMES:
+        while True:
             length, data = get(1)
             if length <= 0:
                 break
-            any_message = True
+            size += length
             if data[0] == KEEPALIVE:
                 self._push(frames)
                 frames = []
                 self._on_keepalive(data)
             else:
                 frames.append(data)
-                size += length
         self._push(frames)
-        if any_message:
-            self._heard, self._asked = time.monotonic(), False
         if length == -1:
             self._ended()
-        return any_message
+        return size
 
     def _push(self, frames: list[memoryview]) -> None:
         if frames:
@@ -215,10 +228,9 @@ class ReplicationStream:
             ) from error
 
     def wake(self) -> None:
-        try:
+        # Nothing is lost where the pipe is full of wake-ups, or closed with the stream.
+        with suppress(BlockingIOError, OSError):
             self._waker.send(b"w")
-        except BlockingIOError:
-            return  # enough wake-ups are under way already
 
     def close(self) -> None:
         """Tell the server what is durable, end the session and release the slot."""
