@@ -1,0 +1,303 @@
+"""What the system catalogs tell about types and tables, read by named queries.
+
+Every name is qualified, so that nobody's search_path changes what a query means.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Self, overload
+
+import psycopg
+import pyarrow as pa
+from psycopg.rows import class_row
+
+from headrace.connectors.postgres.arrays import split_literals
+from headrace.connectors.postgres.types import PgType, TypeMapping, mapping
+from headrace.errors import TableNotFoundError
+from headrace.model import Column, ReplicaIdentity, TableId, TableSchema
+
+COLUMN_LISTS_SINCE: Final = 150000  # pg_publication_tables.attnames came with them
+
+# All types, those of users and extensions included. An element's typarray names its true array;
+# int2vector and oidvector have elements too, but print without braces.
+TYPES: Final = """
+SELECT t.oid::bigint AS oid, n.nspname AS schema, t.typname AS name,
+       t.typcategory::text AS category, t.typbasetype::bigint AS base, t.typtypmod AS base_typmod,
+       t.typndims AS dimensions,
+       coalesce(e.oid, 0)::bigint AS element, t.typdelim::text AS delimiter,
+       pg_catalog.format('%I.%I', n.nspname, t.typname) AS sql,
+       pg_catalog.format('%I.%I', f.nspname, p.proname) AS output
+  FROM pg_catalog.pg_type t
+  JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+  JOIN pg_catalog.pg_proc p ON p.oid = t.typoutput
+  JOIN pg_catalog.pg_namespace f ON f.oid = p.pronamespace
+  LEFT JOIN pg_catalog.pg_type e ON e.typarray = t.oid
+"""
+
+FORMAT_TYPE: Final = "SELECT pg_catalog.format_type(%s::oid, %s)"
+
+TABLE: Final = """
+SELECT c.oid::bigint, c.relreplident::text
+  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p')
+"""
+
+# attmissingval is an array of one element: what rows older than the column have.
+COLUMNS: Final = """
+SELECT a.attname AS name, a.attnum, a.atttypid::bigint AS type_oid, a.atttypmod AS typmod,
+       a.attndims AS dimensions,
+       pg_catalog.format_type(a.atttypid, a.atttypmod) AS source_type,
+       a.attgenerated <> '' AS generated,
+       CASE WHEN a.atthasmissing THEN a.attmissingval::text END AS missing
+  FROM pg_catalog.pg_attribute a
+ WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped
+ ORDER BY a.attnum
+"""
+
+# The columns that identify a row in the stream, in the index's order. Under REPLICA IDENTITY USING
+# INDEX that index, because an old row has no other columns; else the primary key. A deferrable one
+# identifies nothing: within a transaction two rows may share it.
+KEY: Final = """
+SELECT a.attname
+  FROM pg_catalog.pg_index i
+  JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
+ CROSS JOIN LATERAL pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, place)
+  JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+ WHERE i.indrelid = %s AND i.indisvalid AND i.indimmediate AND k.place <= i.indnkeyatts
+   AND CASE c.relreplident WHEN 'i' THEN i.indisreplident ELSE i.indisprimary END
+ ORDER BY k.place
+"""
+
+PUBLISHED_COLUMNS: Final = """
+SELECT attnames FROM pg_catalog.pg_publication_tables
+ WHERE pubname = %s AND schemaname = %s AND tablename = %s
+"""
+
+# The size counts; the planner's density of rows, from the last ANALYZE, is scaled up to it.
+_SIZED: Final = """
+SELECT n.nspname AS schema, c.relname AS name, c.relkind = 'p' AS partitioned,
+       c.relreplident::text AS identity, size.pages, size.rows
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ CROSS JOIN LATERAL (
+       SELECT coalesce(sum(pages), 0)::bigint AS pages,
+              sum(CASE WHEN relpages > 0 AND reltuples >= 0
+                       THEN reltuples / relpages * pages END)::bigint AS rows
+         FROM (SELECT l.relpages, l.reltuples,
+                      pg_catalog.pg_relation_size(l.oid)
+                      / pg_catalog.current_setting('block_size')::int AS pages
+                 FROM pg_catalog.pg_class l
+                WHERE l.oid = c.oid
+                   OR l.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree(c.oid) WHERE isleaf)
+              ) AS leaf
+       ) AS size
+"""
+
+# What logical replication can carry: permanent, ordinary or partitioned, of users, and no partition
+# by itself, because its rows come under its root.
+TABLES: Final = f"""
+{_SIZED}
+ WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND NOT c.relispartition
+   AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
+ ORDER BY 1, 2
+"""
+
+# A publication names roots or partitions, as its publish_via_partition_root says.
+PUBLISHED_TABLES: Final = f"""
+{_SIZED}
+  JOIN pg_catalog.pg_publication_tables t ON t.schemaname = n.nspname AND t.tablename = c.relname
+ WHERE t.pubname = %s
+ ORDER BY 1, 2
+"""
+
+Connection = psycopg.Connection[Any]
+
+
+class TypeCatalog:
+    """All types of a database by oid; read at once, and again when an unknown oid comes up.
+
+    An oid that is unknown even then (its type was dropped since) is a type known by its text alone.
+    Safe to use from several threads.
+    """
+
+    def __init__(self, connection: Connection, types: Mapping[int, PgType]) -> None:
+        self._connection = connection
+        self._types = dict(types)
+        self._lock = threading.Lock()
+
+    @classmethod
+    def read(cls, connection: Connection) -> Self:
+        return cls(connection, _read_types(connection))
+
+    def get(self, oid: int) -> PgType:
+        with self._lock:
+            if oid not in self._types:
+                dropped = PgType(oid, "", f"type {oid}")
+                self._types = {oid: dropped, **self._types, **_read_types(self._connection)}
+            return self._types[oid]
+
+    def format(self, oid: int, typmod: int) -> str:
+        """The type as SQL spells it, such as `numeric(10,2)`."""
+        found = self._connection.execute(FORMAT_TYPE, (oid, typmod)).fetchone()
+        return str(found[0]) if found else "???"
+
+
+def _read_types(connection: Connection) -> dict[int, PgType]:
+    with connection.cursor(row_factory=class_row(PgType)) as cursor:
+        return {found.oid: found for found in cursor.execute(TYPES)}
+
+
+@dataclass(frozen=True)
+class CatalogColumn:
+    """A column as pg_attribute has it.
+
+    `missing` is an array literal of the one value that rows older than the column have.
+    """
+
+    name: str
+    attnum: int
+    type_oid: int
+    typmod: int
+    dimensions: int
+    source_type: str
+    generated: bool
+    missing: str | None
+
+    def mapping(self, types: TypeCatalog) -> TypeMapping:
+        return mapping(self.type_oid, self.typmod, types, dimensions=self.dimensions)
+
+    def missing_value(self, types: TypeCatalog, mapped: TypeMapping) -> pa.Scalar:
+        literal = pa.array([self.missing], pa.string())
+        delimiter = types.get(self.type_oid).delimiter
+        return mapped.from_text(split_literals(literal, delimiter, mapped.arrow)[1])[0]
+
+
+@dataclass(frozen=True)
+class DescribedTable:
+    """A table's schema, and how each of its columns is read, in the same order."""
+
+    schema: TableSchema
+    columns: tuple[CatalogColumn, ...]
+    mappings: tuple[TypeMapping, ...]
+
+
+@overload
+def read_table_schema(
+    connection: Connection,
+    types: TypeCatalog,
+    table: TableId,
+    *,
+    version: int = 0,
+    publication: str | None = None,
+    missing_ok: Literal[False] = False,
+) -> DescribedTable: ...
+
+
+@overload
+def read_table_schema(
+    connection: Connection,
+    types: TypeCatalog,
+    table: TableId,
+    *,
+    version: int = 0,
+    publication: str | None = None,
+    missing_ok: bool,
+) -> DescribedTable | None: ...
+
+
+def read_table_schema(
+    connection: Connection,
+    types: TypeCatalog,
+    table: TableId,
+    *,
+    version: int = 0,
+    publication: str | None = None,
+    missing_ok: bool = False,
+) -> DescribedTable | None:
+    """The table as this session's snapshot shows it, without generated columns.
+
+    With `publication`, the columns are those that it publishes (15 and later), generated ones
+    included where it does. Without such a table: None if `missing_ok`.
+
+    Raises:
+        TableNotFoundError: there is no such table, and not `missing_ok`.
+    """
+    found = connection.execute(TABLE, (table.schema, table.name)).fetchone()
+    if found is None:
+        if missing_ok:
+            return None
+        raise TableNotFoundError(
+            f"table {table} does not exist, or the role cannot see it",
+            hint="headrace plan shows which tables there are",
+        )
+    oid, identity = found
+    columns = _columns(connection, oid, _published(connection, table, publication))
+    mappings = tuple(column.mapping(types) for column in columns)
+    schema = TableSchema(
+        table,
+        version,
+        tuple(
+            Column(column.name, mapped.arrow, column.source_type, column.attnum)
+            for column, mapped in zip(columns, mappings, strict=True)
+        ),
+        tuple(name for (name,) in connection.execute(KEY, (oid,))),
+        ReplicaIdentity(identity),
+        {
+            column.name: column.missing_value(types, mapped)
+            for column, mapped in zip(columns, mappings, strict=True)
+            if column.missing is not None
+        },
+    )
+    return DescribedTable(schema, columns, mappings)
+
+
+def table_schema(connection: Connection, table: TableId, version: int) -> TableSchema:
+    """The schema alone; see `read_table_schema`."""
+    types = TypeCatalog.read(connection)
+    return read_table_schema(connection, types, table, version=version).schema
+
+
+def _published(
+    connection: Connection, table: TableId, publication: str | None
+) -> frozenset[str] | None:
+    """Names of the published columns; None where nobody restricts them."""
+    if publication is None or connection.info.server_version < COLUMN_LISTS_SINCE:
+        return None
+    parameters = (publication, table.schema, table.name)
+    found = connection.execute(PUBLISHED_COLUMNS, parameters).fetchone()
+    return frozenset(found[0]) if found and found[0] is not None else None
+
+
+def _columns(
+    connection: Connection, table_oid: int, published: frozenset[str] | None
+) -> tuple[CatalogColumn, ...]:
+    with connection.cursor(row_factory=class_row(CatalogColumn)) as cursor:
+        every = cursor.execute(COLUMNS, (table_oid,)).fetchall()
+    if published is None:
+        return tuple(column for column in every if not column.generated)
+    return tuple(column for column in every if column.name in published)
+
+
+@dataclass(frozen=True)
+class DiscoveredTable:
+    """A table that can be replicated. `rows` is an estimate, None before the first ANALYZE."""
+
+    table: TableId
+    partitioned: bool
+    identity: ReplicaIdentity
+    pages: int  # of 8 KiB, unless the server was built otherwise
+    rows: int | None
+
+
+def discover(connection: Connection, publication: str | None = None) -> list[DiscoveredTable]:
+    """All tables that logical replication can carry, or those of a publication, by name."""
+    query, parameters = (PUBLISHED_TABLES, (publication,)) if publication else (TABLES, None)
+    return [
+        DiscoveredTable(TableId(schema, name), partitioned, ReplicaIdentity(identity), pages, rows)
+        for schema, name, partitioned, identity, pages, rows in connection.execute(
+            query, parameters
+        )
+    ]
