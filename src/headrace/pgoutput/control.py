@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from headrace.errors import ProtocolError
+from headrace.model import Lsn
 from headrace.pgoutput.malformed import LETTERS, malformed_message, out_of_order
 from headrace.pgoutput.messages import PgoutputMessage, parse
 
@@ -59,7 +60,7 @@ def already_open() -> ProtocolError:
 
 def wrong_commit(expected: int, found: int) -> ProtocolError:
     return out_of_order(
-        f"the server sent the commit at {found:#x} for the transaction that ends at {expected:#x}"
+        f"the server sent the commit at {Lsn(found)} for the transaction of {Lsn(expected)}"
     )
 
 

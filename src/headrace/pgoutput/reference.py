@@ -216,7 +216,10 @@ class _Column:
         self.offsets.append(len(self.data))
 
     def finish(self) -> RawColumn:
-        kinds, offsets = np.frombuffer(bytes(self.kinds), np.uint8), np.array(self.offsets, np.int32)
+        kinds, offsets = (
+            np.frombuffer(bytes(self.kinds), np.uint8),
+            np.array(self.offsets, np.int32),
+        )
         return RawColumn(kinds, offsets, pa.py_buffer(bytes(self.data)))
 
 
