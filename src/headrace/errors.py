@@ -46,6 +46,12 @@ class ConfigError(HeadraceError):
     exit_code = 2
 
 
+class CheckFailedError(HeadraceError):
+    """A preflight found what would make a run fail or lose rows. Context: findings."""
+
+    exit_code = 3
+
+
 # -- the source ------------------------------------------------------------------------------------
 
 

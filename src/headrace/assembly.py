@@ -1,0 +1,103 @@
+"""Puts the parts of one capture together: source, change log, destinations, materializations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from threading import Event
+from typing import Any
+
+from headrace.config import Capture as CaptureSettings
+from headrace.config import Settings
+from headrace.config.tables import SelectedTable, select_tables
+from headrace.connectors.delta.destination import DeltaDestination
+from headrace.connectors.postgres.catalog import discover
+from headrace.connectors.postgres.config import connect
+from headrace.connectors.postgres.source import PostgresSource
+from headrace.engine.materialize import Materialization, TableTarget
+from headrace.engine.runner import Runner
+from headrace.errors import LogError, ObjectMissingError
+from headrace.log import LogReader, LogWriter, Storage, open_storage
+from headrace.model import TableId
+
+Selection = Mapping[str, Sequence[SelectedTable]]  # by pipeline
+
+
+def log_storage(settings: Settings) -> Storage:
+    """Where the change logs of this project are."""
+    return open_storage(settings.state)
+
+
+def select(settings: Settings, capture: CaptureSettings) -> Selection:
+    """The tables of each of the capture's pipelines, from what the source has now.
+
+    Raises:
+        ConfigError: an entry matches nothing.
+        SourceUnavailableError: the source cannot be asked.
+    """
+    with connect(capture.connection) as session:
+        found = [table.table for table in discover(session)]
+    return {name: select_tables(settings, name, found) for name in capture.pipelines}
+
+
+def selected_tables(selection: Selection) -> list[TableId]:
+    """All tables of a capture, each once."""
+    return list(dict.fromkeys(t.source for tables in selection.values() for t in tables))
+
+
+def destination(settings: Settings, pipeline: str) -> DeltaDestination:
+    """The destination that a pipeline writes to."""
+    connection = settings.destination(pipeline)
+    options = {k: v.get_secret_value() for k, v in connection.storage_options.items()}
+    return DeltaDestination(connection.location, options)
+
+
+def open_reader(settings: Settings, capture: CaptureSettings) -> LogReader | None:
+    """The capture's change log, or None if it has not begun."""
+    try:
+        return LogReader.open(log_storage(settings), capture.name)
+    except LogError as error:
+        if isinstance(error.__cause__, ObjectMissingError):
+            return None
+        raise
+
+
+@contextmanager
+def running(
+    settings: Settings,
+    capture: CaptureSettings,
+    pipelines: Sequence[str],
+    selection: Selection,
+    stop: Event,
+) -> Iterator[Runner]:
+    """Everything that one capture needs to run, with the log's lock held.
+
+    Raises:
+        LogLockedError: another process runs this capture.
+    """
+    storage = log_storage(settings)
+    with LogWriter.open(storage, capture.name) as log:
+        source = PostgresSource(
+            capture.connection,
+            capture.slot,
+            capture.publication,
+            selected_tables(selection),
+            log.latest_schemas(),
+        )
+        reader = LogReader.open(storage, capture.name, feed=log.feed)
+        materializations = [
+            Materialization(name, reader, targets(settings, name, selection[name]))
+            for name in pipelines
+        ]
+        yield Runner(source, log, materializations, stop)
+
+
+def targets(
+    settings: Settings, pipeline: str, tables: Sequence[SelectedTable]
+) -> list[TableTarget]:
+    """The tables of a pipeline at its destination."""
+    place = destination(settings, pipeline)
+    return [TableTarget(t.source, place.table(t.target, pipeline), t.key) for t in tables]

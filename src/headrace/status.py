@@ -1,0 +1,134 @@
+"""What `headrace status` tells: where every capture and table stands, from the log and the source.
+
+It reads what a run records beside the change log, so that it works whether or not one is going on,
+and says what it could not find out instead of leaving it away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from headrace import assembly
+from headrace.config import Capture, Settings
+from headrace.connectors.postgres.config import connect
+from headrace.connectors.postgres.source import SlotState, current_lsn, slot_state
+from headrace.engine.materialize import Phase
+from headrace.errors import HeadraceError
+from headrace.log import LogReader
+from headrace.model import Lsn
+
+
+@dataclass(frozen=True)
+class CaptureStatus:
+    """One slot and its change log. What is None could not be asked; `error` says why."""
+
+    capture: str
+    running: str | None  # who holds the log: host, process and since when
+    commit: int  # the newest of the change log
+    position: Lsn | None  # how far the log durably holds the source
+    source_lsn: Lsn | None
+    lag_bytes: int | None  # WAL that the log does not hold yet
+    slot: SlotState | None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class TableStatus:
+    """One table of one pipeline. `lag_seconds` is the age of the oldest change not applied."""
+
+    pipeline: str
+    table: str
+    phase: Phase
+    rows_applied: int
+    lsn: Lsn | None
+    lag_bytes: int | None
+    lag_seconds: float | None
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Status:
+    """All captures and all tables of a project."""
+
+    captures: tuple[CaptureStatus, ...]
+    tables: tuple[TableStatus, ...]
+
+
+def project_status(settings: Settings) -> Status:
+    """Look at everything once; an unreachable source is part of the answer, not an error."""
+    captures, tables = [], []
+    for capture in settings.captures():
+        reader = assembly.open_reader(settings, capture)
+        status = _capture_status(settings, capture, reader)
+        captures.append(status)
+        if reader is not None:
+            for pipeline in capture.pipelines:
+                tables += _table_statuses(reader, pipeline, status)
+    return Status(tuple(captures), tuple(tables))
+
+
+def _capture_status(
+    settings: Settings, capture: Capture, reader: LogReader | None
+) -> CaptureStatus:
+    commit, position = _head(reader)
+    source, slot, error = _ask(capture)
+    lag = max(source - position, 0) if source is not None and position is not None else None
+    running = assembly.lock_holder(settings, capture)
+    return CaptureStatus(capture.name, running, commit, position, source, lag, slot, error)
+
+
+def _head(reader: LogReader | None) -> tuple[int, Lsn | None]:
+    if reader is None:
+        return 0, None
+    head = reader.head()
+    newest = list(reader.manifests(head - 1)) if head else []
+    return head, newest[-1].to_lsn if newest else None
+
+
+def _ask(capture: Capture) -> tuple[Lsn | None, SlotState | None, str | None]:
+    try:
+        with connect(capture.connection) as session:
+            return current_lsn(session), slot_state(session, capture.slot), None
+    except HeadraceError as error:
+        return None, None, str(error)
+
+
+def _table_statuses(
+    reader: LogReader, pipeline: str, capture: CaptureStatus
+) -> Iterator[TableStatus]:
+    record = reader.position(pipeline) or {}
+    for table, known in record.get("tables", {}).items():
+        yield _table_status(reader, pipeline, table, known, capture)
+
+
+def _table_status(
+    reader: LogReader, pipeline: str, table: str, known: Mapping[str, Any], capture: CaptureStatus
+) -> TableStatus:
+    passed = int(known["passed"])
+    waiting = passed < capture.commit
+    lsn = Lsn.parse(known["lsn"]) if known["lsn"] else None
+    reached = lsn if waiting or capture.position is None else capture.position
+    bytes_behind = None
+    if capture.source_lsn is not None and reached is not None:
+        bytes_behind = max(capture.source_lsn - reached, 0)
+    return TableStatus(
+        pipeline=pipeline,
+        table=table,
+        phase=Phase(known["phase"]),
+        rows_applied=known["rows_applied"],
+        lsn=lsn,
+        lag_bytes=bytes_behind,
+        lag_seconds=_age(reader, passed) if waiting else 0.0,
+        error=known["error"],
+    )
+
+
+def _age(reader: LogReader, passed: int) -> float:
+    """Seconds since the oldest commit that was not passed; 0 where it brought no change."""
+    for manifest in reader.manifests(passed):
+        if manifest.commit_ts is not None:
+            return max((datetime.now(UTC) - manifest.commit_ts).total_seconds(), 0.0)
+    return 0.0
