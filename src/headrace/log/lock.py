@@ -138,9 +138,8 @@ class Lease:
         version = self._store.swap_lease(self._renewed(), self._version)
         if version is None:
             found = self._store.read_lease()
-            holder = _parse(found[0]) if found else {}
-            if found is None or holder.get("holder") != self._content["holder"]:
-                self._lost = holder
+            if found is None or not self._is_ours(found):
+                self._lost = _parse(found[0]) if found else {}
                 return False
             version = found[1]  # our own write whose answer was lost
         self._version = version
@@ -156,8 +155,11 @@ class Lease:
         self._stop.set()
         self._thread.join()
         with contextlib.suppress(LogError):  # it expires by itself
-            if self._lost is None:
+            if self._is_ours(self._store.read_lease()):
                 self._store.delete_lease()
+
+    def _is_ours(self, found: tuple[bytes, str] | None) -> bool:
+        return found is not None and _parse(found[0]).get("holder") == self._content["holder"]
 
 
 def _parse(data: bytes) -> dict[str, Any]:

@@ -139,7 +139,7 @@ class RowWriter:
     def _flush(self) -> None:
         if self._held:
             table = pa.Table.from_batches(self._held, self._schema)
-            self._writer.write_table(table, row_group_size=GROUP_ROWS)
+            self._writer.write_table(table, row_group_size=table.num_rows or 1)
         self._held, self._held_rows, self._held_bytes = [], 0, 0
 
     def finish(self) -> None:

@@ -57,10 +57,11 @@ def recover(storage: Storage, layout: Layout) -> Recovered:
     return Recovered(log_id, floor, head)
 
 
-def sweep(storage: Storage, layout: Layout, head: Manifest | None) -> list[str]:
+def sweep(storage: Storage, layout: Layout, floor: Floor, head: Manifest | None) -> list[str]:
     """Remove the data files that no manifest names; their paths. Needs the lock.
 
-    The former writer must not be able to commit any more, or what it names could be swept.
+    The former writer must not be able to commit any more, or what it names could be swept. What
+    expired commits named is gone already, so that what is left is named above the floor or nowhere.
     """
     settled = head.settled if head else 0
     suspects = {
@@ -70,7 +71,8 @@ def sweep(storage: Storage, layout: Layout, head: Manifest | None) -> list[str]:
         if (number := staged_under(entry.path)) is not None and number > settled
     }
     if suspects and head:
-        for manifest in _manifests(storage, layout, settled + 1, head.commit):
+        first = max(settled, floor.commit) + 1
+        for manifest in _manifests(storage, layout, first, head.commit):
             suspects -= manifest.paths
     orphans = sorted(suspects)
     storage.delete(orphans)

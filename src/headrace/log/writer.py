@@ -104,7 +104,7 @@ class LogWriter:
             log = cls(storage, layout, lock, recovered, feed or LogFeed(), snapshot_compression)
             if lock.took_over:
                 log._fence()
-            sweep(storage, layout, log.head)
+            sweep(storage, layout, recovered.floor, log.head)
         except BaseException:
             lock.release()
             raise
