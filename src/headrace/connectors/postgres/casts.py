@@ -138,10 +138,6 @@ def flags(array: pa.BooleanArray) -> npt.NDArray[np.bool_]:
     return filled
 
 
-def _validity(text: pa.Array) -> npt.NDArray[np.bool_] | None:
-    return flags(text.is_valid()) if text.null_count else None
-
-
 # -- from the text of the stream -------------------------------------------------------------------
 
 
@@ -159,18 +155,19 @@ def to_bool(text: pa.StringArray) -> pa.BooleanArray:
 
 def to_binary(text: pa.StringArray) -> pa.BinaryArray:
     r"""bytea in hex (`\x6869`): one lookup for two digits, over the data of all values at once."""
-    offsets, data = string_buffers(text.fill_null(r"\x"))
-    if len(data) & 1 or (offsets & 1).any():
-        raise rejected(text, np.flatnonzero(np.diff(offsets) & 1), pa.binary())
+    valid = flags(text.is_valid()) if text.null_count else None
+    offsets, data = string_buffers(text if valid is None else text.fill_null(r"\x"))
+    if (offsets & 1).any():
+        raise _not_hex(text)
+    prefixes = offsets[:-1] >> 1  # where each value's own two characters stand, among all pairs
+    is_digits = np.ones(len(data) // 2, dtype=bool)
+    is_digits[prefixes] = False
     pairs = data.view(np.uint16)
-    prefixes = offsets[:-1] >> 1
-    digits = np.ones(len(pairs), dtype=bool)
-    digits[prefixes] = False
-    decoded = _HEX_PAIRS[pairs[digits]]
-    starts = (offsets >> 1) - np.arange(len(offsets), dtype=np.int32)
+    decoded = _HEX_PAIRS.take(pairs[is_digits])
     if (pairs[prefixes] != _HEX_PREFIX).any() or (decoded == _NOT_HEX).any():
         raise _not_hex(text)
-    return from_buffers(pa.binary(), starts, decoded.astype(np.uint8), _validity(text))
+    starts = (offsets >> 1) - np.arange(len(offsets), dtype=np.int32)
+    return from_buffers(pa.binary(), starts, decoded.astype(np.uint8), valid)
 
 
 def _not_hex(text: pa.StringArray) -> UnrepresentableValueError:
