@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
 import pyarrow as pa
 import pytest
@@ -31,9 +34,12 @@ from headrace.log import (
     LogWriter,
     SchemaChange,
     SnapshotEvent,
+    SnapshotFile,
     Storage,
 )
 from headrace.log.layout import Layout
+from headrace.log.lock import Lease
+from headrace.log.objects import ObjectStorage, _LeaseObject
 from headrace.model import Column, Lsn, TableId, TableSchema, TransactionEnd
 
 LAYOUT = Layout(CAPTURE)
@@ -198,6 +204,32 @@ def test_a_manifest_put_by_somebody_else_stops_the_writer(storage: Storage) -> N
 # -- damage ----------------------------------------------------------------------------------------
 
 
+def test_threads_stage_and_commit_at_once_and_nothing_is_lost_or_swept(storage: Storage) -> None:
+    """Snapshots are copied by threads of their own beside the stream's commits."""
+
+    def copy(log: LogWriter, number: int) -> list[SnapshotFile]:
+        files = []
+        for chunk in range(3):
+            with log.stage_snapshot(ORDERS, Lsn(5), 3 * number + chunk) as writer:
+                writer.write(rows_of([number, chunk]))
+            files.append(writer.file)
+        return files
+
+    with LogWriter.open(storage, CAPTURE) as log, ThreadPoolExecutor(4) as pool:
+        log.add_schema(ORDERS)
+        copies = [pool.submit(copy, log, number) for number in range(3)]
+        for lsn in range(10, 110, 10):
+            commit(log, lsn, [lsn])
+        files = tuple(file for each in copies for file in each.result())
+        log.commit(CommitDraft(None, snapshots=[SnapshotEvent(ORDERS.table, Lsn(5), 1, files)]))
+    with LogWriter.open(storage, CAPTURE):
+        reader = LogReader.open(storage, CAPTURE)
+        [*changes, last] = reader.manifests(0)
+        assert len(set(reader.snapshot_files(last.snapshots[0]))) == 9
+    batches = reader.read_all([file for manifest in changes for file in manifest.files])
+    assert [b.data.column("id")[0].as_py() for b in batches] == list(range(10, 110, 10))
+
+
 @pytest.mark.parametrize("left", [0, 1, 100])
 def test_a_torn_manifest_is_told(storage: Storage, left: int) -> None:
     with LogWriter.open(storage, CAPTURE) as log:
@@ -356,7 +388,9 @@ def test_a_reader_beside_the_writer_is_woken_and_reads_nothing_back(storage: Sto
         assert not reader.wait(1, 0.01)
         # With the files gone, only memory can answer.
         storage.delete([*data_files(storage), LAYOUT.manifest(1)])
+        reader.storage = None  # type: ignore[assignment]  # any request fails
         [manifest] = reader.manifests(0)
+        assert list(reader.manifests(1)) == []
         [part] = reader.read(manifest.files[0])
         assert part.data.column("id").to_pylist() == [1, 2]
     assert feed.head is None
@@ -397,3 +431,30 @@ def test_a_writer_whose_lease_ran_out_can_commit_no_more(s3_storage: Storage) ->
         paused.close()
         with pytest.raises(LogLockedError):  # the old one did not take the new one's lease away
             LogWriter.open(s3_storage, CAPTURE)
+
+
+def _until(happened: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    while not happened():  # the runner's own timeout ends a wait in vain
+        pause.wait(0.02)
+
+
+def test_a_lease_is_renewed_while_it_is_held_and_its_loss_is_noticed(s3_storage: Storage) -> None:
+    path = "l/writer.lock"
+    store = _LeaseObject(cast(ObjectStorage, s3_storage), path)
+    lease = Lease(path, store, timedelta(seconds=0.6))
+    first = s3_storage.get(path)
+    _until(lambda: s3_storage.get(path) != first)
+    lease.check()
+    s3_storage.put(path, json.dumps({"holder": "somebody", "host": "elsewhere"}).encode())
+
+    def lost() -> bool:
+        try:
+            lease.check()
+        except LogLockedError as error:
+            return "host elsewhere" in str(error)
+        return False
+
+    _until(lost)
+    lease.release()
+    assert b"somebody" in s3_storage.get(path)

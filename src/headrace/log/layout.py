@@ -22,8 +22,12 @@ def safe_name(name: str) -> str:
 
 
 def table_folder(table: TableId) -> str:
-    """`schema.name`, each encoded; where that is too long for a file system, cut and hashed."""
-    name = f"{safe_name(table.schema)}.{safe_name(table.name)}"
+    """`schema.name`, each encoded."""
+    return _bounded(f"{safe_name(table.schema)}.{safe_name(table.name)}")
+
+
+def _bounded(name: str) -> str:
+    """The name; where that is too long for a file system, cut and hashed."""
     if len(name) <= _LONGEST:
         return name
     digest = hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
@@ -50,7 +54,7 @@ class Layout:
 
     @property
     def root(self) -> str:
-        return f"log/{safe_name(self.capture)}"
+        return f"log/{_bounded(safe_name(self.capture))}"
 
     @property
     def identity(self) -> str:
@@ -95,4 +99,4 @@ class Layout:
         return f"{self.schemas}/{table_folder(table)}/{version}.json"
 
     def reader(self, name: str) -> str:
-        return f"{self.readers}/{safe_name(name)}.json"
+        return f"{self.readers}/{_bounded(safe_name(name))}.json"

@@ -20,7 +20,7 @@ from headrace.errors import LogError, LogFullError, ObjectExistsError, ObjectMis
 from headrace.log.lock import FileLock
 from headrace.log.storage import Entry
 
-_TEMPORARY = ".tmp"  # with a leading dot: `.name.5f3a…​.tmp`, hidden from listings
+_TEMPORARY = ".tmp"  # with a leading dot: `.orders.json.5f3a9c.tmp`, hidden from listings
 
 
 @contextlib.contextmanager
@@ -36,7 +36,7 @@ def local_errors(operation: str, path: object) -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         kind, hint = (LogFullError, f"free some space: df -h {path}") if full else (LogError, "")
         raise kind(
-            f"cannot {operation} {path}: {os.strerror(error.errno or 0)}", hint=hint, path=str(path)
+            f"cannot {operation} {path}: {error.strerror or error}", hint=hint, path=str(path)
         ) from error
 
 

@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from headrace.errors import LogError, LogLockedError, LogUnavailableError
+from headrace.errors import LogError, LogLockedError
 
 LEASE: Final = timedelta(
     seconds=15
@@ -67,6 +67,9 @@ class FileLock:
             os.close(self._descriptor)
             stop = f"stop it first: kill {holder['pid']}" if "pid" in holder else "stop it first"
             raise _locked(str(path), holder, stop) from error
+        except OSError:  # a file system without locks
+            os.close(self._descriptor)
+            raise
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, json.dumps(_holder()).encode(), 0)
 
@@ -129,8 +132,8 @@ class Lease:
     def _keep(self) -> None:
         pause = self._duration.total_seconds() / RENEWALS
         while not self._stop.wait(pause):
-            # Unavailable for now: should it last, the next holder takes over and fences us.
-            with contextlib.suppress(LogUnavailableError):
+            # Unavailable for now: should it last, the next holder takes over and fences us out.
+            with contextlib.suppress(LogError):
                 if not self._renew():
                     return
 

@@ -61,7 +61,8 @@ def object_errors(operation: str, where: str) -> Iterator[None]:
         hint = "check the credentials in storage_options and what they may do there"
         raise LogError(_told(operation, where, error), hint=hint, path=where) from None
     except refused.GenericError as error:
-        raise LogUnavailableError(_told(operation, where, error), path=where) from None
+        hint = "check the network and the store's address; Headrace goes on trying"
+        raise LogUnavailableError(_told(operation, where, error), hint=hint, path=where) from None
     except (refused.BaseError, OSError, ValueError) as error:
         raise LogError(_told(operation, where, error), path=where) from None
 

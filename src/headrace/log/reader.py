@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NoReturn, Self, TypeVar
 
 import pyarrow as pa
@@ -31,7 +32,11 @@ from headrace.log.retention import forget_position, read_position, write_positio
 from headrace.log.storage import Storage
 from headrace.model import ChangeBatch, TableId, TableSchema
 
+K = TypeVar("K")
 T = TypeVar("T")
+
+_SLOW: Final = 0.01  # seconds for a request, from where on several at a time pay
+_REQUESTS: Final = 16
 
 _RESYNC: Final = "headrace resync the tables that were left behind"
 
@@ -71,7 +76,7 @@ class LogReader:
         Raises:
             LogCorruptError: a commit between floor and head is missing.
         """
-        live = self._feed.head if self._feed else None
+        live = self._live()
         if live is not None:
             return live
         if self._known is None:
@@ -90,20 +95,32 @@ class LogReader:
             LogGapError: retention has removed some of them.
             LogCorruptError: one is missing or damaged.
         """
-        number = after + 1
+        number, window = after + 1, 1
         while up_to is None or number <= up_to:
-            manifest = self._manifest(number)
-            if manifest is None:
-                self._check_end(number, required=up_to is not None)
-                return
-            yield manifest
-            number += 1
+            known = self._live() if up_to is None else up_to
+            last = number + window - 1
+            last = last if known is None else max(min(last, known), number)
+            for manifest in self._map(self._manifest, range(number, last + 1)):
+                if manifest is None:
+                    self._check_end(number, required=up_to is not None)
+                    return
+                yield manifest
+                number += 1
+            window = min(window * 2, _REQUESTS)
+
+    def _map(self, function: Callable[[K], T], items: Sequence[K]) -> Iterator[T]:
+        """Do requests side by side where they take long; in order."""
+        if len(items) < 2 or self.storage.latency < _SLOW:
+            yield from map(function, items)
+            return
+        with ThreadPoolExecutor(min(_REQUESTS, len(items))) as pool:
+            yield from pool.map(function, items)
 
     def _manifest(self, number: int) -> Manifest | None:
         recent = self._feed.manifest(number) if self._feed else None
         if recent is not None:
             return recent
-        live = self._feed.head if self._feed else None
+        live = self._live()
         if live is not None and number > live:
             return None
         try:
@@ -119,6 +136,9 @@ class LogReader:
 
     def _check_end(self, number: int, *, required: bool) -> None:
         """Tell the end of the log, after which nothing is, from a commit that is gone."""
+        live = self._live()
+        if live is not None and number > live and not required:
+            return
         floor = read_floor(self.storage, self.layout)
         if number <= floor.commit:
             raise LogGapError(
@@ -132,12 +152,16 @@ class LogReader:
                 hint="restore it from a backup, or resync",
             )
 
+    def _live(self) -> int | None:
+        """The head, where a writer in this process tells it."""
+        return self._feed.head if self._feed else None
+
     def _exists(self, number: int) -> bool:
         return self.storage.exists(self.layout.manifest(number))
 
     def wait(self, after: int, timeout: float) -> bool:
         """Whether a commit after `after` exists, waiting up to `timeout` seconds for it."""
-        if self._feed is not None and self._feed.head is not None:
+        if self._feed is not None and self._live() is not None:
             return self._feed.wait(after, timeout)
         deadline = time.monotonic() + timeout
         pause = self.storage.latency
@@ -163,6 +187,10 @@ class LogReader:
         schema = self.schema(file.table, file.schema_version)
         table = self._table(file, schema, None)
         return [ChangeBatch(schema, batch) for batch in table.to_batches()]
+
+    def read_all(self, files: Sequence[LogFile]) -> list[ChangeBatch]:
+        """The changes of several files, file by file; see `read`."""
+        return [batch for batches in self._map(self.read, files) for batch in batches]
 
     def read_columns(self, file: LogFile, columns: Sequence[str]) -> pa.Table:
         """Some columns of a file; see `read`."""
