@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psycopg
 import pyarrow as pa
 import pytest
 from typed_columns import Reader, TypedColumn, identical
@@ -90,7 +91,7 @@ EXACT: list[tuple[str, pa.DataType, list[str]]] = [
     ("timestamptz", US_UTC, TIMESTAMPTZ),
     ("time", pa.string(), ["00:00:00", "24:00:00", "12:30:00.000001"]),
     ("timetz", pa.string(), ["12:00:00+05:30", "24:00:00-12"]),
-    ("interval", pa.string(), ["1 year 2 mons -3 days 04:05:06.7", "0", "-1 mon", "infinity"]),
+    ("interval", pa.string(), ["1 year 2 mons -3 days 04:05:06.7", "0", "-1 mon"]),
     ("uuid", pa.string(), ["00000000-0000-0000-0000-000000000000", "F" * 32]),
     ("money", pa.string(), ["1234.5", "-0.01"]),
     ("inet", pa.string(), ["1.2.3.4", "1.2.3.4/24", "::1", "::1/64"]),
@@ -332,6 +333,24 @@ def test_ordinary_times_are_what_psycopg_reads(typed: Reader) -> None:
     for declared, expected in cases:
         column = typed.column(declared, [str(value) for value in expected])
         assert column.streamed().to_pylist() == expected
+
+
+@pytest.mark.parametrize(
+    ("declared", "value", "printed"),
+    [
+        ("interval", "-infinity", "-infinity"),
+        ("xml", '<?xml version="1.0" encoding="UTF-8"?><a b="☃">&lt;</a>', '<a b="☃">&lt;</a>'),
+    ],
+)
+def test_types_that_not_every_server_has_come_the_same_by_both_ways(
+    typed: Reader, declared: str, value: str, printed: str
+) -> None:
+    try:
+        column = typed.column(declared, [value, None])
+    except (psycopg.errors.FeatureNotSupported, psycopg.errors.InvalidDatetimeFormat):
+        pytest.skip(f"this server has no such {declared}")
+    assert column.streamed().to_pylist() == [printed, None]
+    assert identical(column.streamed(), column.copied())
 
 
 def test_a_type_can_be_overridden_by_string_and_numeric_by_a_decimal(typed: Reader) -> None:

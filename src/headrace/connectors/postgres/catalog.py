@@ -20,6 +20,7 @@ from headrace.errors import TableNotFoundError
 from headrace.model import Column, ReplicaIdentity, TableId, TableSchema
 
 COLUMN_LISTS_SINCE: Final = 150000  # pg_publication_tables.attnames came with them
+PUBLISHED_GENERATED_SINCE: Final = 180000  # before, attnames lists them, but nothing sends them
 
 # All types, those of users and extensions included. An element's typarray names its true array;
 # int2vector and oidvector have elements too, but print without braces.
@@ -276,9 +277,15 @@ def _columns(
 ) -> tuple[CatalogColumn, ...]:
     with connection.cursor(row_factory=class_row(CatalogColumn)) as cursor:
         every = cursor.execute(COLUMNS, (table_oid,)).fetchall()
-    if published is None:
-        return tuple(column for column in every if not column.generated)
-    return tuple(column for column in every if column.name in published)
+    generated_sent = (
+        published is not None and connection.info.server_version >= PUBLISHED_GENERATED_SINCE
+    )
+    return tuple(
+        column
+        for column in every
+        if (generated_sent or not column.generated)
+        and (published is None or column.name in published)
+    )
 
 
 @dataclass(frozen=True)
