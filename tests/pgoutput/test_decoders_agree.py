@@ -125,7 +125,7 @@ def streams(draw: Any) -> list[bytes | None]:
     for _ in range(draw(st.integers(1, 4))):
         stream.transaction()
     cut = draw(st.integers(0, 3))
-    return stream.steps[: len(stream.steps) - cut]
+    return stream.steps[: max(1, len(stream.steps) - cut)]
 
 
 def run(decoder: ReferenceDecoder, steps: list[bytes | None]) -> list[Any]:
