@@ -1,0 +1,136 @@
+"""The connections of headrace.yaml: endpoints with their credentials."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SecretStr,
+    Tag,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
+
+# Types the file may name that this version cannot serve.
+FUTURE_TYPES = ("clickhouse", "duckdb", "files", "iceberg", "kafka", "mysql")
+
+
+class Frozen(BaseModel):
+    """Settings never change after loading, and know every key they may hold."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+def _not_a_bool(value: object) -> object:
+    if isinstance(value, bool):  # Python counts True as 1
+        raise ValueError("expected a number")
+    return value
+
+
+Port = Annotated[
+    int,
+    Field(ge=1, le=65535),
+    BeforeValidator(_not_a_bool),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1, "maximum": 65535},
+                {"type": "string", "pattern": r"^\$\{[A-Za-z_][A-Za-z0-9_]*\}$"},
+            ]
+        }
+    ),
+]
+
+
+class PostgresConnection(Frozen):
+    """A Postgres server and database, as libpq names them ("Parameter Key Words")."""
+
+    type: Literal["postgres"] = Field(description="The kind of system.")
+    url: SecretStr | None = Field(
+        default=None,
+        description="postgresql://user:password@host:port/database, instead of host, port, "
+        "database and user.",
+    )
+    host: str | None = Field(
+        default=None, min_length=1, description="Host name, address, or folder of a Unix socket."
+    )
+    port: Port = Field(default=5432, description="TCP port.")
+    database: str | None = Field(default=None, min_length=1, description="Database name.")
+    user: str | None = Field(
+        default=None, min_length=1, description="Role; it needs REPLICATION and SELECT."
+    )
+    password: SecretStr | None = Field(
+        default=None, description="Its password; ${NAME} reads the environment."
+    )
+    sslmode: SslMode | None = Field(
+        default=None,
+        description="libpq's sslmode; verify-full is the one that nobody can listen to. "
+        "libpq's default is prefer.",
+    )
+    sslrootcert: str | None = Field(
+        default=None, description="File of trusted certificate authorities, or system."
+    )
+    sslcert: str | None = Field(default=None, description="File of the client's certificate.")
+    sslkey: str | None = Field(default=None, description="File of the client's key.")
+
+    @field_validator("url")
+    @classmethod
+    def _is_postgres_url(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not url.get_secret_value().startswith(
+            ("postgresql://", "postgres://")
+        ):
+            raise ValueError("expected postgresql://user@host:port/database")
+        return url
+
+    @model_validator(mode="after")
+    def _has_one_address(self) -> Self:
+        parts = [k for k in ("host", "port", "database", "user") if k in self.model_fields_set]
+        if self.url is not None and parts:
+            raise ValueError(f"url stands in place of {', '.join(parts)}: give one or the other")
+        missing = [k for k in ("host", "database", "user") if getattr(self, k) is None]
+        if self.url is None and missing:
+            raise ValueError(f"missing {', '.join(missing)} (or give url)")
+        return self
+
+
+class DeltaConnection(Frozen):
+    """A place that holds Delta tables, at `<location>/<schema>/<table>`."""
+
+    type: Literal["delta"] = Field(description="The kind of system.")
+    location: str = Field(
+        min_length=1, description="A folder, or s3://, gs://, az:// or abfss:// and a path."
+    )
+    storage_options: dict[str, SecretStr] = Field(
+        default_factory=dict, description="Credentials and options of the object store."
+    )
+
+
+class FutureConnection(BaseModel):
+    """A kind of system that a later version will serve."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
+
+    type: Literal["clickhouse", "duckdb", "files", "iceberg", "kafka", "mysql"] = Field(
+        description="Not yet supported."
+    )
+
+
+def _kind(value: Any) -> str | None:
+    found = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return "future" if isinstance(found, str) and found in FUTURE_TYPES else found
+
+
+Connection = Annotated[
+    Annotated[PostgresConnection, Tag("postgres")]
+    | Annotated[DeltaConnection, Tag("delta")]
+    | Annotated[FutureConnection, Tag("future")],
+    Discriminator(_kind),
+]
