@@ -193,13 +193,14 @@ def _number_as_text(arrow: pa.DataType) -> _Scalar:
 def _decimal(typmod: int) -> pa.Decimal128Type | None:
     """The decimal for numeric(p, s), or None where it has no bounds or Arrow has no such type.
 
-    The modifier is 4 more than p and an 11-bit signed s packed (make_numeric_typmod, numeric.c).
+    The modifier is 4 more than p and an 11-bit signed s packed (make_numeric_typmod, numeric.c);
+    unsigned, a negative s is larger than any p.
     """
     if typmod < 4:
         return None
     precision = (typmod - 4) >> 16
-    scale = (((typmod - 4) & 0x7FF) ^ 0x400) - 0x400
-    if precision > MAX_DECIMAL_DIGITS or not 0 <= scale <= precision:
+    scale = (typmod - 4) & 0x7FF
+    if precision > MAX_DECIMAL_DIGITS or scale > precision:
         return None
     return pa.decimal128(precision, scale)
 
