@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import PurePosixPath
 from threading import Event
-from typing import Any
 
 from headrace.config import Capture as CaptureSettings
-from headrace.config import Settings
-from headrace.config.tables import SelectedTable, select_tables
+from headrace.config import SelectedTable, Settings, select_tables
 from headrace.connectors.delta.destination import DeltaDestination
 from headrace.connectors.postgres.catalog import discover
 from headrace.connectors.postgres.config import connect
-from headrace.connectors.postgres.source import PostgresSource
+from headrace.connectors.postgres.source import PostgresSource, slot_state
 from headrace.engine.materialize import Materialization, TableTarget
 from headrace.engine.runner import Runner
-from headrace.errors import LogError, ObjectMissingError
+from headrace.errors import LogError, LogLockedError, ObjectMissingError
 from headrace.log import LogReader, LogWriter, Storage, open_storage
+from headrace.log.layout import Layout
 from headrace.model import TableId
 
 Selection = Mapping[str, Sequence[SelectedTable]]  # by pipeline
@@ -65,6 +62,28 @@ def open_reader(settings: Settings, capture: CaptureSettings) -> LogReader | Non
         raise
 
 
+def lock_holder(settings: Settings, capture: CaptureSettings) -> str | None:
+    """Who runs this capture now, or None. Takes the lock for a moment if nobody does."""
+    try:
+        log_storage(settings).lock(Layout(capture.name).lock).release()
+    except LogLockedError as error:
+        return "host {host}, process {pid}, since {since}".format(**error.context)
+    return None
+
+
+def owned_path(capture: CaptureSettings) -> str:
+    """Where the log notes what Headrace created at the source, for `destroy` to drop."""
+    return f"{Layout(capture.name).root}/owned.json"
+
+
+def _note_slot(storage: Storage, capture: CaptureSettings) -> None:
+    """Before a slot is created, note that it is ours; one that exists is its creator's."""
+    with connect(capture.connection) as session:
+        exists = slot_state(session, capture.slot) is not None
+    if not exists:
+        storage.put(owned_path(capture), json.dumps({"slot": capture.slot}).encode())
+
+
 @contextmanager
 def running(
     settings: Settings,
@@ -80,6 +99,8 @@ def running(
     """
     storage = log_storage(settings)
     with LogWriter.open(storage, capture.name) as log:
+        if log.position is None:
+            _note_slot(storage, capture)
         source = PostgresSource(
             capture.connection,
             capture.slot,

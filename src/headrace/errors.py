@@ -162,6 +162,10 @@ class DivergedError(DestinationError):
     """The destination lacks a row or state that the change log says it must have."""
 
 
+class VerificationImpossibleError(HeadraceError):
+    """Source and destination cannot be brought to one LSN to be compared."""
+
+
 # -- ourselves -------------------------------------------------------------------------------------
 
 

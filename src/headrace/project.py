@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,8 @@ from headrace.plan import Plan, make_plan
 from headrace.preview import newest_changes
 from headrace.removal import remove_capture
 from headrace.status import Status, project_status
-from headrace.verify import TableVerification, verify_pipeline
+from headrace.verification import verify_capture
+from headrace.verify import TableVerification
 
 
 def load(path: str | Path = "headrace.yaml") -> Project:
@@ -56,12 +57,40 @@ class Project:
 
     def check(self, pipeline: str | None = None) -> list[Finding]:
         """Every preflight of the named pipeline, or of all; blockers first."""
+        findings = [f for capture in self._captures(pipeline) for f in self._check(capture)]
+        return sorted(findings, key=lambda finding: finding.severity.rank)
 
-    def fix(self, findings: Sequence[Finding]) -> list[str]:
-        """Apply the safe fixes that `check` proposed; gives the SQL that was run."""
+    def fix(self, pipeline: str | None = None) -> list[str]:
+        """Apply the safe fixes that `check` proposes; gives the SQL that was run."""
+        applied: list[str] = []
+        for capture in self._captures(pipeline):
+            findings = self._check(capture)
+            with connect(capture.connection) as session:
+                applied += source_check.fix(session, findings)
+        return applied
 
     def plan(self, pipeline: str | None = None) -> Plan:
         """What a run would create, change or drop at the source and at the destinations."""
+        plans = [make_plan(self.settings, capture) for capture in self._captures(pipeline)]
+        return Plan(tuple(step for plan in plans for step in plan.steps))
+
+    def _captures(self, pipeline: str | None = None) -> list[Capture]:
+        self._require(*([pipeline] if pipeline else []))
+        return [c for c in self.settings.captures() if pipeline is None or pipeline in c.pipelines]
+
+    def _require(self, *pipelines: str) -> None:
+        for name in pipelines:
+            if name not in self.settings.pipelines:
+                known = ", ".join(self.settings.pipelines)
+                raise ConfigError(f"there is no pipeline {name!r}", hint=f"choose one of {known}")
+
+    def _check(self, capture: Capture) -> list[Finding]:
+        selection = assembly.select(self.settings, capture)
+        tables = assembly.selected_tables(selection)
+        findings = source_check.check(capture.connection, capture.slot, capture.publication, tables)
+        for pipeline in capture.pipelines:
+            findings.append(assembly.destination(self.settings, pipeline).check(pipeline))
+        return findings
 
     # -- running -----------------------------------------------------------------------------------
 
@@ -81,22 +110,127 @@ class Project:
             CheckFailedError: a preflight found a blocker (exit code 3).
             HeadraceError: whatever no retry can cure.
         """
+        self._require(*pipelines)
+        stop = stop or threading.Event()
+        names = list(pipelines or self.settings.pipelines)
+        captures = [c for c in self.settings.captures() if set(names) & set(c.pipelines)]
+        with ExitStack() as stack:
+            runners = [
+                stack.enter_context(self._runner(c, [n for n in c.pipelines if n in names], stop))
+                for c in captures
+            ]
+            _run_all(runners, stop, once, on_tick)
+            return [TableFailure(*f) for runner in runners for f in runner.failed_tables]
+
+    def _runner(
+        self, capture: Capture, names: Sequence[str], stop: threading.Event
+    ) -> AbstractContextManager[Runner]:
+        self._prepare(capture)
+        selection = assembly.select(self.settings, capture)
+        return assembly.running(self.settings, capture, names, selection, stop)
+
+    def _prepare(self, capture: Capture) -> None:
+        """Create or extend the publication if we may; refuse to run past any other blocker."""
+        findings = self._check(capture)
+        ours = [f for f in findings if f.safe and f.name in source_check.PUBLICATION_FINDINGS]
+        if ours:
+            with connect(capture.connection) as session:
+                source_check.fix(session, ours)
+            findings = self._check(capture)
+        blockers = [f for f in findings if f.severity is Severity.BLOCKER]
+        if blockers:
+            listed = "; ".join(f.message for f in blockers)
+            raise CheckFailedError(
+                f"not ready to run: {listed}",
+                hint=blockers[0].fix or "headrace check names each fix",
+                findings=blockers,
+            )
 
     # -- looking -----------------------------------------------------------------------------------
 
     def status(self) -> Status:
         """Where every capture and table stands."""
+        return project_status(self.settings)
 
     def preview(self, table: str, limit: int = 20) -> pa.Table:
         """The newest changes of a source table in the change log, newest last."""
+        wanted = _table(table)
+        for capture in self.settings.captures():
+            reader = assembly.open_reader(self.settings, capture)
+            found = reader and newest_changes(reader, wanted, limit)
+            if found is not None:
+                return found
+        raise HeadraceError(
+            f"the change log holds no change of {wanted}",
+            hint="check the name (headrace plan), start headrace run, or change a row",
+        )
 
     def query(self, sql: str) -> pa.Table:
         """SQL over the destinations' tables by their names (`schema.table`)."""
+        places = {
+            self.settings.pipelines[name].destination: name for name in self.settings.pipelines
+        }
+        if len(places) > 1:
+            raise ConfigError(
+                f"there are several destinations: {', '.join(places)}",
+                hint="query one of them with a tool of its own, such as DuckDB",
+            )
+        return assembly.destination(self.settings, next(iter(places.values()))).query(sql)
 
     def verify(self, pipeline: str | None = None) -> list[TableVerification]:
-        """Prove that each table equals its source at one LSN."""
+        """Prove that each table equals its source at one LSN, catching up first if nobody runs."""
+        verified: list[TableVerification] = []
+        for capture in self._captures(pipeline):
+            names = [pipeline] if pipeline else list(capture.pipelines)
+            verified += verify_capture(
+                self.settings,
+                capture,
+                names,
+                lambda: self.run(names, once=True),  # noqa: B023
+            )
+        return verified
 
     # -- the end -----------------------------------------------------------------------------------
 
     def destroy(self, pipeline: str | None = None) -> list[str]:
         """Drop what Headrace created at the source, and its change logs; destination tables stay."""
+        return [
+            line
+            for capture in self._captures(pipeline)
+            for line in remove_capture(self.settings, capture)
+        ]
+
+
+def _run_all(
+    runners: Sequence[Runner],
+    stop: threading.Event,
+    once: bool,
+    on_tick: Callable[[Sequence[RunView]], None] | None,
+) -> None:
+    """Run side by side; the first one to fail stops the others."""
+    views = [runner.view for runner in runners]
+
+    def tick(_: RunView) -> None:
+        if on_tick is not None:
+            on_tick(views)
+
+    with ThreadPoolExecutor(len(runners), "headrace-capture") as pool:
+        futures = [
+            pool.submit(runner.run, once=once, on_tick=tick if runner is runners[0] else None)
+            for runner in runners
+        ]
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            failed = any(f.done() and f.exception() for f in futures)
+            if failed or not once:
+                stop.set()
+    for future in futures:
+        future.result()
+
+
+def _table(name: str) -> TableId:
+    try:
+        return TableId.parse(name)
+    except ValueError as error:
+        raise ConfigError(str(error), hint="headrace preview public.orders") from error

@@ -59,7 +59,8 @@ class Status:
 
 def project_status(settings: Settings) -> Status:
     """Look at everything once; an unreachable source is part of the answer, not an error."""
-    captures, tables = [], []
+    captures: list[CaptureStatus] = []
+    tables: list[TableStatus] = []
     for capture in settings.captures():
         reader = assembly.open_reader(settings, capture)
         status = _capture_status(settings, capture, reader)

@@ -1,13 +1,16 @@
 """headrace.yaml as typed settings."""
 
-from headrace.config.connections import DeltaConnection, PostgresConnection
-from headrace.config.loading import load
+from headrace.config.connections import Connection, DeltaConnection, PostgresConnection
+from headrace.config.load import DEFAULT_FILE, load, parse
 from headrace.config.selection import SelectedTable, select_tables
-from headrace.config.settings import Capture, Pipeline, Settings, TableEntry, json_schema
+from headrace.config.settings import Capture, Mode, Pipeline, Settings, TableEntry, json_schema
 
 __all__ = [
+    "DEFAULT_FILE",
     "Capture",
+    "Connection",
     "DeltaConnection",
+    "Mode",
     "Pipeline",
     "PostgresConnection",
     "SelectedTable",
@@ -15,5 +18,6 @@ __all__ = [
     "TableEntry",
     "json_schema",
     "load",
+    "parse",
     "select_tables",
 ]

@@ -97,7 +97,8 @@ class Pipeline(Frozen):
     source: str = Field(description="The connection to read from.")
     destination: str = Field(description="The connection to write to.")
     schedule: str = Field(
-        default="continuous", description="continuous, an interval such as 5m or 1h, or a cron line."
+        default="continuous",
+        description="continuous, an interval such as 5m or 1h, or a cron line.",
     )
     slot: Annotated[str, StringConstraints(pattern=SLOT_PATTERN)] | None = Field(
         default=None,

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from headrace import failpoints
@@ -70,6 +71,8 @@ class CaptureProgress:
 
     rows: int = 0
     transactions: int = 0
+    received: Lsn = Lsn(0)  # how far the source has sent
+    commit_ts: datetime | None = None  # of the newest transaction that is durable
     error: HeadraceError | None = None  # the last one that made it reconnect; None when well
     connected: bool = False
 
@@ -152,6 +155,7 @@ class Capture:
         manifest = self._log.commit(draft)
         self.progress.rows += sum(batch.num_rows for batch in decoded.batches)
         self.progress.transactions += taken.transactions
+        self.progress.commit_ts = taken.commit_ts or self.progress.commit_ts
         return Committed(manifest, open_files)
 
     def _stage(self, batches: Sequence[ChangeBatch]) -> list[LogFile]:
@@ -230,7 +234,9 @@ class _Session:
         return self._stream.pending_bytes >= 2 * self._capture.policy.max_bytes
 
     def _pending(self, *, idle: bool) -> Pending:
-        stream, behind = self._stream, self._stream.received_lsn > self._durable
+        stream, received = self._stream, self._stream.received_lsn
+        behind = received > self._durable
+        self._capture.progress.received = received
         target = self._capture.target
         wanted = target is not None and self._durable < target
         if wanted and idle and not behind:
@@ -263,6 +269,7 @@ class _Session:
         self._spilled = committed.open_files
         if committed.manifest is not None:
             self._durable = committed.manifest.to_lsn
+            self._capture.progress.error = None
             self._stream.acknowledge(self._durable)
             self._backoff.reset()
             failpoints.hit("capture.acknowledged")

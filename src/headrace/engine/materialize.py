@@ -162,6 +162,7 @@ class Materialization:
 
     def run(self, stop: threading.Event) -> None:
         """Apply what the log holds and what it gets until told to stop."""
+        self._record_positions(now=True)  # retention waits for readers that it knows
         with ThreadPoolExecutor(self._workers, f"headrace-{self.name}") as pool:
             while not stop.is_set():
                 self.catch_sight()
@@ -301,7 +302,7 @@ class Materialization:
     def _read(self, part: _Stretch, after: Lsn) -> Sequence[ChangeBatch]:
         if part.to_lsn <= after:
             return []
-        return [batch for file in part.files for batch in self._reader.read(file)]
+        return self._reader.read_all(part.files)
 
     def _schema(self, state: TableState, table: TableId, version: int) -> TableSchema:
         return self._keyed(state, self._reader.schema(table, version))
@@ -315,6 +316,23 @@ class Materialization:
     def reached(self, lsn: Lsn) -> bool:
         """Whether every table that can go on holds all changes up to `lsn`."""
         return self.position >= lsn and all(state.settled for state in self.tables.values())
+
+    @property
+    def applied_lsn(self) -> Lsn:
+        """Up to where every table that goes on holds all changes."""
+        behind = [
+            state.checkpoint.lsn
+            for state in self.tables.values()
+            if state.checkpoint is not None and state.queue and state.phase is not Phase.FAILED
+        ]
+        return min(behind, default=self.position)
+
+    @property
+    def waiting_since(self) -> datetime | None:
+        """Commit time of the oldest change that waits to be applied, if one does."""
+        heads = [list(s.queue)[:1] for s in self.tables.values() if s.phase is not Phase.FAILED]
+        times = [part.commit_ts for head in heads for part in head if part.commit_ts is not None]
+        return min(times, default=None)
 
     def _record_positions(self, *, now: bool = False) -> None:
         if not now and time.monotonic() - self._recorded < RECORD_INTERVAL:

@@ -32,6 +32,23 @@ class RunView:
     copier: Copier
     materializations: Sequence[Materialization]
 
+    @property
+    def rows_applied(self) -> int:
+        """Changes that the destinations hold, since the run began."""
+        return sum(s.applied_rows for m in self.materializations for s in m.tables.values())
+
+    @property
+    def lag_bytes(self) -> int:
+        """WAL that the source has sent and the slowest table does not hold yet."""
+        applied = min((m.applied_lsn for m in self.materializations), default=Lsn(0))
+        return max(self.capture.progress.received - applied, 0)
+
+    @property
+    def lag_seconds(self) -> float:
+        """Age of the oldest change that is in the log and not at every destination."""
+        waiting = [m.waiting_since for m in self.materializations if m.waiting_since is not None]
+        return max((datetime.now(UTC) - min(waiting)).total_seconds(), 0.0) if waiting else 0.0
+
 
 class Runner:
     """Runs one capture; `run` blocks and comes back with everything durable and the slot free.
@@ -140,11 +157,11 @@ class Runner:
         return all(m.reached(target) for m in self._materializations)
 
     @property
-    def failed_tables(self) -> list[tuple[str, TableId, HeadraceError | None]]:
+    def failed_tables(self) -> list[tuple[str, TableId, HeadraceError]]:
         """Tables that wait for a person: pipeline, table, error."""
         return [
             (m.name, table, state.error)
             for m in self._materializations
             for table, state in m.tables.items()
-            if state.phase is Phase.FAILED
+            if state.phase is Phase.FAILED and state.error is not None
         ]

@@ -1,0 +1,72 @@
+"""`headrace destroy`: takes away what Headrace created, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from headrace import assembly
+from headrace.config import Capture, Settings
+from headrace.connectors.postgres.config import connect
+from headrace.connectors.postgres.source import slot_state
+from headrace.errors import ObjectMissingError
+from headrace.log import Storage
+from headrace.log.layout import Layout
+
+# What check's fixes say of a publication that they create.
+PUBLICATION_COMMENT = "created by headrace"
+
+PUBLICATION_OWNED = """
+SELECT pg_catalog.obj_description(oid, 'pg_publication') FROM pg_catalog.pg_publication
+ WHERE pubname = %s
+"""
+
+
+def remove_capture(settings: Settings, capture: Capture) -> list[str]:
+    """Drop the capture's slot and publication, if Headrace made them, and its change log.
+
+    Gives a line for each thing that went or stayed. Destination tables stay.
+
+    Raises:
+        LogLockedError: a run is going on.
+        SourceUnavailableError: the source cannot be reached; nothing was removed.
+    """
+    storage = assembly.log_storage(settings)
+    lock = storage.lock(Layout(capture.name).lock)
+    try:
+        with connect(capture.connection) as session:
+            done = [_drop_slot(session, storage, capture), _drop_publication(session, capture)]
+        paths = [entry.path for entry in storage.list(Layout(capture.name).root)]
+        storage.delete([path for path in paths if path != Layout(capture.name).lock])
+        return [*done, f"removed the change log {storage.location(Layout(capture.name).root)}"]
+    finally:
+        lock.release()
+
+
+def _drop_slot(session: psycopg.Connection[Any], storage: Storage, capture: Capture) -> str:
+    if slot_state(session, capture.slot) is None:
+        return f"slot {capture.slot}: there is none"
+    if _owned(storage, capture).get("slot") != capture.slot:
+        return f"slot {capture.slot}: kept, because Headrace did not create it"
+    session.execute("SELECT pg_catalog.pg_drop_replication_slot(%s)", (capture.slot,))
+    return f"dropped slot {capture.slot}"
+
+
+def _owned(storage: Storage, capture: Capture) -> dict[str, Any]:
+    try:
+        return dict(json.loads(storage.get(assembly.owned_path(capture))))
+    except ObjectMissingError:
+        return {}
+
+
+def _drop_publication(session: psycopg.Connection[Any], capture: Capture) -> str:
+    found = session.execute(PUBLICATION_OWNED, (capture.publication,)).fetchone()
+    if found is None:
+        return f"publication {capture.publication}: there is none"
+    if found[0] != PUBLICATION_COMMENT:
+        return f"publication {capture.publication}: kept, because Headrace did not create it"
+    session.execute(sql.SQL("DROP PUBLICATION {}").format(sql.Identifier(capture.publication)))
+    return f"dropped publication {capture.publication}"
