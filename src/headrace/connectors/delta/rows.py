@@ -1,0 +1,137 @@
+"""The rows of a table by their keys: the key index, kept in step with the table's state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pyroaring import BitMap
+
+from headrace.connectors.delta.files import open_parquet, read_columns, read_range, read_rows
+from headrace.connectors.delta.fingerprint import Hasher, Hashes
+from headrace.connectors.delta.index import KeyIndex, LiveFiles, Locations, by_file, locations
+from headrace.connectors.delta.state import TableState
+from headrace.connectors.delta.vectors import read_vector
+from headrace.errors import DestinationError
+from headrace.log.storage import Storage
+
+
+class RowIndex:
+    """Finds rows by the columns of `schema`: the key's, or all of them in a table without one."""
+
+    def __init__(self, storage: Storage, schema: pa.Schema, hasher: Hasher | None = None) -> None:
+        self.schema = schema
+        self._storage = storage
+        self._hasher = hasher or Hasher.of(schema)
+        self._files = LiveFiles()
+        self._index = KeyIndex(self._files)
+
+    @property
+    def nbytes(self) -> int:
+        return self._index.nbytes
+
+    @property
+    def entries(self) -> int:
+        return self._index.entries
+
+    def sync(self, state: TableState) -> None:
+        """Follow the table to another state: only files not seen before are read."""
+        fresh = self._files.sync(state.files, lambda v: load_vector(self._storage, v))
+        self._index.add(entry for path in fresh for entry in self._entries(path))
+
+    def _entries(self, path: str) -> Iterator[tuple[Hashes, Locations]]:
+        number, start = self._files.number(path), 0
+        for keys in read_columns(self._storage, path, self.schema):
+            where = locations(number, np.arange(start, start + keys.num_rows))
+            alive = self._files.live(where)
+            yield self._hasher.hash(keys).take(alive), where[alive]
+            start += keys.num_rows
+
+    def hash(self, keys: pa.Table) -> Hashes:
+        """The numbers of keys. Raises NullKeyError as `Hasher.hash` does."""
+        return self._hasher.hash(keys)
+
+    def find(self, keys: Hashes) -> tuple[npt.NDArray[np.intp], Locations]:
+        """Positions in `keys` and places of their live rows, in no particular order."""
+        return self._index.find(keys)
+
+    def find_each_once(self, rows: Hashes) -> Locations | None:
+        """For a multiset: a row of its own for each of `rows`; None if there are not as many."""
+        pairs = np.stack([rows.high, rows.high if rows.low is None else rows.low], axis=1)
+        _, first, counts = np.unique(pairs, axis=0, return_index=True, return_counts=True)
+        which, where = self._index.find(rows.take(first))
+        order = np.lexsort((where, which))
+        which, where = which[order], where[order]
+        rank = np.arange(len(which)) - np.searchsorted(which, which, "left")
+        taken = where[rank < counts[which]]
+        return taken if len(taken) == len(rows) else None
+
+    def deletions(self, where: Locations) -> dict[str, BitMap]:
+        """For each file that holds one of these rows: all rows deleted from it, with these."""
+        return {
+            self._files.path(number): self._files.deleted(number) | BitMap(rows)
+            for number, _, rows in by_file(where)
+        }
+
+    def read(self, where: Locations, schema: pa.Schema) -> pa.Table:
+        """The columns of `schema` of rows, in the order of `where`."""
+        parts, order = [schema.empty_table()], [np.empty(0, np.intp)]
+        for number, positions, rows in by_file(where):
+            path = self._files.path(number)
+            parts.append(read_rows(self._storage, path, schema, rows.astype(np.int64)))
+            order.append(positions)
+        back = np.argsort(np.concatenate(order))
+        return pa.concat_tables(parts).take(pa.array(back))
+
+    def committed(
+        self,
+        deletions: Mapping[str, tuple[Mapping[str, Any] | None, BitMap]],
+        removed: Iterable[str],
+        added: Iterable[tuple[str, Hashes]],
+    ) -> None:
+        """Follow a commit of our own, without reading anything."""
+        for path in removed:
+            self._files.drop(path)
+        for path, (descriptor, rows) in deletions.items():
+            self._files.add(path, descriptor, rows)
+        self._index.add(
+            (hashes, locations(self._files.add(path, None, BitMap()), np.arange(len(hashes))))
+            for path, hashes in added
+        )
+
+
+def load_vector(storage: Storage, descriptor: Mapping[str, Any] | None) -> BitMap:
+    """The rows that a descriptor takes away, from wherever they are stored."""
+    return read_vector(
+        descriptor, lambda path, offset, length: read_range(storage, path, offset, length)
+    )
+
+
+def live_rows(storage: Storage, file: Mapping[str, Any], schema: pa.Schema) -> Iterator[pa.Table]:
+    """The rows of a data file that its deletion vector leaves, a batch at a time."""
+    deleted = np.frombuffer(
+        load_vector(storage, file.get("deletionVector")).to_array(), np.uint32
+    ).astype(np.int64)
+    start = 0
+    for rows in read_columns(storage, file["path"], schema):
+        inside = deleted[(deleted >= start) & (deleted < start + rows.num_rows)] - start
+        start += rows.num_rows
+        alive = np.ones(rows.num_rows, np.bool_)
+        alive[inside] = False
+        yield rows.filter(pa.array(alive)) if len(inside) else rows
+
+
+def count_rows(storage: Storage, file: Mapping[str, Any], known: int | None) -> int:
+    """Rows of a data file, dead ones too, by its statistics or else its footer."""
+    if known is not None:
+        return known
+    with open_parquet(storage, file["path"]) as parquet:
+        if parquet.metadata.num_rows >= 1 << 32:
+            raise DestinationError(
+                f"{file['path']} has more rows than Headrace can number",
+                hint="rewrite the file in smaller ones",
+            )
+        return int(parquet.metadata.num_rows)

@@ -1,0 +1,151 @@
+"""A table's schema in Delta's JSON, and what changed between two of them.
+
+PROTOCOL.md, "Schema Serialization Format" and "Table Features". Each field's metadata holds the
+catalog number of the source's column, which tells a renamed column from another one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.types as t
+from deltalake import Schema
+
+from headrace.connectors.delta.types import stored_schema
+from headrace.errors import DestinationError, UnsupportedSchemaChangeError
+from headrace.model import TableSchema
+
+ATTNUM: Final = "headrace.attnum"
+
+# What we read and keep right when others have switched it on.
+_KNOWN_FEATURES: Final = {
+    "appendOnly",
+    "changeDataFeed",
+    "deletionVectors",
+    "invariants",
+    "timestampNtz",
+}
+
+
+def delta_schema(schema: TableSchema) -> str:
+    """The `schemaString` of a table."""
+    fields = json.loads(Schema.from_arrow(stored_schema(schema.arrow())).to_json())
+    for field, column in zip(fields["fields"], schema.columns, strict=True):
+        if column.attnum:
+            field["metadata"][ATTNUM] = column.attnum
+    return json.dumps(fields, separators=(",", ":"))
+
+
+def arrow_schema(schema_string: str) -> pa.Schema:
+    """The stored schema that a `schemaString` describes."""
+    return stored_schema(pa.schema(Schema.from_json(schema_string).to_arrow()))
+
+
+def protocol_for(schema: TableSchema, *, change_data_feed: bool) -> dict[str, Any]:
+    """The `protocol` action that a table of this schema needs, with deletion vectors."""
+    features = ["deletionVectors"]
+    if any(_has_local_timestamps(c.type) for c in schema.columns):
+        features.append("timestampNtz")
+    return {
+        "minReaderVersion": 3,
+        "minWriterVersion": 7,
+        "readerFeatures": features,
+        "writerFeatures": features + ["changeDataFeed"] * change_data_feed,
+    }
+
+
+def with_features_of(
+    protocol: Mapping[str, Any], needed: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """`protocol` with what it lacks of `needed`; None if it lacks nothing."""
+    merged = dict(protocol)
+    for kind in ("readerFeatures", "writerFeatures"):
+        had = list(protocol.get(kind) or [])
+        merged[kind] = had + [f for f in needed[kind] if f not in had]
+    return None if merged == dict(protocol) else merged
+
+
+def _has_local_timestamps(arrow: pa.DataType) -> bool:
+    if t.is_timestamp(arrow):
+        return arrow.tz is None
+    children = [arrow.field(i).type for i in range(arrow.num_fields)]
+    return any(_has_local_timestamps(child) for child in children)
+
+
+def check_protocol(protocol: Mapping[str, Any], metadata: Mapping[str, Any], where: str) -> None:
+    """Refuse tables whose rules for writers we do not know. PROTOCOL.md, "Table Features".
+
+    Raises:
+        DestinationError: the table needs a feature that this writer does not have.
+    """
+    if protocol["minReaderVersion"] != 3 or protocol["minWriterVersion"] != 7:
+        unknown = {f"protocol {protocol['minReaderVersion']}/{protocol['minWriterVersion']}"}
+    else:
+        unknown = set(protocol.get("writerFeatures") or []) - _KNOWN_FEATURES
+    configuration = metadata.get("configuration") or {}
+    if configuration.get("delta.appendOnly", "").lower() == "true":
+        unknown.add("delta.appendOnly=true")
+    if "delta.invariants" in metadata["schemaString"]:
+        unknown.add("column invariants")
+    if unknown:
+        raise DestinationError(
+            f"{where} needs of its writers what Headrace does not do: {', '.join(sorted(unknown))}",
+            hint="take the feature away from the table, or resync it under another name",
+        )
+
+
+@dataclass(frozen=True)
+class SchemaChange:
+    """Columns that a newer schema has beyond an older one."""
+
+    added: tuple[str, ...]
+
+
+def schema_change(schema_string: str, schema: TableSchema) -> SchemaChange:
+    """What `schema` adds to the table's `schema_string`.
+
+    Raises:
+        UnsupportedSchemaChangeError: a column was dropped, renamed or got another type.
+    """
+    old = {field["name"]: field for field in json.loads(schema_string)["fields"]}
+    new = {field["name"]: field for field in json.loads(delta_schema(schema))["fields"]}
+    for name, field in old.items():
+        complaint = _complaint(field, new.get(name), new, old)
+        if complaint:
+            raise UnsupportedSchemaChangeError(
+                f"{schema.table}: column {name} {complaint}, which a Delta table cannot follow",
+                hint=f"headrace resync {schema.table}",
+                column=name,
+                table=str(schema.table),
+            )
+    return SchemaChange(tuple(name for name in schema.names if name not in old))
+
+
+def _complaint(
+    old: Mapping[str, Any],
+    new: Mapping[str, Any] | None,
+    all_new: Mapping[str, Mapping[str, Any]],
+    all_old: Mapping[str, Mapping[str, Any]],
+) -> str:
+    number = old["metadata"].get(ATTNUM)
+    if new is None:
+        heirs = [
+            name
+            for name, field in all_new.items()
+            if number and name not in all_old and field["metadata"].get(ATTNUM) == number
+        ]
+        return f"was renamed to {heirs[0]}" if heirs else "was dropped"
+    if old["type"] != new["type"]:
+        return f"changed its type from {_type_text(old)} to {_type_text(new)}"
+    if number and new["metadata"].get(ATTNUM) not in (None, number):
+        return "was dropped and added anew"
+    return ""
+
+
+def _type_text(field: Mapping[str, Any]) -> str:
+    kind = field["type"]
+    return kind if isinstance(kind, str) else str(kind["type"])

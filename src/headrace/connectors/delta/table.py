@@ -1,0 +1,405 @@
+"""One Delta table that holds the current state of a source table, written by merge-on-read.
+
+A batch of changes becomes one deletion-vector file for the rows that go, one data file for those
+that come, and one log entry that names both and holds the checkpoint (DESIGN.md §9). Nothing here
+remembers more than the log says, but for the key index, which is rebuilt from the files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pyroaring import BitMap
+
+from headrace.connectors.delta import actions, maintenance
+from headrace.connectors.delta.actions import LSN_SUFFIX, Action
+from headrace.connectors.delta.adopt import adopt
+from headrace.connectors.delta.fingerprint import Hasher, Hashes, NullKeyError, concat_hashes
+from headrace.connectors.delta.index import Locations
+from headrace.connectors.delta.plans import (
+    DELETION_VECTORS,
+    PIPELINE,
+    evolution,
+    merging,
+    replacement,
+)
+from headrace.connectors.delta.rows import RowIndex, count_rows
+from headrace.connectors.delta.schema import check_protocol, schema_change
+from headrace.connectors.delta.state import TableState, follow, load_state
+from headrace.connectors.delta.types import stored_schema, to_stored
+from headrace.connectors.delta.writer import CommitLostError, put_commit, write_files
+from headrace.errors import (
+    DestinationConflictError,
+    DestinationError,
+    DivergedError,
+    ForeignTableError,
+    UnsupportedSchemaChangeError,
+)
+from headrace.log.storage import Storage
+from headrace.model import Checkpoint, Fill, Lsn, NetChanges, TableId, TableSchema
+
+ATTEMPTS: Final = 10  # commits lost in a row to other writers before the engine gets a turn
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """A batch of changes set against the table: what comes and which rows go."""
+
+    upserts: pa.Table
+    hashes: Hashes  # of the upserts
+    doomed: Locations
+    deleted: int  # rows that no upsert brings back
+
+
+class MergeOnReadTable:
+    """Fulfils `DestinationTable`; used by one thread at a time, the table's only steady writer.
+
+    Other writers' commits (compaction, properties, appends) are followed as they are met: a commit
+    that is lost to one is planned anew against the table as it then is.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        name: TableId,
+        pipeline: str,
+        options: Mapping[str, str],
+        *,
+        change_data_feed: bool = False,
+    ) -> None:
+        self.name = name
+        self.storage = storage
+        self._pipeline = pipeline
+        self._options = options
+        self._change_data_feed = change_data_feed
+        self._state: TableState | None = None
+        self._rows: RowIndex | None = None
+        self._exact = True  # False once a null was met in an integer key
+        self._checked: tuple[object, ...] = ()
+        self._swept = 0
+
+    # -- DestinationTable --------------------------------------------------------------------------
+
+    def checkpoint(self, log_id: str) -> Checkpoint | None:
+        """Where this table stands in that log; None if it never took anything from it.
+
+        Raises:
+            LogError: the table's log cannot be read.
+            DestinationError: the table's log is not one that we can read.
+        """
+        state = self._refresh()
+        return None if state is None else self._standing(state, log_id)
+
+    def load(self, schema: TableSchema, files: Sequence[str], at: Checkpoint) -> None:
+        """Replace the whole content by snapshot files, in one commit that holds the checkpoint.
+
+        Raises:
+            ForeignTableError: a table stands here that this pipeline did not make.
+            DestinationError: Delta cannot hold a column's type.
+        """
+        if self._refresh_ours() is not None:
+            self._check_protocol()
+        adds = adopt(self.storage, self._options, schema, files)
+        checkpoint = actions.transactions(self._app_id(at.log_id), at)
+        self._rows, self._exact = None, True
+        self._commit_any(
+            lambda state: replacement(
+                state,
+                schema,
+                adds,
+                checkpoint,
+                at,
+                pipeline=self._pipeline,
+                change_data_feed=self._change_data_feed,
+            )
+        )
+
+    def apply(self, changes: NetChanges, to: Checkpoint) -> None:
+        """Apply changes and checkpoint in one commit; at or before the checkpoint, do nothing.
+
+        Raises:
+            DivergedError: the table lacks rows that the change log says it must have.
+            DestinationConflictError: other writers commit faster than we can follow.
+            UnsupportedSchemaChangeError: another writer changed the table's columns.
+        """
+        for _ in range(ATTEMPTS):
+            state = self._known_state()
+            if self._is_done(state, to):
+                return
+            self._check_columns(state, changes.schema)
+            try:
+                self._apply_once(state, changes, to)
+            except CommitLostError:
+                self._refresh_ours()
+            except NullKeyError:
+                self._rows, self._exact = None, False
+            else:
+                self._maintain(state)
+                return
+        raise self._conflict()
+
+    def evolve(self, schema: TableSchema) -> None:
+        """Follow added columns; rows that stand get the constants that the source has for them.
+
+        Raises:
+            UnsupportedSchemaChangeError: a column was dropped, renamed or got another type.
+        """
+        self._known_state()
+        self._refresh_ours()
+        self._check_protocol()
+        if not schema.key:
+            self._rows = None
+        self._commit_any(lambda state: evolution(self.storage, state or TableState(), schema))
+
+    # -- the state ---------------------------------------------------------------------------------
+
+    def _refresh(self) -> TableState | None:
+        """Follow the log to its end."""
+        if self._state is None:
+            self._state = load_state(self.storage)
+        elif any("add" in a or "remove" in a for a in follow(self.storage, self._state)):
+            self._sync()
+        return self._state
+
+    def _refresh_ours(self) -> TableState | None:
+        state = self._refresh()
+        if state is not None and state.configuration.get(PIPELINE) != self._pipeline:
+            owner = state.configuration.get(PIPELINE)
+            made = f"the pipeline {owner!r} made" if owner else "Headrace did not make"
+            raise ForeignTableError(
+                f"{self.storage.url} is a Delta table that {made}",
+                hint=f"move it away, or give {self.name} another `name:` in headrace.yaml",
+                table=str(self.name),
+            )
+        return state
+
+    def _known_state(self) -> TableState:
+        """The state as we know it; another writer's commits since then make ours fail."""
+        state = self._state if self._state is not None else self._refresh_ours()
+        if state is None:
+            raise self._diverged("there is no table, though it was loaded once")
+        return state
+
+    def _sync(self) -> None:
+        if self._rows is not None and self._state is not None:
+            try:
+                self._rows.sync(self._state)
+            except NullKeyError:
+                self._rows, self._exact = None, False
+
+    def _app_id(self, log_id: str) -> str:
+        return f"headrace/{log_id}/{self._pipeline}/{self.name}"
+
+    def _standing(self, state: TableState, log_id: str) -> Checkpoint | None:
+        app_id = self._app_id(log_id)
+        commit, lsn = state.txns.get(app_id), state.txns.get(app_id + LSN_SUFFIX)
+        return None if commit is None or lsn is None else Checkpoint(log_id, commit, Lsn(lsn))
+
+    def _is_done(self, state: TableState, to: Checkpoint) -> bool:
+        standing = self._standing(state, to.log_id)
+        if standing is None:
+            raise self._diverged(f"it never took anything from the change log {to.log_id}")
+        return to <= standing
+
+    def _check_columns(self, state: TableState, schema: TableSchema) -> None:
+        """Refuse what other writers may have made of the table since we last looked."""
+        if self._checked and self._checked[0] is state.metadata and self._checked[1] is schema:
+            return
+        self._check_protocol()
+        added = schema_change(state.metadata["schemaString"], schema).added
+        if added:
+            raise UnsupportedSchemaChangeError(
+                f"{self.storage.url} lacks the columns {', '.join(added)} of {schema.table}",
+                hint=f"headrace resync {self.name}",
+                table=str(self.name),
+            )
+        self._checked = (state.metadata, schema)
+
+    def _check_protocol(self) -> None:
+        state = self._known_state()
+        check_protocol(state.protocol, state.metadata, self.storage.url)
+        if state.configuration.get(DELETION_VECTORS, "").lower() != "true":
+            raise DestinationError(
+                f"{self.storage.url} no longer allows deletion vectors",
+                hint=f"set its table property {DELETION_VECTORS} to true",
+                table=str(self.name),
+            )
+
+    # -- commits -----------------------------------------------------------------------------------
+
+    def _commit_any(self, plan: Callable[[TableState | None], list[Action]]) -> None:
+        """Commit what `plan` makes of the newest state, until no other writer comes between."""
+        for _ in range(ATTEMPTS):
+            commit = plan(self._state)
+            if not commit:
+                return
+            try:
+                self._put(commit)
+            except CommitLostError:
+                self._refresh_ours()
+            else:
+                self._sync()
+                return
+        raise self._conflict()
+
+    def _put(self, commit: Sequence[Action]) -> None:
+        state = self._state or TableState()
+        put_commit(self.storage, state.version + 1, commit)
+        state.replay(state.version + 1, commit)
+        self._state = state
+
+    def _apply_once(self, state: TableState, changes: NetChanges, to: Checkpoint) -> None:
+        stored = stored_schema(changes.schema.arrow())
+        if changes.truncate:
+            self._truncate(state, to_stored(changes.upserts, stored), to)
+            return
+        rows = self._row_index(state, changes.schema, stored)
+        batch = self._set_against(rows, changes, stored)
+        deletions, emptied = self._divide(state, rows.deletions(batch.doomed))
+        written = write_files(self.storage, batch.upserts, deletions)
+        metrics = {"numUpsertedRows": batch.upserts.num_rows, "numDeletedRows": batch.deleted}
+        commit = [
+            actions.commit_info("MERGE", at=to, metrics=metrics),
+            *(actions.remove(state.files[path]) for path in [*deletions, *emptied]),
+            *(
+                actions.with_vector(file, written.descriptors[path], self._total(file))
+                for path, file in ((path, state.files[path]) for path in deletions)
+            ),
+            *([written.add] if written.add else []),
+            *actions.transactions(self._app_id(to.log_id), to),
+        ]
+        self._put(commit)
+        rows.committed(
+            {path: (written.descriptors[path], gone) for path, gone in deletions.items()},
+            emptied,
+            [(written.add["add"]["path"], batch.hashes)] if written.add else [],
+        )
+
+    def _truncate(self, state: TableState, upserts: pa.Table, to: Checkpoint) -> None:
+        written = write_files(self.storage, upserts, {})
+        live = sum(self._total(file) - _cardinality(file) for file in state.files.values())
+        metrics = {"numUpsertedRows": upserts.num_rows, "numDeletedRows": live}
+        self._put(
+            [
+                actions.commit_info("TRUNCATE", at=to, metrics=metrics),
+                *(actions.remove(file) for file in state.files.values()),
+                *([written.add] if written.add else []),
+                *actions.transactions(self._app_id(to.log_id), to),
+            ]
+        )
+        self._sync()
+
+    def _total(self, file: Mapping[str, Any]) -> int:
+        return count_rows(self.storage, file, maintenance.known_rows(file))
+
+    def _divide(
+        self, state: TableState, deletions: Mapping[str, BitMap]
+    ) -> tuple[dict[str, BitMap], list[str]]:
+        """Files that lose rows, and those that lose their last."""
+        emptied = [p for p, gone in deletions.items() if len(gone) == self._total(state.files[p])]
+        return {p: gone for p, gone in deletions.items() if p not in set(emptied)}, emptied
+
+    # -- rows --------------------------------------------------------------------------------------
+
+    def _row_index(self, state: TableState, schema: TableSchema, stored: pa.Schema) -> RowIndex:
+        """The index by the schema's key; built at first need, or when the key has changed."""
+        columns = pa.schema([stored.field(name) for name in schema.key or schema.names])
+        if self._rows is None or not self._rows.schema.equals(columns):
+            rows = RowIndex(self.storage, columns, Hasher.of(columns, exact=self._exact))
+            rows.sync(state)
+            self._rows = rows
+        return self._rows
+
+    def _set_against(self, rows: RowIndex, changes: NetChanges, stored: pa.Schema) -> _Batch:
+        upserts = to_stored(changes.upserts, stored)
+        for fill in changes.fills:
+            upserts = self._filled(rows, upserts, fill)
+        come = rows.hash(upserts.select(rows.schema.names))
+        go = rows.hash(to_stored(changes.deletes, rows.schema))
+        if not changes.schema.key:
+            doomed = rows.find_each_once(go)
+            if doomed is None:
+                raise self._diverged("rows to be deleted are not there")
+            return _Batch(upserts, come, doomed, len(doomed))
+        which, where = rows.find(concat_hashes([go, come]))
+        doomed, first = np.unique(where, return_index=True)
+        return _Batch(upserts, come, doomed, int(np.count_nonzero(which[first] < len(go))))
+
+    def _filled(self, rows: RowIndex, upserts: pa.Table, fill: Fill) -> pa.Table:
+        """The upserts with the old values of columns that the source did not send."""
+        which, where = rows.find(rows.hash(to_stored(fill.keys, rows.schema)))
+        found = np.zeros(len(fill.rows), np.bool_)
+        found[which] = True
+        if not found.all():
+            missing = int(np.count_nonzero(~found))
+            raise self._diverged(f"{missing} rows that keep their old values are not there")
+        places = np.zeros(len(fill.rows), np.uint64)
+        places[which] = where
+        fields = pa.schema([upserts.schema.field(name) for name in fill.columns])
+        old = rows.read(places, fields)
+        for field in fields:
+            column = _overlaid(upserts.column(field.name), old.column(field.name), fill.rows)
+            upserts = upserts.set_column(upserts.schema.get_field_index(field.name), field, column)
+        return upserts
+
+    # -- upkeep ------------------------------------------------------------------------------------
+
+    def _maintain(self, state: TableState) -> None:
+        """Bounded upkeep between two commits.
+
+        Raises:
+            DestinationUnavailableError: it failed; what was applied before stands.
+        """
+        if state.version % maintenance.MERGE_CHECK_EVERY == 0:
+            paths = maintenance.choose_merge(state.files)
+            if paths:
+                self._merge(state, paths)
+        if state.version - state.checkpoint_version >= maintenance.CHECKPOINT_EVERY:
+            maintenance.write_checkpoint(self.storage.url, self._options)
+            state.checkpoint_version = state.version
+            if state.version - self._swept >= maintenance.SWEEP_EVERY:
+                maintenance.sweep(self.storage, state, actions.now_ms())
+                self._swept = state.version
+
+    def _merge(self, state: TableState, paths: Sequence[str]) -> None:
+        try:
+            self._put(merging(self.storage, state, paths))
+        except CommitLostError:
+            self._refresh_ours()  # the other writer may have merged them; there is a next time
+        else:
+            self._sync()
+
+    # -- errors ------------------------------------------------------------------------------------
+
+    def _conflict(self) -> DestinationConflictError:
+        return DestinationConflictError(
+            f"{self.storage.url}: {ATTEMPTS} commits in a row were lost to other writers",
+            hint="let nothing else write to this table while Headrace runs",
+            table=str(self.name),
+        )
+
+    def _diverged(self, why: str) -> DivergedError:
+        return DivergedError(
+            f"{self.name} at {self.storage.url} is not as the change log says: {why}",
+            hint=f"headrace resync {self.name}",
+            table=str(self.name),
+        )
+
+
+def _cardinality(file: Mapping[str, Any]) -> int:
+    vector = file.get("deletionVector")
+    return int(vector["cardinality"]) if vector else 0
+
+
+def _overlaid(
+    column: pa.ChunkedArray, values: pa.ChunkedArray, rows: npt.NDArray[np.int64]
+) -> pa.ChunkedArray:
+    """The column with `values` in place of its own at `rows`."""
+    source = np.arange(len(column), dtype=np.int64)
+    source[rows] = len(column) + np.arange(len(rows))
+    return pa.chunked_array([*column.chunks, *values.chunks], column.type).take(pa.array(source))
