@@ -88,8 +88,7 @@ class Project:
         selection = assembly.select(self.settings, capture)
         tables = assembly.selected_tables(selection)
         findings = source_check.check(capture.connection, capture.slot, capture.publication, tables)
-        for pipeline in capture.pipelines:
-            findings.append(assembly.destination(self.settings, pipeline).check(pipeline))
+        findings += [_writable(self.settings, pipeline) for pipeline in capture.pipelines]
         return findings
 
     # -- running -----------------------------------------------------------------------------------
@@ -199,6 +198,21 @@ class Project:
             for capture in self._captures(pipeline)
             for line in remove_capture(self.settings, capture)
         ]
+
+
+def _writable(settings: Settings, pipeline: str) -> Finding:
+    place = assembly.destination(settings, pipeline)
+    try:
+        place.check_writable()
+    except HeadraceError as error:
+        return Finding(
+            Severity.BLOCKER,
+            "destination-writable",
+            error.message,
+            (place.location,),
+            fix=error.hint,
+        )
+    return Finding(Severity.OK, "destination-writable", "destination writable", (place.location,))
 
 
 def _run_all(

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from headrace import assembly
 from headrace.config import Capture, SelectedTable, Settings
-from headrace.connectors.delta.destination import DeltaTableWriter
+from headrace.connectors.delta.reading import PinnedTable
 from headrace.connectors.postgres.source import PostgresSource
 from headrace.engine.materialize import Phase
 from headrace.engine.protocols import Snapshot
@@ -62,32 +62,34 @@ def _verify_pipeline(
     _await(reader, name, snapshot.lsn)
     place = assembly.destination(settings, name)
     for table in tables:
-        yield _verify_table(name, table, place.table(table.target, name), reader, snapshot)
+        app_id = place.table(table.target, name).app_id(reader.log_id)
+        pinned = PinnedTable(place.open(table.target), app_id, reader.log_id)
+        yield _verify_table(name, table, pinned, reader, snapshot)
 
 
 def _verify_table(
     name: str,
     table: SelectedTable,
-    destination: DeltaTableWriter,
+    destination: PinnedTable,
     reader: LogReader,
     snapshot: Snapshot,
 ) -> TableVerification:
-    version, at = destination.pinned(reader.log_id)
+    at = destination.checkpoint
+    if at is None:
+        raise VerificationImpossibleError(
+            f"{table.target} has taken nothing from this change log yet", hint="headrace run"
+        )
     schema = snapshot.schema(table.source)
     if table.key is not None:
         schema = replace(schema, key=table.key)
-    changes = _changes(reader, schema, snapshot.lsn, at)
 
     def source_rows() -> Iterator[pa.Table]:
         for chunk in snapshot.chunks(table.source):
             for batch in snapshot.read(chunk):
                 yield pa.Table.from_batches([batch])
 
-    def destination_rows() -> Iterator[pa.Table]:
-        return destination.read(version)
-
-    found = verify_table(name, schema, source_rows, destination_rows, changes, snapshot.lsn, at.lsn)
-    return found
+    changes = _changes(reader, schema, snapshot.lsn, at)
+    return verify_table(name, schema, source_rows, destination.rows, changes, snapshot.lsn, at.lsn)
 
 
 def _changes(

@@ -105,7 +105,7 @@ class MergeOnReadTable:
         if self._refresh_ours() is not None:
             self._check_protocol()
         adds = adopt(self.storage, self._options, schema, files)
-        checkpoint = actions.transactions(self._app_id(at.log_id), at)
+        checkpoint = actions.transactions(self.app_id(at.log_id), at)
         self._rows, self._exact = None, True
         self._commit_any(
             lambda state: replacement(
@@ -192,11 +192,12 @@ class MergeOnReadTable:
             except NullKeyError:
                 self._rows, self._exact = None, False
 
-    def _app_id(self, log_id: str) -> str:
+    def app_id(self, log_id: str) -> str:
+        """The application id of this table's checkpoints in a log."""
         return f"headrace/{log_id}/{self._pipeline}/{self.name}"
 
     def _standing(self, state: TableState, log_id: str) -> Checkpoint | None:
-        app_id = self._app_id(log_id)
+        app_id = self.app_id(log_id)
         commit, lsn = state.txns.get(app_id), state.txns.get(app_id + LSN_SUFFIX)
         return None if commit is None or lsn is None else Checkpoint(log_id, commit, Lsn(lsn))
 
@@ -271,7 +272,7 @@ class MergeOnReadTable:
                 for path, file in ((path, state.files[path]) for path in deletions)
             ),
             *([written.add] if written.add else []),
-            *actions.transactions(self._app_id(to.log_id), to),
+            *actions.transactions(self.app_id(to.log_id), to),
         ]
         self._put(commit)
         rows.committed(
@@ -289,7 +290,7 @@ class MergeOnReadTable:
                 actions.commit_info("TRUNCATE", at=to, metrics=metrics),
                 *(actions.remove(file) for file in state.files.values()),
                 *([written.add] if written.add else []),
-                *actions.transactions(self._app_id(to.log_id), to),
+                *actions.transactions(self.app_id(to.log_id), to),
             ]
         )
         self._sync()
