@@ -344,7 +344,9 @@ def test_a_length_beyond_the_message_is_refused(decoder: ReferenceDecoder, lengt
 def test_a_time_that_postgres_cannot_hold_is_refused(
     decoder_type: type[ReferenceDecoder],
 ) -> None:
-    for late in (begin(100, (1 << 63) - 1), commit(100, commit_ts=(1 << 63) - 1)):
+    latest = (1 << 63) - 1 - PG_EPOCH_US
+    decoder_type().push(transaction(100, commit_ts=latest))
+    for late in (begin(100, latest + 1), commit(100, commit_ts=latest + 1)):
         decoder = decoder_type()
         with pytest.raises(ProtocolError, match="timestamp"):
             decoder.push([*([] if late[:1] == b"B" else [frame(begin(100))]), frame(late)])
