@@ -156,22 +156,25 @@ def _mix_bytes(pair: Pair, column: pa.Array, valid: npt.NDArray[np.bool_]) -> No
     at = 0
     while len(rows):
         rest = lengths[rows] - at
-        part = words[starts[rows] + at] & _TAIL_MASKS[np.minimum(rest, 8)]
-        for half, state in enumerate(pair):
-            state[rows] = _mixed(state[rows], part, half)
+        _mix_rows(pair, rows, words[starts[rows] + at] & _TAIL_MASKS[np.minimum(rest, 8)])
         rows, at = rows[rest > 8], at + 8
-    for row in np.flatnonzero(lengths > LONG):
-        _mix_long(pair, int(row), column[int(row)].as_buffer())
+    rows = np.flatnonzero(lengths > LONG)
+    if len(rows):
+        digests = b"".join(_digest(column[row].as_buffer()) for row in rows.tolist())
+        for part in np.frombuffer(digests, np.uint64).reshape(-1, 2).T:
+            _mix_rows(pair, rows, part)
+
+
+def _mix_rows(pair: Pair, rows: npt.NDArray[np.intp], words: Words) -> None:
+    for half, state in enumerate(pair):
+        state[rows] = _mixed(state[rows], words, half)
+
+
+def _digest(value: pa.Buffer) -> bytes:
+    return hashlib.blake2b(value, digest_size=16).digest()
 
 
 def _words_at_any_byte(buffer: pa.Buffer | None) -> Words:
     data = np.empty(0, np.uint8) if buffer is None else np.frombuffer(buffer, np.uint8)
     padded = np.concatenate([data, np.zeros(8, np.uint8)])
     return np.ndarray(len(data) + 1, np.uint64, padded, strides=(1,))
-
-
-def _mix_long(pair: Pair, row: int, value: pa.Buffer) -> None:
-    digest = hashlib.blake2b(value, digest_size=16).digest()
-    for word in np.frombuffer(digest, np.uint64):
-        for half, state in enumerate(pair):
-            state[row : row + 1] = _mixed(state[row : row + 1], word, half)
