@@ -174,6 +174,10 @@ class Materialization:
                     self._reader.wait(self._seen, self._patience())
         self._record_positions(now=True)
 
+    def interrupt(self) -> None:
+        """Make `run` look at its stop event now."""
+        self._reader.close()
+
     def _patience(self) -> float:
         now = time.monotonic()
         waits = [s.due - now for s in self.tables.values() if s.queue and s.due > now]

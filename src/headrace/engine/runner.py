@@ -97,6 +97,8 @@ class Runner:
                 self._quit.set()
                 self._capture.wake()
                 apply_quit.set()
+                for materialization in self._materializations:
+                    materialization.interrupt()
         self._capture.close()
         for future in (captured, copied, *applied):
             future.result()

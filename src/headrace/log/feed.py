@@ -69,11 +69,23 @@ class LogFeed:
             self._head = manifest.commit
             self._changed.notify_all()
 
-    def wait(self, after: int, timeout: float) -> bool:
-        """Whether a commit after `after` exists, within `timeout` seconds or until detached."""
+    def wait(self, after: int, timeout: float, ended: threading.Event) -> bool:
+        """Whether a commit after `after` exists, within `timeout` seconds.
+
+        Comes back early when the writer detaches, and when `ended` is set and `interrupt` called.
+        """
+
+        def over() -> bool:
+            return self._head is None or self._head > after or ended.is_set()
+
         with self._changed:
-            self._changed.wait_for(lambda: self._head is None or self._head > after, timeout)
+            self._changed.wait_for(over, timeout)
             return self._head is not None and self._head > after
+
+    def interrupt(self) -> None:
+        """Make those who wait look whether they are to end."""
+        with self._changed:
+            self._changed.notify_all()
 
     def manifest(self, commit: int) -> Manifest | None:
         with self._changed:

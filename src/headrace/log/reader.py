@@ -162,7 +162,7 @@ class LogReader:
     def wait(self, after: int, timeout: float) -> bool:
         """Whether a commit after `after` exists, waiting up to `timeout` seconds for it."""
         if self._feed is not None and self._live() is not None:
-            return self._feed.wait(after, timeout)
+            return self._feed.wait(after, timeout, self._closed)
         deadline = time.monotonic() + timeout
         pause = self.storage.latency
         while not self._exists(after + 1):
@@ -252,8 +252,10 @@ class LogReader:
         forget_position(self.storage, self.layout, name)
 
     def close(self) -> None:
-        """End a `wait` that polls in another thread."""
+        """End every `wait`, now and later; all else still works."""
         self._closed.set()
+        if self._feed is not None:
+            self._feed.interrupt()
 
 
 def _may_be_removed(path: str, floor: Floor) -> bool:
