@@ -28,6 +28,7 @@ setup(
         Extension(
             "headrace.pgoutput._kernel",
             ["src/headrace/pgoutput/_kernel.pyx"],
+            depends=["src/headrace/pgoutput/_tuples.pxd"],
             extra_compile_args=["-O3"],
             optional=True,
         )
