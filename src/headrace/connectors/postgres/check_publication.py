@@ -1,0 +1,319 @@
+"""Preflight of the publication: there, with every table, every operation, row and column."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import class_row
+
+from headrace.connectors.postgres.check_server import Role
+from headrace.connectors.postgres.check_tables import Table, names, quoted
+from headrace.model import TableId
+from headrace.model.finding import Finding, Severity
+
+CREATED_BY_US: Final = "created by headrace"  # the comment by which destroy knows its own
+
+OPERATIONS: Final = ("insert", "update", "delete", "truncate")
+
+# age() counts transactions since the row was written last: by CREATE or ALTER PUBLICATION.
+PUBLICATION: Final = """
+SELECT p.pubname::text AS name, pg_catalog.age(p.xmin) AS age,
+       pg_catalog.pg_has_role(p.pubowner, 'USAGE') AS owned,
+       p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate, p.pubviaroot AS via_root
+  FROM pg_catalog.pg_publication p
+ WHERE p.pubname = %s
+"""
+
+# The tables under whose names changes are sent, be they named, of a schema, or all; as JSON,
+# because rowfilter and attnames came with 15. Generated columns are not missed: a publication lists
+# but does not send them before 18, and sends them on demand from then on.
+PUBLISHED: Final = """
+SELECT t.schemaname::text AS schema, t.tablename::text AS name,
+       coalesce(pg_catalog.to_jsonb(t) ->> 'rowfilter', '') AS row_filter,
+       ARRAY(SELECT a.attname::text
+               FROM pg_catalog.pg_attribute a
+               JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+              WHERE n.nspname = t.schemaname AND c.relname = t.tablename
+                AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+                AND NOT pg_catalog.jsonb_exists(pg_catalog.to_jsonb(t) -> 'attnames', a.attname)
+              ORDER BY a.attnum) AS left_out
+  FROM pg_catalog.pg_publication_tables t
+ WHERE t.pubname = %s
+ ORDER BY 1, 2
+"""
+
+# The tables that the publication names itself: a partitioned one without publish_via_partition_root
+# is such, though changes are sent under its partitions' names.
+MEMBERS: Final = """
+SELECT n.nspname::text, c.relname::text
+  FROM pg_catalog.pg_publication p
+  JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid
+  JOIN pg_catalog.pg_class c ON c.oid = r.prrelid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE p.pubname = %s
+"""
+
+
+@dataclass(frozen=True)
+class _PublicationRow:
+    name: str
+    age: int
+    owned: bool
+    pubinsert: bool
+    pubupdate: bool
+    pubdelete: bool
+    pubtruncate: bool
+    via_root: bool
+
+
+@dataclass(frozen=True)
+class PublishedTable:
+    """A row of PUBLISHED; `left_out` are the columns that are not sent."""
+
+    schema: str
+    name: str
+    row_filter: str
+    left_out: Sequence[str]
+
+    @property
+    def table(self) -> TableId:
+        return TableId(self.schema, self.name)
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A publication. `age` in transactions since its row was written; `owned`: we may alter it.
+
+    `tables` are what changes are sent as, `members` what was named when it was made.
+    """
+
+    name: str
+    age: int
+    owned: bool
+    operations: frozenset[str]
+    via_root: bool
+    tables: tuple[PublishedTable, ...]
+    members: frozenset[TableId]
+
+
+def read_publication(session: psycopg.Connection[Any], name: str) -> Publication | None:
+    with session.cursor(row_factory=class_row(_PublicationRow)) as cursor:
+        row = cursor.execute(PUBLICATION, (name,)).fetchone()
+    if row is None:
+        return None
+    with session.cursor(row_factory=class_row(PublishedTable)) as published:
+        tables = tuple(published.execute(PUBLISHED, (name,)))
+    flags = (row.pubinsert, row.pubupdate, row.pubdelete, row.pubtruncate)
+    return Publication(
+        name,
+        row.age,
+        row.owned,
+        frozenset(operation for operation, on in zip(OPERATIONS, flags, strict=True) if on),
+        row.via_root,
+        tables,
+        frozenset(TableId(*member) for member in session.execute(MEMBERS, (name,))),
+    )
+
+
+# -- findings --------------------------------------------------------------------------------------
+
+
+def publication_findings(
+    name: str, publication: Publication | None, tables: Sequence[Table], role: Role
+) -> list[Finding]:
+    """What the publication lacks; `tables` may hold some that cannot be published at all."""
+    publishable = [table for table in tables if table.publishable]
+    if publication is None:
+        return [_absent(name, publishable, role)]
+    found = [
+        *_operations(publication),
+        *_root(publication, publishable),
+        *_partitions(publication, publishable),
+        *_unpublished(publication, publishable, role),
+        *_restrictions(publication, publishable),
+    ]
+    whole = f"publication {name!r} sends every table and operation"
+    return found or [Finding(Severity.OK, "publication", whole, (name,))]
+
+
+def _absent(name: str, tables: Sequence[Table], role: Role) -> Finding:
+    """CREATE PUBLICATION asks for CREATE on the database and for ownership of each table."""
+    foreign = names(table.table for table in tables if not table.owned)
+    safe = role.may_create and not foreign
+    lacking = [
+        *([] if role.may_create else [f"CREATE on database {role.database}"]),
+        *([f"ownership of {', '.join(foreign)}"] if foreign else []),
+    ]
+    return Finding(
+        Severity.BLOCKER,
+        "publication-missing",
+        f"publication {name!r} does not exist",
+        (name,),
+        f"role {role.quoted} lacks {' and '.join(lacking)}" if lacking else "",
+        "headrace check --fix creates it" if safe else "have an administrator run this SQL",
+        (_create(name, tables), _comment(name)),
+        safe,
+    )
+
+
+def _create(name: str, tables: Sequence[Table]) -> str:
+    listed = f" FOR TABLE {_listed(tables)}" if tables else ""
+    return (
+        f"CREATE PUBLICATION {_identifier(name)}{listed} WITH (publish_via_partition_root = true)"
+    )
+
+
+def _comment(name: str) -> str:
+    comment = sql.Literal(CREATED_BY_US).as_string(None)
+    return f"COMMENT ON PUBLICATION {_identifier(name)} IS {comment}"
+
+
+def _operations(publication: Publication) -> list[Finding]:
+    missing = [each for each in OPERATIONS if each not in publication.operations]
+    if not missing:
+        return []
+    alter = _alter(publication, f"SET (publish = '{', '.join(OPERATIONS)}')")
+    return [
+        Finding(
+            Severity.BLOCKER,
+            "publication-operations",
+            f"publication {publication.name!r} does not send {', '.join(missing)}: "
+            "the destination would go astray",
+            (publication.name,),
+            f"publish = '{', '.join(each for each in OPERATIONS if each not in missing)}'",
+            f"as owner of the publication: {alter}",
+            (alter,),
+        )
+    ]
+
+
+def _root(publication: Publication, tables: Sequence[Table]) -> list[Finding]:
+    partitioned = names(table.table for table in tables if table.partitioned)
+    if publication.via_root or not partitioned:
+        return []
+    alter = _alter(publication, "SET (publish_via_partition_root = true)")
+    return [
+        Finding(
+            Severity.BLOCKER,
+            "publication-root",
+            f"publication {publication.name!r} sends changes of {', '.join(partitioned)} under "
+            "the names of their partitions",
+            partitioned,
+            "publish_via_partition_root = false",
+            f"as owner of the publication: {alter}",
+            (alter,),
+        )
+    ]
+
+
+def _partitions(publication: Publication, tables: Sequence[Table]) -> list[Finding]:
+    """Partitions wanted by themselves, whose changes come under a table they are part of."""
+    published = {each.table for each in publication.tables}
+    under = [table for table in tables if table.ancestors & published]
+    if not under:
+        return []
+    return [
+        Finding(
+            Severity.BLOCKER,
+            "publication-partition",
+            f"publication {publication.name!r} sends changes of these partitions under the names "
+            "of the tables they are part of",
+            names(table.table for table in under),
+            "; ".join(
+                f"{table.table}: part of {', '.join(sorted(names(table.ancestors & published)))}"
+                for table in under
+            ),
+            "name the partitioned table under tables: in headrace.yaml instead",
+        )
+    ]
+
+
+def _unpublished(publication: Publication, tables: Sequence[Table], role: Role) -> list[Finding]:
+    published = {each.table for each in publication.tables}
+    missing = [
+        table
+        for table in tables
+        if table.table not in published | publication.members
+        and not (table.ancestors & published)
+        and not (table.partitioned and published.intersection(table.leaves))
+    ]
+    found = []
+    for safe in (True, False):
+        group = [table for table in missing if (publication.owned and table.owned) is safe]
+        if group:
+            found.append(_unpublished_finding(publication, group, role, safe=safe))
+    return found
+
+
+def _unpublished_finding(
+    publication: Publication, tables: Sequence[Table], role: Role, *, safe: bool
+) -> Finding:
+    concerned = names(table.table for table in tables)
+    return Finding(
+        Severity.BLOCKER,
+        "publication-tables",
+        f"publication {publication.name!r} does not send {', '.join(concerned)}",
+        concerned,
+        "" if safe else f"role {role.quoted} does not own both the publication and these tables",
+        "headrace check --fix adds them" if safe else "have an administrator run this SQL",
+        (_alter(publication, f"ADD TABLE {_listed(tables)}"),),
+        safe,
+    )
+
+
+def _restrictions(publication: Publication, tables: Sequence[Table]) -> list[Finding]:
+    """Rows and columns that the publication keeps back, which may well be what is wanted."""
+    wanted = {table.table for table in tables}
+    published = [each for each in publication.tables if each.table in wanted]
+    filtered = [each for each in published if each.row_filter]
+    narrowed = [each for each in published if each.left_out]
+    found = []
+    if filtered:
+        rows = "; ".join(f"{each.table}: WHERE {each.row_filter}" for each in filtered)
+        found.append(_restriction(publication, "publication-row-filter", "rows", filtered, rows))
+    if narrowed:
+        columns = "; ".join(f"{each.table}: not {', '.join(each.left_out)}" for each in narrowed)
+        found.append(
+            _restriction(publication, "publication-column-list", "columns", narrowed, columns)
+        )
+    return found
+
+
+def _restriction(
+    publication: Publication,
+    name: str,
+    what: str,
+    tables: Sequence[PublishedTable],
+    evidence: str,
+) -> Finding:
+    concerned = names(each.table for each in tables)
+    return Finding(
+        Severity.WARNING,
+        name,
+        f"publication {publication.name!r} keeps {what} of {', '.join(concerned)} back",
+        concerned,
+        evidence,
+        "nothing, if that is meant; else take the tables out of the publication and add them whole",
+        tuple(
+            _alter(publication, f"{action} TABLE {quoted(each.table)}")
+            for each in tables
+            for action in ("DROP", "ADD")
+        ),
+    )
+
+
+def _alter(publication: Publication, change: str) -> str:
+    return f"ALTER PUBLICATION {_identifier(publication.name)} {change}"
+
+
+def _listed(tables: Sequence[Table]) -> str:
+    return ", ".join(quoted(table.table) for table in tables)
+
+
+def _identifier(name: str) -> str:
+    return sql.Identifier(name).as_string(None)
