@@ -21,10 +21,12 @@ ROUNDS = 5
 
 SETUP = """
 CREATE TABLE snap AS
-SELECT g::bigint AS id, (g % 1000)::int AS a, md5(g::text) AS s, (g % 100000 / 100.0)::numeric(12,2) AS amt,
+SELECT g::bigint AS id, (g % 1000)::int AS a, md5(g::text) AS s,
+       (g % 100000 / 100.0)::numeric(12,2) AS amt,
        '2026-01-01'::timestamptz + g * interval '1 second' AS ts,
-       '2026-01-01'::timestamp + g * interval '1 second' AS ts2, (g / 7.0)::float8 AS f, g % 2 = 0 AS h
-  FROM generate_series(1, %(rows)s) g;
+       '2026-01-01'::timestamp + g * interval '1 second' AS ts2,
+       (g / 7.0)::float8 AS f, g % 2 = 0 AS h
+  FROM generate_series(1, :rows) g;
 ALTER TABLE snap ADD PRIMARY KEY (id);
 VACUUM ANALYZE snap;
 """
@@ -54,7 +56,7 @@ def copy(server: EmbeddedPostgres) -> Measured:
 def main() -> None:
     with EmbeddedPostgres() as server:
         with psycopg.connect(server.dsn(), autocommit=True) as session:
-            for statement in (SETUP % {"rows": ROWS}).split(";\n"):
+            for statement in SETUP.replace(":rows", str(ROWS)).split(";\n"):
                 session.execute(statement)
         results = report.interleaved(
             ROUNDS,

@@ -14,12 +14,14 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import pyarrow as pa
 
 from headrace import assembly, config
 from headrace.config import Capture, Settings
-from headrace.connectors.postgres import check as source_check
+from headrace.connectors.postgres.check import check as check_source
+from headrace.connectors.postgres.check import fix as fix_source
 from headrace.connectors.postgres.config import connect
 from headrace.engine.runner import Runner, RunView
 from headrace.errors import CheckFailedError, ConfigError, HeadraceError
@@ -31,6 +33,10 @@ from headrace.removal import remove_capture
 from headrace.status import Status, project_status
 from headrace.verification import verify_capture
 from headrace.verify import TableVerification
+
+
+# What a run may mend by itself: the publication is created or extended where we are allowed to.
+RUN_FIXES: Final = frozenset({"publication-missing", "publication-tables"})
 
 
 def load(path: str | Path = "headrace.yaml") -> Project:
@@ -66,7 +72,7 @@ class Project:
         for capture in self._captures(pipeline):
             findings = self._check(capture)
             with connect(capture.connection) as session:
-                applied += source_check.fix(session, findings)
+                applied += fix_source(session, findings)
         return applied
 
     def plan(self, pipeline: str | None = None) -> Plan:
@@ -87,7 +93,7 @@ class Project:
     def _check(self, capture: Capture) -> list[Finding]:
         selection = assembly.select(self.settings, capture)
         tables = assembly.selected_tables(selection)
-        findings = source_check.check(capture.connection, capture.slot, capture.publication, tables)
+        findings = check_source(capture.connection, capture.slot, capture.publication, tables)
         findings += [_writable(self.settings, pipeline) for pipeline in capture.pipelines]
         return findings
 
@@ -131,10 +137,10 @@ class Project:
     def _prepare(self, capture: Capture) -> None:
         """Create or extend the publication if we may; refuse to run past any other blocker."""
         findings = self._check(capture)
-        ours = [f for f in findings if f.safe and f.name in source_check.PUBLICATION_FINDINGS]
+        ours = [f for f in findings if f.safe and f.name in RUN_FIXES]
         if ours:
             with connect(capture.connection) as session:
-                source_check.fix(session, ours)
+                fix_source(session, ours)
             findings = self._check(capture)
         blockers = [f for f in findings if f.severity is Severity.BLOCKER]
         if blockers:

@@ -18,8 +18,9 @@ class PinnedTable:
         self._table = table
         commit = table.transaction_version(app_id)
         lsn = table.transaction_version(app_id + LSN_SUFFIX)
-        known = commit is not None and lsn is not None
-        self.checkpoint = Checkpoint(log_id, commit, Lsn(lsn)) if known else None
+        self.checkpoint: Checkpoint | None = None
+        if commit is not None and lsn is not None:
+            self.checkpoint = Checkpoint(log_id, commit, Lsn(lsn))
 
     def rows(self) -> Iterator[pa.Table]:
         """All rows, in pieces."""
