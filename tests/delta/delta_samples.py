@@ -29,6 +29,8 @@ LOG_ID = "5d0d2f0e-54a0-4f7c-8a92-1f4a1c8a0001"
 NAME = TableId("shop", "orders")
 PIPELINE = "shop_to_lake"
 
+_EPOCH = dt.datetime.fromisoformat("1970-01-01")  # of local time: no zone
+
 _KEYS: dict[str, tuple[tuple[str, ...], tuple[pa.DataType, ...], Callable[[int], Row]]] = {
     "int64": (("id",), (pa.int64(),), lambda i: ((-1) ** i * i * 2**40,)),
     "int16": (("id",), (pa.int16(),), lambda i: (i - 8,)),
@@ -83,7 +85,7 @@ def _values(v: int) -> Row:
     return (
         v,
         ["", "x", "z" * 70, "\U0010ffff" * 40, "word"][v % 5],
-        dt.datetime(1970, 1, 1) + dt.timedelta(days=v * 1000, microseconds=v),
+        _EPOCH + dt.timedelta(days=v * 1000, microseconds=v),
         dt.time(v % 24, 0, 0, v),
         Decimal(v).scaleb(-3),
         [0.5, -1.5, float("inf"), 3.25][v % 4],

@@ -25,6 +25,11 @@ from headrace.log.storage import Storage
 BATCH_ROWS: Final = 1 << 16  # rows in memory at a time where wide rows are read
 
 
+def inside(storage: Storage, path: str) -> str:
+    """A path as the Delta log writes it (a URI, relative or absolute) as the storage knows it."""
+    return unquote(path).removeprefix("file://").removeprefix(f"{storage.url}/")
+
+
 @contextlib.contextmanager
 def open_parquet(storage: Storage, path: str) -> Iterator[pq.ParquetFile]:
     """A Parquet file of the storage, read in parts. `path` as the Delta log writes it.
@@ -32,7 +37,7 @@ def open_parquet(storage: Storage, path: str) -> Iterator[pq.ParquetFile]:
     Raises:
         LogError: it cannot be read.
     """
-    path = unquote(path)
+    path = inside(storage, path)
     try:
         if isinstance(storage, ObjectStorage):
             with object_errors("open", storage.location(path)):
@@ -58,6 +63,7 @@ def file_size(storage: Storage, path: str) -> int:
 
 def read_range(storage: Storage, path: str, offset: int, length: int) -> bytes:
     """Bytes of a file, as the caller of `vectors.read_vector` asks for them."""
+    path = inside(storage, path)
     if isinstance(storage, ObjectStorage):
         with object_errors("get", storage.location(path)):
             return bytes(obstore.get_range(storage.store, path, start=offset, length=length))

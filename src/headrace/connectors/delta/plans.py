@@ -27,6 +27,7 @@ from headrace.model import Checkpoint, TableSchema
 
 PIPELINE: Final = "headrace.pipeline"  # the table property that says whose a table is
 DELETION_VECTORS: Final = "delta.enableDeletionVectors"
+LOG_ID: Final = "headrace.log"  # and from which change log its content comes
 _SOURCE: Final = "headrace.source"
 _CHANGE_DATA_FEED: Final = "delta.enableChangeDataFeed"
 
@@ -49,6 +50,7 @@ def replacement(
         **old.configuration,
         DELETION_VECTORS: "true",
         PIPELINE: pipeline,
+        LOG_ID: at.log_id,
         _SOURCE: str(schema.table),
         **({_CHANGE_DATA_FEED: "true"} if change_data_feed else {}),
     }

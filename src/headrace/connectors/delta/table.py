@@ -23,6 +23,7 @@ from headrace.connectors.delta.fingerprint import Hasher, Hashes, NullKeyError, 
 from headrace.connectors.delta.index import Locations
 from headrace.connectors.delta.plans import (
     DELETION_VECTORS,
+    LOG_ID,
     PIPELINE,
     evolution,
     merging,
@@ -197,6 +198,9 @@ class MergeOnReadTable:
         return f"headrace/{log_id}/{self._pipeline}/{self.name}"
 
     def _standing(self, state: TableState, log_id: str) -> Checkpoint | None:
+        """Only of the log that the content comes from: transactions of earlier ones stay behind."""
+        if state.configuration.get(LOG_ID) != log_id:
+            return None
         app_id = self.app_id(log_id)
         commit, lsn = state.txns.get(app_id), state.txns.get(app_id + LSN_SUFFIX)
         return None if commit is None or lsn is None else Checkpoint(log_id, commit, Lsn(lsn))

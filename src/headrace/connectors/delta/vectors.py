@@ -11,7 +11,6 @@ import uuid
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, Final
-from urllib.parse import unquote
 
 from pyroaring import BitMap
 
@@ -139,7 +138,7 @@ def _raw(descriptor: Mapping[str, Any], read: ReadBytes) -> bytes:
         return z85_decode(text)[:size]
     if kind not in ("u", "p"):
         raise ValueError(f"storage type {kind!r}")
-    path = vector_path(text) if kind == "u" else unquote(text)
+    path = vector_path(text) if kind == "u" else text
     framed = read(path, descriptor.get("offset") or 0, size + 8)
     (stored_size,) = struct.unpack_from(">I", framed)
     data = framed[4 : 4 + size]

@@ -1,0 +1,63 @@
+"""Kill -9 between any two steps of a commit, then start again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import crash_child
+import pytest
+from delta_samples import LOG_ID, Lake, Model, assert_holds, at, schema_of
+
+from headrace.failpoints import FAILPOINTS
+
+CHILD = Path(crash_child.__file__)
+KILLS = [
+    ("delta.load_linked", 1),
+    ("delta.dv_written", 1),
+    ("delta.dv_written", 2),
+    ("delta.data_written", 2),
+    ("delta.log_put", 1),  # of the load
+    ("delta.log_put", 3),
+]
+
+
+def test_every_failpoint_of_the_destination_is_killed_at() -> None:
+    assert {name for name, _ in KILLS} == {n for n in FAILPOINTS if n.startswith("delta.")}
+
+
+def _run(root: Path, kind: str, failpoint: str) -> int:
+    environment = {**os.environ, "HEADRACE_FAILPOINT": failpoint}
+    command = [sys.executable, str(CHILD), str(root), kind]
+    return subprocess.run(command, env=environment, cwd=CHILD.parent, timeout=60).returncode
+
+
+@pytest.mark.parametrize("kind", ["int64", "none"])
+@pytest.mark.parametrize(("failpoint", "hits"), KILLS)
+def test_killed_at_a_failpoint_it_goes_on_exactly_once(
+    tmp_path: Path, kind: str, failpoint: str, hits: int
+) -> None:
+    """Invariant 3: no change lost, none applied twice."""
+    assert _run(tmp_path, kind, f"{failpoint}=kill@{hits}") == -signal.SIGKILL
+    assert _run(tmp_path, kind, "") == 0
+    model = Model(schema_of(kind))
+    model.apply(crash_child.first(kind), [])
+    for number in range(1, crash_child.BATCHES + 1):
+        model.apply(*crash_child.batch(number, kind))
+    lake = Lake(tmp_path)
+    assert_holds(lake.path, model)
+    assert lake.open().checkpoint(LOG_ID) == at(crash_child.BATCHES + 1)
+    assert _commits(lake) == list(range(1, crash_child.BATCHES + 2))
+
+
+def _commits(lake: Lake) -> list[int]:
+    """The change log's commit of each Delta commit."""
+    found = []
+    for path in sorted((lake.path / "_delta_log").glob("*.json")):
+        actions = [json.loads(line) for line in path.read_text().splitlines()]
+        found += [a["commitInfo"]["headrace"]["commit"] for a in actions if "commitInfo" in a]
+    return found
