@@ -116,7 +116,11 @@ class RowWriter:
         self._table = schema.table
         self._schema = schema.arrow()
         self._writer = pq.ParquetWriter(
-            file, self._schema, compression=compression, write_page_checksum=True
+            file,
+            self._schema,
+            compression=compression,
+            use_dictionary=False,
+            write_page_checksum=True,
         )
         self._held: list[pa.RecordBatch] = []
         self._held_rows = self._held_bytes = 0

@@ -29,8 +29,11 @@ from headrace.model import Lsn, SnapshotChunk, TableId, TableSchema
 # 8 MiB of COPY data per Arrow batch: large enough for the fixed costs, small enough for memory.
 BATCH_BYTES = 8 << 20
 
-# A chunk is about 256 MiB of heap: retried or finished alone, and two of them keep two cores busy.
-CHUNK_PAGES = (256 << 20) // 8192
+# A table is cut into about this many chunks, so that all connections end at about the same time;
+# each from 32 MiB, below which fixed costs show, to 1 GiB, so that a file stays easy to handle.
+CHUNKS = 8
+MIN_CHUNK_PAGES = (32 << 20) // 8192
+MAX_CHUNK_PAGES = (1 << 30) // 8192
 
 # Range scans on ctid came with 14; before, a table is one chunk.
 CTID_RANGES_SINCE = 140000
@@ -183,7 +186,8 @@ def _plan(
 
 def _page_ranges(pages: int) -> list[str]:
     """Ranges that tile the whole ctid space; the last one is open for pages added meanwhile."""
-    starts = list(range(0, max(pages, 1), CHUNK_PAGES))
+    size = min(max(-(-pages // CHUNKS), MIN_CHUNK_PAGES), MAX_CHUNK_PAGES)
+    starts = list(range(0, max(pages, 1), size))
     bounds = [f"ctid >= '({start},0)'" for start in starts]
     tops = [f"ctid < '({start},0)'" for start in starts[1:]]
     return [" AND ".join(pair) for pair in zip(bounds, [*tops, "true"], strict=True)]
