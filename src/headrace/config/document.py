@@ -1,4 +1,4 @@
-"""headrace.yaml as plain values that remember their lines, with `${NAME}` taken from the environment.
+"""headrace.yaml as plain values that remember their lines; `${NAME}` reads the environment.
 
 YAML 1.2, chapter 3 ("Processes and Models"): this reads the representation graph (PyYAML's nodes),
 because constructed values no longer know where they stood.
@@ -115,7 +115,7 @@ class _Reader:
     def _scalar(self, node: yaml.Node, path: KeyPath) -> Any:
         self.document.written[path] = str(node.value)
         try:
-            value = self.loader.construct_object(node)  # type: ignore[no-untyped-call]  # PyYAML
+            value = self.loader.construct_object(node)
         except (yaml.YAMLError, ValueError):  # such as a date in month 13
             return str(node.value)
         return self._interpolated(value, path) if isinstance(value, str) else value

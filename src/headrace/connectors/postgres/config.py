@@ -1,112 +1,195 @@
-"""Connections to Postgres: from settings to libpq, and every failure to connect told apart.
+"""From settings to sessions: connection strings, and sessions whose output is always the same.
 
-All sessions pin the output settings that decide what a value looks like as text, so that the stream
-and a snapshot print it alike, whatever the role's or the database's defaults are.
+A server's or role's own DateStyle, TimeZone and so on would change how values are written as text;
+every session of ours pins them.
 """
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from typing import Any, Final
 
 import psycopg
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from headrace.config import PostgresConnection
-from headrace.errors import SourceError, SourceUnavailableError
+from headrace.config.connections import PostgresConnection
+from headrace.errors import ConfigError, HeadraceError, SourceError, SourceUnavailableError
 
-PINNED: Final = {
-    "DateStyle": "ISO",
-    "TimeZone": "UTC",
-    "IntervalStyle": "iso_8601",
-    "extra_float_digits": "3",
-    "bytea_output": "hex",
+__all__ = ["PINNED", "PostgresConnection", "address", "connect", "connection_error", "conninfo"]
+
+PINNED: Final = (
+    ("DateStyle", "ISO"),
+    ("TimeZone", "UTC"),
+    ("IntervalStyle", "iso_8601"),
+    ("extra_float_digits", "3"),  # floats read back bit by bit, on servers before 12 too
+    ("bytea_output", "hex"),
+    ("statement_timeout", "0"),  # a role's limits for people would cut a snapshot short
+    ("idle_in_transaction_session_timeout", "0"),
+)
+
+# libpq, "Parameter Key Words". A dead peer is noticed after 10 + 3 x 5 s.
+_DEFAULTS: Final = {
+    "client_encoding": "UTF8",
+    "connect_timeout": "10",
+    "application_name": "headrace",
+    "keepalives": "1",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "25000",
 }
 
-CONNECT_TIMEOUT: Final = 10  # seconds; connecting across an ocean takes less than one
+# Connection errors carry no SQLSTATE: only libpq's or the server's text tells them apart.
+_KNOWN_FAILURES: Final[tuple[tuple[str, type[HeadraceError], str], ...]] = (
+    (
+        r"exceeds max_wal_senders",
+        SourceUnavailableError,
+        "raise max_wal_senders on the server, or stop another replication client",
+    ),
+    (
+        r"too many (clients|connections)|connection slots are reserved",
+        SourceUnavailableError,
+        "raise max_connections on the server, or close other sessions",
+    ),
+    (
+        r"starting up|shutting down|recovery mode|not yet accepting|administrator command",
+        SourceUnavailableError,
+        "wait until the server is up; Headrace tries again",
+    ),
+    (
+        r"replication role to start walsender|permission denied to start WAL sender",
+        SourceError,
+        "ALTER ROLE {user} REPLICATION",
+    ),
+    (
+        r"password authentication failed|no password supplied|authentication method requirement",
+        SourceError,
+        "check user and password of this connection; the environment variable may be outdated",
+    ),
+    (
+        r"certificate|SSL error|does not match host name",
+        SourceError,
+        "check sslmode, sslrootcert and host: verify-full needs the authority's file and the "
+        "name that the certificate bears",
+    ),
+    (
+        r"does not support SSL|SSL is not enabled",
+        SourceError,
+        "enable ssl on the server, or set sslmode: prefer to accept an open connection",
+    ),
+    (
+        r"no encryption|SSL required|requires? (SSL|TLS)",
+        SourceError,
+        "the server wants TLS: set sslmode: require, or better verify-full",
+    ),
+    (
+        r"no pg_hba.conf entry",
+        SourceError,
+        "let the server's pg_hba.conf admit this host, user and database",
+    ),
+    (
+        r"unsupported startup parameter",
+        SourceError,
+        "a pooler stands before the server: give host and port of the server itself; "
+        "replication does not pass through poolers",
+    ),
+    (r"role .* does not exist|not permitted to log in", SourceError, "check user"),
+    (r"database .* does not exist", SourceError, "check database: psql -l lists those there are"),
+    (
+        r"translate host name|Name or service not known|resolve host",
+        SourceUnavailableError,
+        "check host, and that this machine can resolve it",
+    ),
+)
+_UNREACHABLE: Final = "check host and port, that the server is up, and that no firewall is between"
 
-# A dead peer is noticed within half a minute even by a session that only waits.
-KEEPALIVES: Final = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 
+def conninfo(settings: PostgresConnection, *, pinned: bool = True) -> str:
+    """libpq's connection string, secrets included: hand it to a driver, never to a person.
 
-def conninfo(settings: PostgresConnection) -> str:
-    """libpq's connection string, password included: never to be shown."""
-    given = {
-        "host": settings.host,
-        "port": settings.port,
-        "dbname": settings.database,
-        "user": settings.user,
-        "password": settings.password and settings.password.get_secret_value(),
-    }
-    address = given if settings.url is None else {}
-    tls = {
-        "sslmode": settings.sslmode,
-        "sslrootcert": settings.sslrootcert,
-        "sslcert": settings.sslcert,
-        "sslkey": settings.sslkey,
-    }
-    known = {key: value for key, value in {**address, **tls}.items() if value is not None}
-    return make_conninfo(
-        settings.url.get_secret_value() if settings.url is not None else "",
-        **known,
-        **KEEPALIVES,
-        application_name="headrace",
-        connect_timeout=CONNECT_TIMEOUT,
-        client_encoding="UTF8",
-        options=" ".join(f"-c {name}={value}" for name, value in PINNED.items()),
-    )
+    `pinned` puts PINNED into `options`; some poolers refuse that, and sessions then SET them.
+
+    Raises:
+        ConfigError: `url` is not a connection URL.
+    """
+    parameters = _parameters(settings)
+    if pinned:
+        ours = " ".join(f"-c {name}={value}" for name, value in PINNED)
+        parameters["options"] = f"{parameters.get('options') or ''} {ours}".strip()
+    return make_conninfo("", **parameters)
 
 
 def connect(
     settings: PostgresConnection, *, replication: bool = False
-) -> psycopg.Connection[Any]:
-    """A session in autocommit; with `replication` a walsender of the database.
+) -> psycopg.Connection[tuple[Any, ...]]:
+    """An autocommit session with PINNED settings; a walsender's with `replication`.
 
     Raises:
-        SourceUnavailableError: nobody answers, for now.
-        SourceError: the server refuses, which waiting does not change.
+        SourceUnavailableError: the server cannot be reached for now.
+        SourceError: the server refuses us (password, rights, TLS, database …).
+        ConfigError: `url` is not a connection URL.
     """
-    more = {"replication": "database"} if replication else {}
+    text = conninfo(settings, pinned=replication)
+    if replication:
+        text = make_conninfo(text, replication="database")
     try:
-        return psycopg.connect(make_conninfo(conninfo(settings), **more), autocommit=True)
-    except psycopg.OperationalError as error:
-        raise _refused(str(error).strip(), address(settings)) from error
+        session = psycopg.connect(text, autocommit=True)
+    except psycopg.Error as error:
+        raise connection_error(error, settings) from error
+    if not replication:
+        _pin(session, settings)
+    return session
+
+
+def connection_error(error: psycopg.Error, settings: PostgresConnection) -> HeadraceError:
+    """What `error`, met while connecting, means, and what to do."""
+    text = "; ".join(dict.fromkeys(line.strip() for line in str(error).splitlines()))
+    message = f"cannot connect to {address(settings)}: {text}"
+    user = _parameters(settings).get("user") or ""
+    for pattern, kind, hint in _KNOWN_FAILURES:
+        if re.search(pattern, text, re.IGNORECASE):
+            return kind(message, hint=hint.format(user='"{}"'.format(user.replace('"', '""'))))
+    return SourceUnavailableError(message, hint=_UNREACHABLE)
 
 
 def address(settings: PostgresConnection) -> str:
-    """`user@host:port/database`, for messages."""
-    parts = psycopg.conninfo.conninfo_to_dict(conninfo(settings))
-    return f"{parts.get('user')}@{parts.get('host')}:{parts.get('port')}/{parts.get('dbname')}"
+    """`user@host:port/database`, for people."""
+    parts = {"port": "5432", **_parameters(settings)}
+    host = parts.get("host") or parts.get("hostaddr") or "localhost"
+    return f"{parts.get('user', '')}@{host}:{parts['port']}/{parts.get('dbname', '')}"
 
 
-# While connecting, psycopg has the server's message but no SQLSTATE; these are its fixed texts.
-_REFUSALS: Final = (
-    ("password authentication failed", "check user and password in headrace.yaml"),
-    ("no password supplied", "set password: ${NAME} in headrace.yaml, and NAME in the environment"),
-    ("no pg_hba.conf entry", "allow this host in pg_hba.conf, or set sslmode: require"),
-    ("does not exist", "check database and user in headrace.yaml"),
-    ("permission denied to start WAL sender", "ALTER ROLE <role> REPLICATION;"),
-    ("must be superuser or replication role", "ALTER ROLE <role> REPLICATION;"),
-    ("certificate", "check sslmode and sslrootcert in headrace.yaml, and the host's name"),
-    ("does not support SSL", "set sslmode: prefer, or switch TLS on at the server"),
-    ("SSL error", "check sslmode and sslrootcert in headrace.yaml"),
-    ("could not translate host name", "check host in headrace.yaml"),
-    ("authentication method requirement", "check how the server authenticates this role"),
-)
-_OVERLOADS: Final = (
-    ("max_wal_senders", "raise max_wal_senders, or stop other replication connections"),
-    ("too many clients", "raise max_connections, or close other sessions"),
-    ("remaining connection slots", "raise max_connections, or close other sessions"),
-)
+def _parameters(settings: PostgresConnection) -> dict[str, str]:
+    """libpq's parameters: our defaults, then the URL's, then the settings' own."""
+    password = settings.password
+    given: dict[str, str | None] = {
+        "sslmode": settings.sslmode,
+        "sslrootcert": settings.sslrootcert,
+        "sslcert": settings.sslcert,
+        "sslkey": settings.sslkey,
+        "password": None if password is None else password.get_secret_value(),
+    }
+    if settings.url is None:
+        given |= {"host": settings.host, "port": str(settings.port)}
+        given |= {"dbname": settings.database, "user": settings.user}
+    base = {} if settings.url is None else _url_parameters(settings.url.get_secret_value())
+    return {**_DEFAULTS, **base, **{k: v for k, v in given.items() if v is not None}}
 
 
-def _refused(message: str, where: str) -> SourceError:
-    for text, hint in _REFUSALS:
-        if text in message:
-            return SourceError(f"cannot connect to {where}: {message}", hint=hint)
-    for text, hint in _OVERLOADS:
-        if text in message:
-            return SourceUnavailableError(f"cannot connect to {where}: {message}", hint=hint)
-    return SourceUnavailableError(
-        f"cannot connect to {where}: {message}",
-        hint="check host and port in headrace.yaml, and that the server is up",
+def _url_parameters(url: str) -> dict[str, str]:
+    with suppress(psycopg.ProgrammingError):  # its text quotes the URL, with the password
+        return {name: str(value) for name, value in conninfo_to_dict(url).items()}
+    raise ConfigError(
+        "url is not a Postgres connection URL",
+        hint="write postgresql://user@host:port/database; percent-encode special characters",
     )
+
+
+def _pin(session: psycopg.Connection[Any], settings: PostgresConnection) -> None:
+    calls = ", ".join(["pg_catalog.set_config(%s, %s, false)"] * len(PINNED))
+    try:
+        session.execute(f"SELECT {calls}", [part for setting in PINNED for part in setting])
+    except psycopg.Error as error:
+        session.close()
+        raise connection_error(error, settings) from error
