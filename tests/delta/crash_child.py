@@ -18,7 +18,7 @@ def rows(kind: str, keys: range, value: int) -> list[Row]:
 
 
 def first(kind: str) -> list[Row]:
-    return rows(kind, range(8), 1)
+    return rows(kind, range(16), 1)
 
 
 def batch(number: int, kind: str) -> tuple[list[Row], list[Row]]:
@@ -34,7 +34,7 @@ def main(root: str, kind: str) -> None:
     table = lake.open()
     standing = table.checkpoint(LOG_ID)
     if standing is None:
-        table.load(schema, lake.snapshot(schema, first(kind)[:5], first(kind)[5:]), at(1))
+        table.load(schema, lake.snapshot(schema, first(kind)[:10], first(kind)[10:]), at(1))
         standing = at(1)
     for number in range(standing.commit, BATCHES + 1):
         upserts, deletes = batch(number, kind)

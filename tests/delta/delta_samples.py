@@ -194,14 +194,18 @@ def by_polars(path: Path, names: Sequence[str]) -> Counter[Row]:
     return multiset(pl.scan_delta(str(path)).select(names).collect().iter_rows())
 
 
-def by_duckdb(path: Path, names: Sequence[str]) -> Counter[Row]:
+def by_duckdb(
+    path: Path, names: Sequence[str], where: tuple[str, Any] | None = None
+) -> Counter[Row]:
     spec = find_spec("duckdb_extension_delta")
     assert spec is not None
     assert spec.origin is not None
     extension = next(Path(spec.origin).parent.rglob("delta.duckdb_extension"))
     with duckdb.connect(config={"allow_unsigned_extensions": "true"}) as connection:
         connection.execute(f"load '{extension}'; set timezone = 'UTC'")
-        rows = connection.execute(f"select * from delta_scan('{path}')")
+        condition = f'where "{where[0]}" = ?' if where else ""
+        values = [where[1]] if where else []
+        rows = connection.execute(f"select * from delta_scan('{path}') {condition}", values)
         return _of_table(rows.to_arrow_table(), names)
 
 

@@ -19,7 +19,7 @@ CHILD = Path(crash_child.__file__)
 KILLS = [
     ("delta.load_linked", 1),
     ("delta.dv_written", 1),
-    ("delta.dv_written", 2),
+    ("delta.dv_written", 3),
     ("delta.data_written", 2),
     ("delta.log_put", 1),  # of the load
     ("delta.log_put", 3),

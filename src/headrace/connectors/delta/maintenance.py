@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any, Final
 
 from deltalake import DeltaTable
@@ -31,31 +32,25 @@ MOSTLY_DELETED: Final = 0.5
 
 
 def choose_merge(files: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Paths of data files to become one: one worn out by deletions, or many small of like size.
+    """Paths of data files to become one: many small ones of like size, or those worn by deletions.
 
-    Files are taken from the most crowded power of eight of sizes, so that a row is rewritten
+    Small files are taken from the most crowded power of eight of sizes, so that a row is rewritten
     once for each of these that it passes on its way up, not once for each merge.
     """
-    worn = [path for path, file in files.items() if _deleted_share(file) > MOSTLY_DELETED]
-    if worn:
-        return worn[:1]
     small = [path for path, file in files.items() if file["size"] < SMALL]
-    if len(small) <= MANY_SMALL:
-        return []
-    tiers: defaultdict[int, list[str]] = defaultdict(list)
-    for path in small:
-        tiers[files[path]["size"].bit_length() // 3].append(path)
-    return _within(files, max(tiers.values(), key=len))
+    if len(small) > MANY_SMALL:
+        tiers: defaultdict[int, list[str]] = defaultdict(list)
+        for path in small:
+            tiers[files[path]["size"].bit_length() // 3].append(path)
+        return _within(files, max(tiers.values(), key=len))
+    return _within(files, [p for p, file in files.items() if _deleted_share(file) > MOSTLY_DELETED])
 
 
 def _within(files: Mapping[str, Mapping[str, Any]], paths: list[str]) -> list[str]:
-    total, chosen = 0, []
-    for path in paths:
-        total += files[path]["size"]
-        if total > MERGED_BYTES:
-            break
-        chosen.append(path)
-    return chosen if len(chosen) > 1 else []
+    """The first of these paths, and as many more as fit with it into one merge."""
+    sizes = accumulate(files[path]["size"] for path in paths)
+    fitting = sum(size <= MERGED_BYTES for size in sizes)
+    return paths[: max(fitting, 1)]
 
 
 def _deleted_share(file: Mapping[str, Any]) -> float:

@@ -213,7 +213,8 @@ class MergeOnReadTable:
 
     def _check_columns(self, state: TableState, schema: TableSchema) -> None:
         """Refuse what other writers may have made of the table since we last looked."""
-        if self._checked and self._checked[0] is state.metadata and self._checked[1] is schema:
+        seen = (state.metadata, state.protocol, schema)
+        if self._checked and all(a is b for a, b in zip(self._checked, seen, strict=True)):
             return
         self._check_protocol()
         added = schema_change(state.metadata["schemaString"], schema).added
@@ -223,7 +224,7 @@ class MergeOnReadTable:
                 hint=f"headrace resync {self.name}",
                 table=str(self.name),
             )
-        self._checked = (state.metadata, schema)
+        self._checked = seen
 
     def _check_protocol(self) -> None:
         state = self._known_state()
