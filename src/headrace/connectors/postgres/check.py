@@ -59,13 +59,12 @@ def check(
         session = connect(settings)
     except HeadraceError as error:
         return [_unreachable("reachable", error)]
-    where = address(settings)
-    try:
-        with session:
-            reachable = Finding(Severity.OK, "reachable", f"connected to {where}")
+    reachable = Finding(Severity.OK, "reachable", f"connected to {address(settings)}")
+    with session:
+        try:
             return [reachable, *_look(session, settings, slot, publication, tables)]
-    except psycopg.Error as error:
-        raise _failed(f"cannot check {where}", error) from error
+        except psycopg.Error as error:
+            raise _failed(session, f"cannot check {address(settings)}", error) from error
 
 
 def _unreachable(name: str, error: HeadraceError) -> Finding:
@@ -147,15 +146,17 @@ def fix(session: psycopg.Connection[Any], findings: Iterable[Finding]) -> list[s
                 session.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
                 session.execute(statement.encode())
         except psycopg.Error as error:
-            raise _failed(f"{statement} (after {done} others)", error) from error
+            raise _failed(session, f"{statement} (after {done} others)", error) from error
     return statements
 
 
-def _failed(what: str, error: psycopg.Error) -> HeadraceError:
+def _failed(session: psycopg.Connection[Any], what: str, error: psycopg.Error) -> HeadraceError:
     text = f"{what}: {error}".strip()
+    if session.broken:
+        return SourceUnavailableError(text, hint="try again when the server is back")
     if isinstance(error, psycopg.errors.LockNotAvailable):
         hint = "somebody holds a lock on the table: try again when long transactions have ended"
         return SourceError(text, hint=hint)
-    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
-        return SourceUnavailableError(text, hint="headrace check again when the server is back")
-    return SourceError(text, hint="hand the statement to an administrator of the database")
+    return SourceError(
+        text, hint="ask an administrator of the database; this is the server's own answer"
+    )

@@ -96,21 +96,17 @@ class Role:
 class Transport:
     """How the session reached the server."""
 
-    host: str  # empty or a folder: a Unix socket
+    host: str
+    address: str  # its IP address; empty for a Unix socket
     encrypted: bool
 
     @property
     def is_local(self) -> bool:
-        if self.host in ("", "localhost") or self.host.startswith(("/", "@")):
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return not self.address or ipaddress.ip_address(self.address).is_loopback
 
 
 def read_transport(session: psycopg.Connection[Any]) -> Transport:
-    return Transport(session.info.host, session.pgconn.ssl_in_use)
+    return Transport(session.info.host, session.info.hostaddr, session.pgconn.ssl_in_use)
 
 
 def read_server(session: psycopg.Connection[Any]) -> Server:

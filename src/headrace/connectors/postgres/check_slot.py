@@ -166,12 +166,12 @@ def _active(slot: Slot) -> Finding | None:
 def order_finding(slot: Slot, publication: str, publication_age: int) -> Finding:
     """Whether the publication is older than what the slot still has to send.
 
-    Decoding sees the catalog as it was at each change, so for changes older than the
-    publication there is none: 13 to 17 then fail for ever, 18 leaves those changes out. The slot does not
-    record when it was made. But every transaction before its catalog_xmin ended before its restart
-    position, so that a publication whose row is older is certainly visible. A younger row proves
-    nothing: ALTER PUBLICATION writes a new one, a new slot starts with the catalog_xmin of
-    the slowest other slot, and there may have been no change in between.
+    Decoding sees the catalog as it was at each change, so for changes older than the publication
+    there is none: 13 to 17 then fail for ever, 18 leaves those changes out. A slot does not record
+    when it was made. But every transaction before its catalog_xmin ended before the first change it
+    has to send, so that a publication whose row is older is certainly seen. A younger row proves
+    nothing: ALTER PUBLICATION writes a new one, a new slot starts with the catalog_xmin of the
+    slowest other slot, and there may have been no change in between.
     """
     if publication_age > slot.catalog_age:
         message = f"publication {publication!r} is older than the changes that the slot holds"
