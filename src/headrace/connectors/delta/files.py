@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,35 @@ def inside(storage: Storage, path: str) -> str:
     return unquote(path).removeprefix("file://").removeprefix(f"{storage.url}/")
 
 
+class _ObjectFile(io.RawIOBase):
+    """An object read by ranges, as Parquet's reader wants a file."""
+
+    def __init__(self, storage: ObjectStorage, path: str) -> None:
+        self._storage, self._path = storage, path
+        self._at, self._size = 0, file_size(storage, path)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = start + offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any, /) -> int:
+        length = min(len(buffer), self._size - self._at)
+        if length > 0:
+            buffer[:length] = read_range(self._storage, self._path, self._at, length)
+            self._at += length
+        return max(length, 0)
+
+
 @contextlib.contextmanager
 def open_parquet(storage: Storage, path: str) -> Iterator[pq.ParquetFile]:
     """A Parquet file of the storage, read in parts. `path` as the Delta log writes it.
@@ -38,13 +68,11 @@ def open_parquet(storage: Storage, path: str) -> Iterator[pq.ParquetFile]:
         LogError: it cannot be read.
     """
     path = inside(storage, path)
+    source: Any = storage.location(path)
+    if isinstance(storage, ObjectStorage):
+        source = _ObjectFile(storage, path)
     try:
-        if isinstance(storage, ObjectStorage):
-            with object_errors("open", storage.location(path)):
-                source = pa.PythonFile(obstore.open_reader(storage.store, path), mode="r")
-        else:
-            source = storage.location(path)
-        with pq.ParquetFile(source, memory_map=True) as file:
+        with pq.ParquetFile(source, memory_map=isinstance(source, str)) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
         raise LogError(
@@ -190,5 +218,4 @@ def open_source(source: str, options: Mapping[str, str]) -> Iterator[Any]:
             yield file
         return
     folder, _, name = source.rpartition("/")
-    with object_errors("read", source):
-        yield obstore.open_reader(ObjectStorage(folder, options).store, name)
+    yield io.BufferedReader(_ObjectFile(ObjectStorage(folder, options), name), 8 << 20)
