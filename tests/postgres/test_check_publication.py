@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psycopg
 import pytest
 from check_source import checked_source
 
@@ -174,6 +175,28 @@ def test_rows_and_columns_kept_back_are_warned_of(since_15):
     assert found.named("publication-row-filter").evidence == "public.t: WHERE (id > 5)"
     assert found.named("publication-column-list").evidence == "public.t: not a"
     source.run(found.named("publication-column-list").sql)
+    assert "publication" in source.check("public.t").names(Severity.OK)
+
+
+@pytest.mark.parametrize(
+    ("identity", "columns"), [("default", "(a, b)"), ("full", "(id, a)"), ("index", "(id, a)")]
+)
+def test_a_column_list_must_hold_the_replica_identity(since_15, identity, columns):
+    """Else the server refuses the application's own updates."""
+    source = since_15
+    source.execute(f"""
+        alter table t alter b set not null;
+        create unique index by_b on t (b);
+        alter table t replica identity {identity.replace("index", "using index by_b")};
+        insert into t values (1, 'a', 'b');
+        create publication p for table t {columns};
+    """)
+    finding = source.check("public.t").named("publication-identity")
+    assert finding.severity is Severity.BLOCKER
+    with pytest.raises(psycopg.errors.InvalidColumnReference):
+        source.execute("update t set a = 'c'")
+    source.run(finding.sql)
+    source.execute("update t set a = 'c'")
     assert "publication" in source.check("public.t").names(Severity.OK)
 
 

@@ -23,6 +23,13 @@ def test_an_absent_table_is_named(source):
     assert finding.objects == ("public.u", "none.t")
 
 
+def test_of_many_tables_a_message_names_a_few_and_objects_all(source):
+    wanted = [f"public.t{number}" for number in range(40)]
+    finding = source.check(*wanted, *wanted).named("table-missing")
+    assert finding.objects == tuple(wanted)
+    assert finding.message.endswith("public.t4 and 35 more")
+
+
 def test_what_logical_replication_cannot_carry_is_named_with_its_kind(source):
     source.execute("""
         create view a_view as select 1 as id;

@@ -11,7 +11,7 @@ from psycopg import sql
 from psycopg.rows import class_row
 
 from headrace.connectors.postgres.check_server import Role
-from headrace.connectors.postgres.check_tables import Table, names, quoted
+from headrace.connectors.postgres.check_tables import Table, names, quoted, shown
 from headrace.model import TableId
 from headrace.model.finding import Finding, Severity
 
@@ -30,19 +30,26 @@ SELECT p.pubname::text AS name, pg_catalog.age(p.xmin) AS age,
 
 # The tables under whose names changes are sent, be they named, of a schema, or all; as JSON,
 # because rowfilter and attnames came with 15. Generated columns are not missed: a publication lists
-# but does not send them before 18, and sends them on demand from then on.
+# but does not send them before 18, and sends them on demand from then on. `identity` says of a
+# column left out that it is needed to tell old rows: the server then refuses updates and deletes.
 PUBLISHED: Final = """
 SELECT t.schemaname::text AS schema, t.tablename::text AS name,
        coalesce(pg_catalog.to_jsonb(t) ->> 'rowfilter', '') AS row_filter,
-       ARRAY(SELECT a.attname::text
-               FROM pg_catalog.pg_attribute a
-               JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
-               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-              WHERE n.nspname = t.schemaname AND c.relname = t.tablename
-                AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
-                AND NOT pg_catalog.jsonb_exists(pg_catalog.to_jsonb(t) -> 'attnames', a.attname)
-              ORDER BY a.attnum) AS left_out
+       left_out.columns AS left_out, left_out.identity AS identity_left_out
   FROM pg_catalog.pg_publication_tables t
+  JOIN pg_catalog.pg_namespace n ON n.nspname = t.schemaname
+  JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
+  LEFT JOIN pg_catalog.pg_index i
+    ON i.indrelid = c.oid AND i.indisvalid AND i.indimmediate
+   AND CASE c.relreplident WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident END
+ CROSS JOIN LATERAL (
+       SELECT coalesce(pg_catalog.array_agg(a.attname::text ORDER BY a.attnum), '{}') AS columns,
+              coalesce(pg_catalog.bool_or(c.relreplident = 'f'
+                                          OR a.attnum = ANY (i.indkey::int2[])), false) AS identity
+         FROM pg_catalog.pg_attribute a
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+          AND NOT pg_catalog.jsonb_exists(pg_catalog.to_jsonb(t) -> 'attnames', a.attname)
+       ) AS left_out
  WHERE t.pubname = %s
  ORDER BY 1, 2
 """
@@ -73,12 +80,14 @@ class _PublicationRow:
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """A row of PUBLISHED; `left_out` are the columns that are not sent."""
+    """A row of PUBLISHED; `left_out` are the columns that are not sent, and
+    `identity_left_out` says that the replica identity has some of them."""
 
     schema: str
     name: str
     row_filter: str
     left_out: Sequence[str]
+    identity_left_out: bool
 
     @property
     def table(self) -> TableId:
@@ -201,7 +210,7 @@ def _root(publication: Publication, tables: Sequence[Table]) -> list[Finding]:
         Finding(
             Severity.BLOCKER,
             "publication-root",
-            f"publication {publication.name!r} sends changes of {', '.join(partitioned)} under "
+            f"publication {publication.name!r} sends changes of {shown(partitioned)} under "
             "the names of their partitions",
             partitioned,
             "publish_via_partition_root = false",
@@ -257,7 +266,7 @@ def _unpublished_finding(
     return Finding(
         Severity.BLOCKER,
         "publication-tables",
-        f"publication {publication.name!r} does not send {', '.join(concerned)}",
+        f"publication {publication.name!r} does not send {shown(concerned)}",
         concerned,
         "" if safe else f"role {role.quoted} does not own both the publication and these tables",
         "headrace check --fix adds them" if safe else "have an administrator run this SQL",
@@ -272,7 +281,7 @@ def _restrictions(publication: Publication, tables: Sequence[Table]) -> list[Fin
     published = [each for each in publication.tables if each.table in wanted]
     filtered = [each for each in published if each.row_filter]
     narrowed = [each for each in published if each.left_out]
-    found = []
+    found = _identity_left_out(publication, [each for each in narrowed if each.identity_left_out])
     if filtered:
         rows = "; ".join(f"{each.table}: WHERE {each.row_filter}" for each in filtered)
         found.append(_restriction(publication, "publication-row-filter", "rows", filtered, rows))
@@ -282,6 +291,32 @@ def _restrictions(publication: Publication, tables: Sequence[Table]) -> list[Fin
             _restriction(publication, "publication-column-list", "columns", narrowed, columns)
         )
     return found
+
+
+def _identity_left_out(publication: Publication, tables: Sequence[PublishedTable]) -> list[Finding]:
+    if not tables:
+        return []
+    concerned = names(each.table for each in tables)
+    return [
+        Finding(
+            Severity.BLOCKER,
+            "publication-identity",
+            f"updates and deletes of {shown(concerned)} fail at the source: their column lists in "
+            f"publication {publication.name!r} leave columns of the replica identity out",
+            concerned,
+            "; ".join(f"{each.table}: not {', '.join(each.left_out)}" for each in tables),
+            "take the tables out of the publication and add them whole",
+            _whole(publication, tables),
+        )
+    ]
+
+
+def _whole(publication: Publication, tables: Sequence[PublishedTable]) -> tuple[str, ...]:
+    return tuple(
+        _alter(publication, f"{action} TABLE {quoted(each.table)}")
+        for each in tables
+        for action in ("DROP", "ADD")
+    )
 
 
 def _restriction(
@@ -295,15 +330,11 @@ def _restriction(
     return Finding(
         Severity.WARNING,
         name,
-        f"publication {publication.name!r} keeps {what} of {', '.join(concerned)} back",
+        f"publication {publication.name!r} keeps {what} of {shown(concerned)} back",
         concerned,
         evidence,
         "nothing, if that is meant; else take the tables out of the publication and add them whole",
-        tuple(
-            _alter(publication, f"{action} TABLE {quoted(each.table)}")
-            for each in tables
-            for action in ("DROP", "ADD")
-        ),
+        _whole(publication, tables),
     )
 
 

@@ -66,13 +66,16 @@ SELECT w.schema AS root_schema, w.name AS root_name, rn.nspname AS schema, r.rel
        WITH ORDINALITY AS w (schema, name, place)
   JOIN pg_catalog.pg_namespace n ON n.nspname = w.schema
   JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = w.name
-  JOIN pg_catalog.pg_class r
-    ON r.oid = c.oid OR r.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree(c.oid)
-                                   WHERE isleaf)
+ CROSS JOIN LATERAL (SELECT c.oid
+                      UNION
+                      SELECT relid FROM pg_catalog.pg_partition_tree(c.oid) WHERE isleaf) AS part
+  JOIN pg_catalog.pg_class r ON r.oid = part.oid
   JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace
  WHERE pg_catalog.pg_relation_is_publishable(r.oid)
  ORDER BY w.place, r.oid <> c.oid, rn.nspname, r.relname
 """
+
+SHOWN: Final = 5  # names in a message, which is to fit on a line or two
 
 KINDS: Final = {
     "v": "view",
@@ -154,19 +157,29 @@ class Table:
 
 
 def read_tables(session: psycopg.Connection[Any], tables: Sequence[TableId]) -> list[Table]:
+    """The tables in the order given, each once, whether there is such a table or not."""
+    each = dict.fromkeys(tables)
     wanted = {
-        "schemas": [table.schema for table in tables],
-        "names": [table.name for table in tables],
+        "schemas": [table.schema for table in each],
+        "names": [table.name for table in each],
         "reserved": list(META_COLUMNS),
     }
+    parts: dict[TableId, list[Relation]] = {table: [] for table in each}
+    with session.cursor(row_factory=class_row(_RelationRow)) as relations:
+        for row in relations.execute(RELATIONS, wanted):
+            parts[TableId(row.root_schema, row.root_name)].append(_relation(row))
     with session.cursor(row_factory=class_row(_TableRow)) as cursor:
         rows = cursor.execute(TABLES, wanted).fetchall()
-    with session.cursor(row_factory=class_row(_RelationRow)) as relations:
-        parts = relations.execute(RELATIONS, wanted).fetchall()
-    return [_table(row, parts) for row in rows]
+    return [_table(row, parts[TableId(row.schema, row.name)]) for row in rows]
 
 
-def _table(row: _TableRow, relations: Iterable[_RelationRow]) -> Table:
+def _relation(row: _RelationRow) -> Relation:
+    table = TableId(row.schema, row.name)
+    identity = ReplicaIdentity(row.identity)
+    return Relation(table, identity, row.identified, row.deferrable, row.owned)
+
+
+def _table(row: _TableRow, parts: Sequence[Relation]) -> Table:
     return Table(
         TableId(row.schema, row.name),
         row.found,
@@ -178,17 +191,7 @@ def _table(row: _TableRow, relations: Iterable[_RelationRow]) -> Table:
         bool(row.may_select),
         bool(row.row_security),
         tuple(row.reserved),
-        tuple(
-            Relation(
-                TableId(r.schema, r.name),
-                ReplicaIdentity(r.identity),
-                r.identified,
-                r.deferrable,
-                r.owned,
-            )
-            for r in relations
-            if (r.root_schema, r.root_name) == (row.schema, row.name)
-        ),
+        tuple(parts),
     )
 
 
@@ -199,6 +202,12 @@ def quoted(table: TableId) -> str:
 
 def names(tables: Iterable[TableId]) -> tuple[str, ...]:
     return tuple(str(table) for table in tables)
+
+
+def shown(objects: Sequence[str]) -> str:
+    """The first of them for a message; a finding's `objects` has them all."""
+    rest = len(objects) - SHOWN
+    return ", ".join(objects[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
 # -- findings --------------------------------------------------------------------------------------
@@ -229,7 +238,7 @@ def _missing(tables: Sequence[Table]) -> list[Finding]:
         Finding(
             Severity.BLOCKER,
             "table-missing",
-            f"{_count(absent)} not exist: {', '.join(absent)}",
+            f"{_count(absent)} not exist: {shown(absent)}",
             absent,
             fix="correct the names under tables: in headrace.yaml, or leave them out",
         )
@@ -279,7 +288,7 @@ def _select_rights(tables: Sequence[Table], role: Role) -> list[Finding]:
         Finding(
             Severity.BLOCKER,
             "select-rights",
-            f"role {role.quoted} may not read {', '.join(names(closed))}: no snapshot of it",
+            f"role {role.quoted} may not read {shown(names(closed))}: no snapshot of it",
             names(closed),
             "has_table_privilege(…, 'SELECT') = false",
             "as owner of the table: run the GRANT",
@@ -297,7 +306,7 @@ def _row_security(tables: Sequence[Table], role: Role) -> list[Finding]:
         Finding(
             Severity.BLOCKER,
             "row-security",
-            f"row-level security hides rows of {', '.join(hidden)} from role {role.quoted}: "
+            f"row-level security hides rows of {shown(hidden)} from role {role.quoted}: "
             "a snapshot would lack them",
             hidden,
             "row_security_active(…) = true",
@@ -359,7 +368,7 @@ def _identity_finding(relations: Sequence[Relation], owned: bool, role: Role) ->
     return Finding(
         Severity.BLOCKER,
         "replica-identity",
-        f"updates and deletes of {', '.join(tables)} would fail at the source once published, or "
+        f"updates and deletes of {shown(tables)} would fail at the source once published, or "
         "not tell which row they mean: no usable replica identity",
         tables,
         "; ".join(f"{relation.table}: {_why(relation)}" for relation in relations),
