@@ -9,13 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import crash_child
+import delta_crash_child
 import pytest
 from delta_samples import LOG_ID, Lake, Model, assert_holds, at, schema_of
 
 from headrace.failpoints import FAILPOINTS
 
-CHILD = Path(crash_child.__file__)
+CHILD = Path(delta_crash_child.__file__)
 KILLS = [
     ("delta.load_linked", 1),
     ("delta.dv_written", 1),
@@ -45,13 +45,13 @@ def test_killed_at_a_failpoint_it_goes_on_exactly_once(
     assert _run(tmp_path, kind, f"{failpoint}=kill@{hits}") == -signal.SIGKILL
     assert _run(tmp_path, kind, "") == 0
     model = Model(schema_of(kind))
-    model.apply(crash_child.first(kind), [])
-    for number in range(1, crash_child.BATCHES + 1):
-        model.apply(*crash_child.batch(number, kind))
+    model.apply(delta_crash_child.first(kind), [])
+    for number in range(1, delta_crash_child.BATCHES + 1):
+        model.apply(*delta_crash_child.batch(number, kind))
     lake = Lake(tmp_path)
     assert_holds(lake.path, model)
-    assert lake.open().checkpoint(LOG_ID) == at(crash_child.BATCHES + 1)
-    assert _commits(lake) == list(range(1, crash_child.BATCHES + 2))
+    assert lake.open().checkpoint(LOG_ID) == at(delta_crash_child.BATCHES + 1)
+    assert _commits(lake) == list(range(1, delta_crash_child.BATCHES + 2))
 
 
 def _commits(lake: Lake) -> list[int]:

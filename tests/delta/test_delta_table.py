@@ -324,6 +324,30 @@ def test_a_put_that_failed_leaves_the_batch_to_be_tried_again(
     assert_holds(lake.path, model_of(rows(range(2), 2), rows(range(2, 9))))
 
 
+def test_an_error_while_following_others_leaves_no_stale_index(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Invariant 3: rows that another commit moved are found at their new place or not at all."""
+    table = loaded(lake, rows(range(9)), rows(range(9, 12)))
+    table.apply(changes(SCHEMA, rows(range(2), 2)), at(2))
+    DeltaTable(lake.path).optimize.compact()
+    DeltaTable(lake.path).alter.set_table_description("later")
+    get = table.storage.get
+
+    def failing(path: str) -> bytes:
+        if path.endswith("3.json"):
+            raise LogError("no connection")
+        return get(path)
+
+    batch = changes(SCHEMA, rows(range(1, 10), 3))
+    with monkeypatch.context() as patched:
+        patched.setattr(table.storage, "get", failing)
+        with pytest.raises(LogError, match="no connection"):
+            table.apply(batch, at(3))
+    table.apply(batch, at(3))
+    assert_holds(lake.path, model_of(rows(range(1), 2), rows(range(1, 10), 3), rows(range(10, 12))))
+
+
 # -- statistics ------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from delta_samples import LOG_ID, Lake, Model, Row, assert_holds, at, changes, r
 from deltalake import DeltaTable
 
 from headrace.connectors.delta import actions, maintenance
-from headrace.connectors.delta.maintenance import RETENTION_MS, choose_merge
+from headrace.connectors.delta.maintenance import choose_merge, retention_ms
 from headrace.connectors.delta.state import load_state
 from headrace.connectors.delta.table import ATTEMPTS
 from headrace.errors import DestinationConflictError, DestinationError
@@ -106,12 +106,26 @@ def test_a_sweep_takes_what_no_retained_version_names_and_nothing_else(lake: Lak
     named = state.named_paths()
     now = actions.now_ms()
     assert maintenance.sweep(storage, state, now) == []
-    gone = maintenance.sweep(storage, state, now + RETENTION_MS + 60_000)
+    gone = maintenance.sweep(storage, state, now + 86_400_000 + 60_000)
     assert any(path.endswith(".bin") for path in gone)
     assert any(path.endswith(".parquet") for path in gone)
     assert not set(gone) & named
     assert stray.exists()
     assert_holds(lake.path, model)
+
+
+@pytest.mark.parametrize(
+    ("text", "hours"),
+    [("interval 1 day", 24), ("interval 2 weeks", 336), ("12 hours", 12), (None, 168)],
+)
+def test_the_tables_own_retention_is_kept(text: str | None, hours: int) -> None:
+    held = {} if text is None else {"delta.deletedFileRetentionDuration": text}
+    assert retention_ms(held) == hours * 3_600_000
+
+
+def test_a_retention_that_nobody_understands_keeps_everything() -> None:
+    held = {"delta.deletedFileRetentionDuration": "a while"}
+    assert retention_ms(held) > actions.now_ms()
 
 
 def test_files_of_a_commit_that_never_was_are_swept(lake: Lake) -> None:

@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from crash_child import transaction
+from log_crash_child import transaction
 from log_samples import CAPTURE, committed_rows, data_files
 
 from headrace.log import LogReader, LogWriter, open_storage
 from headrace.log.layout import Layout
 
-CHILD = Path(__file__).with_name("crash_child.py")
+CHILD = Path(__file__).with_name("log_crash_child.py")
 
 
 def run_child(state: Path, failpoint: str) -> list[int]:

@@ -1,6 +1,6 @@
 """Loads a table and applies batches to it, in a process that a failpoint kills.
 
-python crash_child.py ROOT KIND
+python delta_crash_child.py ROOT KIND
 """
 
 from __future__ import annotations
