@@ -1,4 +1,4 @@
-"""Builds the one compiled part, the pgoutput kernel, and lets the install succeed without a compiler."""
+"""Builds the pgoutput kernel, and lets the install succeed without a compiler."""
 
 import sys
 

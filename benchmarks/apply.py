@@ -1,4 +1,4 @@
-"""Apply: 1,000 random updates into 1 and 10 million rows, against DeltaTable.merge, as tables grow."""
+"""Apply: 1,000 random updates into 1 and 10 million rows, against DeltaTable.merge."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from benchmarks.project import write_project
 from headrace.testing.postgres import EmbeddedPostgres
 
 RATES = (100, 1000)  # rows a second, each in a transaction of its own
-SECONDS = 20
+SECONDS = 10
 
 SETUP = "CREATE TABLE ticks (id bigint PRIMARY KEY, note text)"
 

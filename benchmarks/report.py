@@ -21,7 +21,7 @@ REPORTS = Path(__file__).parent / "reports"
 
 
 class Measured(NamedTuple):
-    """One run: its result (seconds, unless the benchmark says otherwise), and its peak RSS in MiB."""
+    """One run: its result (mostly seconds), and its peak RSS in MiB."""
 
     value: Any
     peak_mib: float

@@ -1,7 +1,7 @@
 """Named places where tests make the process die or an operation fail.
 
-A failpoint that nobody armed costs one dictionary look-up. `HEADRACE_FAILPOINT=name=kill@3` arms one
-for a subprocess: the third hit sends SIGKILL, which nothing can catch, as a power cut would.
+A failpoint that nobody armed costs one dictionary look-up. `HEADRACE_FAILPOINT=name=kill@3` arms
+one for a subprocess: the third hit sends SIGKILL, which nothing can catch, as a power cut would.
 `name=enospc@1-5` makes hits 1 to 5 raise ENOSPC instead.
 """
 

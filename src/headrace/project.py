@@ -34,7 +34,6 @@ from headrace.status import Status, project_status
 from headrace.verification import verify_capture
 from headrace.verify import TableVerification
 
-
 # What a run may mend by itself: the publication is created or extended where we are allowed to.
 RUN_FIXES: Final = frozenset({"publication-missing", "publication-tables"})
 
@@ -198,7 +197,7 @@ class Project:
     # -- the end -----------------------------------------------------------------------------------
 
     def destroy(self, pipeline: str | None = None) -> list[str]:
-        """Drop what Headrace created at the source, and its change logs; destination tables stay."""
+        """Drop what Headrace created at the source, and its change logs; its tables stay."""
         return [
             line
             for capture in self._captures(pipeline)

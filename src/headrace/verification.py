@@ -15,7 +15,7 @@ from headrace.connectors.delta.reading import PinnedTable
 from headrace.connectors.postgres.source import PostgresSource
 from headrace.engine.materialize import Phase
 from headrace.engine.protocols import Snapshot
-from headrace.errors import HeadraceError, VerificationImpossibleError
+from headrace.errors import VerificationImpossibleError
 from headrace.log import LogReader
 from headrace.model import ChangeBatch, Checkpoint, Lsn, TableSchema
 from headrace.verify import TableVerification, verify_table

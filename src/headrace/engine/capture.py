@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -71,7 +71,7 @@ class CaptureProgress:
 
     rows: int = 0
     transactions: int = 0
-    received: Lsn = Lsn(0)  # how far the source has sent
+    received: Lsn = field(default_factory=Lsn)  # how far the source has sent
     commit_ts: datetime | None = None  # of the newest transaction that is durable
     error: HeadraceError | None = None  # the last one that made it reconnect; None when well
     connected: bool = False
@@ -135,7 +135,7 @@ class Capture:
         if self._stream is not None:
             self._stream.wake()
 
-    # -- commits, all made by the one committer thread ----------------------------------------------
+    # -- commits, all made by the one committer thread ---------------------------------------------
 
     def submit(self, taken: Taken, spilled: Sequence[LogFile]) -> Future[Committed]:
         return self._committer.submit(self._commit, taken, spilled)

@@ -58,13 +58,15 @@ class Copier:
         the connection is raised, with the finished tables kept.
         """
         self.progress.update({table: CopyProgress() for table in tables})
-        with self._source.snapshot(tables, self._connections) as snapshot:
-            with ThreadPoolExecutor(self._connections, "headrace-copy") as pool:
-                try:
-                    self._copy_all(pool, snapshot, tables)
-                except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
+        with (
+            self._source.snapshot(tables, self._connections) as snapshot,
+            ThreadPoolExecutor(self._connections, "headrace-copy") as pool,
+        ):
+            try:
+                self._copy_all(pool, snapshot, tables)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
     def _copy_all(
         self, pool: ThreadPoolExecutor, snapshot: Snapshot, tables: Sequence[TableId]

@@ -33,12 +33,14 @@ def take_column(column: pa.ChunkedArray, rows: npt.NDArray[np.int64]) -> pa.Chun
     large = _LARGE.get(column.type)
     if large is None or column.num_chunks <= 1 or column.nbytes < PIECE_BYTES:
         return column.take(indices)
-    taken = column.cast(large).combine_chunks().take(indices)
-    return pa.chunked_array([p.cast(column.type) for p in _pieces(taken)], column.type)
+    values = column.cast(large).combine_chunks()
+    pieces = [values.take(part).cast(column.type) for part in _pieces(values, indices)]
+    return pa.chunked_array(pieces, column.type)
 
 
-def _pieces(values: pa.Array) -> list[pa.Array]:
-    ends = np.cumsum(pc.binary_length(values).fill_null(0).to_numpy())
-    cuts = np.flatnonzero(np.diff(ends // PIECE_BYTES)) + 1
-    bounds = [0, *cuts.tolist(), len(values)]
-    return [values.slice(a, b - a) for a, b in pairwise(bounds)]
+def _pieces(values: pa.Array, indices: pa.Array) -> list[pa.Array]:
+    """`indices` in parts whose values 32 bits can address."""
+    lengths = pc.binary_length(values).take(indices).fill_null(0)
+    cuts = np.flatnonzero(np.diff(np.cumsum(lengths.to_numpy()) // PIECE_BYTES)) + 1
+    bounds = [0, *cuts.tolist(), len(indices)]
+    return [indices.slice(a, b - a) for a, b in pairwise(bounds)]

@@ -11,6 +11,7 @@ import pyarrow as pa
 from deltalake import DeltaTable, QueryBuilder
 from deltalake.exceptions import DeltaError
 
+from headrace.connectors.delta.files import folders
 from headrace.connectors.delta.plans import PIPELINE
 from headrace.connectors.delta.state import LOG, load_state
 from headrace.connectors.delta.table import MergeOnReadTable
@@ -69,12 +70,13 @@ class DeltaDestination:
 
     def tables(self) -> list[TableId]:
         """The Delta tables at this location, whoever made them."""
-        found = set()
-        for entry in self._storage().list(""):
-            parts = entry.path.split("/")
-            if len(parts) == 4 and parts[2] == LOG:
-                found.add(TableId(parts[0], parts[1]))
-        return sorted(found)
+        storage = self._storage()
+        return sorted(
+            TableId(schema, table)
+            for schema in folders(storage, "")
+            for table in folders(storage, schema)
+            if LOG in folders(storage, f"{schema}/{table}")
+        )
 
     def owner(self, name: TableId) -> str | None:
         """The pipeline that made a table; None for another's table, or where there is none."""

@@ -80,6 +80,17 @@ def open_parquet(storage: Storage, path: str) -> Iterator[pq.ParquetFile]:
         ) from error
 
 
+def folders(storage: Storage, folder: str) -> list[str]:
+    """Names of the folders in a folder; none where it does not exist."""
+    if isinstance(storage, ObjectStorage):
+        with object_errors("list", storage.location(folder)):
+            listed = obstore.list_with_delimiter(storage.store, folder or None)
+        return [prefix.rstrip("/").rpartition("/")[2] for prefix in listed["common_prefixes"]]
+    with local_errors("list", storage.location(folder)):
+        place = Path(storage.location(folder))
+        return [p.name for p in place.iterdir() if p.is_dir()] if place.is_dir() else []
+
+
 def file_size(storage: Storage, path: str) -> int:
     """In bytes."""
     if isinstance(storage, ObjectStorage):

@@ -65,7 +65,13 @@ class LiveFiles:
 
     def drop(self, path: str) -> None:
         number = self._numbers.pop(path)
-        self._deleted[number] = None
+        self._deleted[number] = self._vectors[number] = None
+        self._paths[number] = ""
+
+    @property
+    def numbered(self) -> int:
+        """Files that ever got a number."""
+        return len(self._paths)
 
     def path(self, number: int) -> str:
         return self._paths[number]

@@ -7,8 +7,10 @@ deltalake's `vacuum(full=True)` is never called: it deletes deletion vectors tha
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any, Final
 
@@ -20,9 +22,24 @@ from headrace.connectors.delta.state import TableState
 from headrace.errors import DestinationUnavailableError
 from headrace.log.storage import Storage
 
+# A busy table makes a commit a second or more: a week of them would be more log than table. The
+# user's own setting of these properties stands.
+RETENTION_PROPERTIES: Final = {
+    "delta.logRetentionDuration": "interval 1 day",
+    "delta.deletedFileRetentionDuration": "interval 1 day",
+}
+
 CHECKPOINT_EVERY: Final = 100  # commits; opening 500 without one takes 0.17 s, with one 0.01 s
 SWEEP_EVERY: Final = 1000  # commits; one listing of the table's folder
-RETENTION_MS: Final = 7 * 24 * 3600 * 1000  # Delta's own default (deletedFileRetentionDuration)
+_DEFAULT_RETENTION: Final = "interval 7 days"  # Delta's, of deletedFileRetentionDuration
+_DURATION: Final = re.compile(r"(?:interval\s+)?(\d+)\s+(week|day|hour|minute|second)s?", re.I)
+_UNIT_MS: Final = {
+    "week": 604_800_000,
+    "day": 86_400_000,
+    "hour": 3_600_000,
+    "minute": 60_000,
+    "second": 1_000,
+}
 
 SMALL: Final = 32 << 20  # bytes
 MANY_SMALL: Final = 50
@@ -66,25 +83,42 @@ def known_rows(file: Mapping[str, Any]) -> int | None:
 
 
 def write_checkpoint(url: str, options: Mapping[str, str]) -> None:
-    """A checkpoint of the newest version, and removal of log entries past their retention."""
+    """A checkpoint of the newest version. Raises DestinationUnavailableError."""
+    with _upkeep("write a checkpoint of", url):
+        DeltaTable(url, storage_options=dict(options) or None).create_checkpoint()
+
+
+def clean_log(url: str, options: Mapping[str, str]) -> None:
+    """Remove log entries past their retention. Raises DestinationUnavailableError."""
+    with _upkeep("clean the log of", url):
+        DeltaTable(url, storage_options=dict(options) or None).cleanup_metadata()
+
+
+@contextmanager
+def _upkeep(what: str, url: str) -> Iterator[None]:
     try:
-        table = DeltaTable(url, storage_options=dict(options) or None)
-        table.create_checkpoint()
-        table.cleanup_metadata()
+        yield
     except (DeltaError, OSError) as error:
         raise DestinationUnavailableError(
-            f"cannot write a checkpoint of {url}: {error}",
-            hint="the table stands; look at the storage, the next commit tries again",
+            f"cannot {what} {url}: {error}",
+            hint="the table stands; look at the storage, a later commit tries again",
         ) from error
 
 
+def retention_ms(configuration: Mapping[str, str]) -> int:
+    """How long files are kept that only older versions name; forever if nobody can tell."""
+    text = configuration.get("delta.deletedFileRetentionDuration", _DEFAULT_RETENTION)
+    match = _DURATION.fullmatch(text.strip())
+    return int(match[1]) * _UNIT_MS[match[2].lower()] if match else 1 << 62
+
+
 def sweep(storage: Storage, state: TableState, now: int) -> list[str]:
-    """Delete files of ours that no version of the last seven days names; returns their paths.
+    """Delete files of ours that no version inside the retention names; returns their paths.
 
     Only files whose name tells that we made them, and when: what another writer is about to commit
     is never touched. `now` in ms since the epoch.
     """
-    horizon = now - RETENTION_MS
+    horizon = now - retention_ms(state.configuration)
     named = state.named_paths()
     dead = [
         entry.path

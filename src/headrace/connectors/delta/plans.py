@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from headrace.connectors.delta import actions
 from headrace.connectors.delta.actions import Action
+from headrace.connectors.delta.maintenance import RETENTION_PROPERTIES
 from headrace.connectors.delta.names import new_name
 from headrace.connectors.delta.rows import live_rows
 from headrace.connectors.delta.schema import (
@@ -47,6 +48,7 @@ def replacement(
     needed = protocol_for(schema, change_data_feed=change_data_feed)
     protocol = with_features_of(old.protocol, needed) if state else needed
     configuration = {
+        **RETENTION_PROPERTIES,
         **old.configuration,
         DELETION_VECTORS: "true",
         PIPELINE: pipeline,

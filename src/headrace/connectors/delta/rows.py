@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,8 @@ from headrace.connectors.delta.state import TableState
 from headrace.connectors.delta.vectors import read_vector
 from headrace.errors import DestinationError
 from headrace.log.storage import Storage
+
+MANY_FILES: Final = 1 << 20  # each takes 24 bytes, also when it is gone
 
 
 class RowIndex:
@@ -32,6 +34,11 @@ class RowIndex:
     @property
     def nbytes(self) -> int:
         return self._index.nbytes
+
+    @property
+    def is_worn(self) -> bool:
+        """Whether so many files have come and gone that a new index would be smaller."""
+        return self._files.numbered > MANY_FILES
 
     @property
     def entries(self) -> int:

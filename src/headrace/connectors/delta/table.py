@@ -163,7 +163,11 @@ class MergeOnReadTable:
         """Follow the log to its end."""
         if self._state is None:
             self._state = load_state(self.storage)
-        elif any("add" in a or "remove" in a for a in follow(self.storage, self._state)):
+            return self._state
+        rows, self._rows = self._rows, None  # an error half-way leaves no index of another version
+        seen = follow(self.storage, self._state)
+        self._rows = rows
+        if any("add" in action or "remove" in action for action in seen):
             self._sync()
         return self._state
 
@@ -187,11 +191,15 @@ class MergeOnReadTable:
         return state
 
     def _sync(self) -> None:
-        if self._rows is not None and self._state is not None:
+        """Bring the index, if there is one, to the state's version, or let go of it."""
+        rows, self._rows = self._rows, None
+        if rows is not None and self._state is not None:
             try:
-                self._rows.sync(self._state)
+                rows.sync(self._state)
             except NullKeyError:
-                self._rows, self._exact = None, False
+                self._exact = False
+            else:
+                self._rows = rows
 
     def app_id(self, log_id: str) -> str:
         """The application id of this table's checkpoints in a log."""
@@ -315,7 +323,7 @@ class MergeOnReadTable:
     def _row_index(self, state: TableState, schema: TableSchema, stored: pa.Schema) -> RowIndex:
         """The index by the schema's key; built at first need, or when the key has changed."""
         columns = pa.schema([stored.field(name) for name in schema.key or schema.names])
-        if self._rows is None or not self._rows.schema.equals(columns):
+        if self._rows is None or self._rows.is_worn or not self._rows.schema.equals(columns):
             rows = RowIndex(self.storage, columns, Hasher.of(columns, exact=self._exact))
             rows.sync(state)
             self._rows = rows
@@ -369,6 +377,7 @@ class MergeOnReadTable:
             maintenance.write_checkpoint(self.storage.url, self._options)
             state.checkpoint_version = state.version
             if state.version - self._swept >= maintenance.SWEEP_EVERY:
+                maintenance.clean_log(self.storage.url, self._options)
                 maintenance.sweep(self.storage, state, actions.now_ms())
                 self._swept = state.version
 

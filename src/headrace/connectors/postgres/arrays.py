@@ -71,8 +71,9 @@ def _escaping(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.intp]:
         return at
     begins = np.diff(at, prepend=-2) != 1
     order = np.arange(len(at))
-    first = np.maximum.accumulate(np.where(begins, order, 0))
-    return at[(order - first) % 2 == 0]
+    first: npt.NDArray[np.intp] = np.maximum.accumulate(np.where(begins, order, 0))
+    escaping: npt.NDArray[np.intp] = at[(order - first) % 2 == 0]
+    return escaping
 
 
 def _gather(

@@ -166,7 +166,7 @@ def to_binary(text: pa.StringArray) -> pa.BinaryArray:
     decoded = _HEX_PAIRS.take(pairs[is_digits])
     if (pairs[prefixes] != _HEX_PREFIX).any() or (decoded == _NOT_HEX).any():
         raise _not_hex(text)
-    starts = (offsets >> 1) - np.arange(len(offsets), dtype=np.int32)
+    starts = ((offsets >> 1) - np.arange(len(offsets))).astype(np.int32)
     return from_buffers(pa.binary(), starts, decoded.astype(np.uint8), valid)
 
 

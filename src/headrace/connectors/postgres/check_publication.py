@@ -244,10 +244,11 @@ def _partitions(publication: Publication, tables: Sequence[Table]) -> list[Findi
 
 def _unpublished(publication: Publication, tables: Sequence[Table], role: Role) -> list[Finding]:
     published = {each.table for each in publication.tables}
+    known = published | publication.members
     missing = [
         table
         for table in tables
-        if table.table not in published | publication.members
+        if table.table not in known
         and not (table.ancestors & published)
         and not (table.partitioned and published.intersection(table.leaves))
     ]

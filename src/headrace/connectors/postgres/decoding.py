@@ -1,4 +1,4 @@
-"""From the decoder's raw text columns to change batches: the last pure step of a change's way in."""
+"""From the decoder's raw text columns to change batches: the last pure step on the way in."""
 
 from __future__ import annotations
 

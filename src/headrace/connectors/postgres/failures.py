@@ -20,7 +20,7 @@ REBUILD = "headrace destroy, then headrace run copies the tables again; old data
 
 
 def stream_error(result: pq.abc.PGresult | None, fallback: bytes) -> HeadraceError:
-    """Why a stream ended: a clean shutdown and a killed backend are transient, a lost slot is not."""
+    """Why a stream ended: a shutdown or a killed backend is transient, a lost slot is not."""
     if result is None or result.status != pq.ExecStatus.FATAL_ERROR:
         return SourceUnavailableError(
             "the server ended the replication stream: it is shutting down",

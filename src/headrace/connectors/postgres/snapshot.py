@@ -168,7 +168,7 @@ def _plan(
         mapping.select(sql.Identifier(name).as_string(session))
         for name, mapping in zip(bound.schema.names, bound.mappings, strict=True)
     ]
-    # A partitioned root's rows live in its partitions; any other table's children speak for themselves.
+    # A partitioned root's rows live in its partitions; any other table's children are their own.
     source = sql.SQL("SELECT {} FROM {} {}").format(
         sql.SQL(", ".join(columns)),
         sql.SQL("" if kind == "p" else "ONLY"),

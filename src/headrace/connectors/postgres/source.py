@@ -68,8 +68,7 @@ class PostgresSource:
     def current_lsn(self) -> Lsn:
         """The end of what the server has written to its WAL (Lsn)."""
         with self.connect() as session:
-            row = session.execute("SELECT pg_current_wal_lsn()::text").fetchone()
-        return Lsn.parse(row[0] if row else "0/0")
+            return current_lsn(session)
 
     def prepare(self, log_position: Lsn | None) -> Lsn:
         """See `Source.prepare`: create or adopt the slot; gives the LSN to stream from."""
@@ -173,10 +172,17 @@ class PostgresSource:
         )
 
 
+def current_lsn(session: psycopg.Connection[Any]) -> Lsn:
+    """The end of what the server has written to its WAL."""
+    row = session.execute("SELECT pg_catalog.pg_current_wal_lsn()::text").fetchone()
+    return Lsn.parse(row[0] if row else "0/0")
+
+
 def slot_state(session: psycopg.Connection[Any], slot: str) -> SlotState | None:
     """The slot's row, or None if there is no such slot."""
     row = session.execute(SLOT_STATE, (slot,)).fetchone()
     if row is None:
         return None
-    flushed = Lsn.parse(row[5]) if row[5] else None
-    return SlotState(*row[:5], flushed, *row[6:])
+    name, plugin, kind, database, pid, flushed, wal_status, retained = row
+    confirmed = Lsn.parse(flushed) if flushed else None
+    return SlotState(name, plugin, kind, database, pid, confirmed, wal_status, retained)
