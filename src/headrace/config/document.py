@@ -48,17 +48,17 @@ def read_document(text: str, file: str, environment: Mapping[str, str]) -> Docum
     Raises:
         ConfigError: the text is empty or not YAML.
     """
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         problem = _syntax_problem(error)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        what = f"the character U+{ord(str(error.character)):04X} is not allowed in YAML"
+        what = f"the character U+{error.character:04X} is not allowed in YAML"
         problem = Problem(line, "", what, "save the file as UTF-8 text")
     else:
-        if root is None:
+        if root is None or root.tag == f"{_STANDARD_TAG}null":
             raise config_error(file, [Problem(1, "", "the file is empty", "headrace init")])
         document = Document(file)
         document.data = _Reader(loader, document, environment).value(root, ())
@@ -118,6 +118,8 @@ class _Reader:
             value = self.loader.construct_object(node)
         except (yaml.YAMLError, ValueError):  # such as a date in month 13
             return str(node.value)
+        if value is None:
+            return self._refuse(path, "has no value", "write one, or remove the key")
         return self._interpolated(value, path) if isinstance(value, str) else value
 
     def _interpolated(self, text: str, path: KeyPath) -> str:

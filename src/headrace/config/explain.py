@@ -50,6 +50,18 @@ _PATTERNS: Final = {
 }
 
 
+def explain_all(document: Document, faults: Iterable[ErrorDetails]) -> list[Problem]:
+    """Each fault as a problem, without those that only follow from others.
+
+    The document has told of missing values; a list whose entries are all wrong counts as empty.
+    """
+    return [explain(document, fault) for fault in faults if not _follows(fault)]
+
+
+def _follows(fault: ErrorDetails) -> bool:
+    return fault["input"] is None or (fault["type"] == "too_short" and bool(fault["input"]))
+
+
 def explain(document: Document, fault: ErrorDetails) -> Problem:
     """One fault of pydantic's as a problem; no value that may be secret appears in it."""
     path = _path(fault["loc"])
@@ -60,6 +72,8 @@ def explain(document: Document, fault: ErrorDetails) -> Problem:
         case "missing":
             return document.problem(path, "missing", _missing_hint(path))
         case "literal_error":
+            if path == ("version",):
+                return document.problem(path, "this Headrace reads version 1", "write version: 1")
             return _bad_choice(document, path, _choices(path))
         case "union_tag_invalid":
             return _bad_choice(document, (*path, "type"), [*_CONNECTIONS, *FUTURE_TYPES])
@@ -73,9 +87,7 @@ def explain(document: Document, fault: ErrorDetails) -> Problem:
             return _bad_pattern(document, path, str(fault["ctx"]["pattern"]))
         case kind:
             what = _found(document, path, _EXPECTED.get(kind, str(fault["msg"])))
-            hint = (
-                "write it in quotes" if kind == "string_type" and path in document.written else ""
-            )
+            hint = _type_hint(kind, document.written.get(path))
             return document.problem(path, what, hint)
 
 
@@ -105,8 +117,6 @@ def _path(loc: tuple[int | str, ...]) -> KeyPath:
 
 def _choices(path: KeyPath) -> list[str]:
     *parent, key = path
-    if path == ("version",):
-        return ["1"]
     match parent:
         case ["connections", _]:
             annotation = PostgresConnection.model_fields[str(key)].annotation
@@ -132,6 +142,13 @@ def _missing_hint(path: KeyPath) -> str:
         "tables": 'write tables: ["public.*"]',
     }
     return examples.get(str(path[-1]), f"add {path[-1]}:")
+
+
+def _type_hint(kind: str, written: str | None) -> str:
+    """How a single word of the wrong type is written in the right one."""
+    if written is None:
+        return ""
+    return {"string_type": "write it in quotes", "tuple_type": "write [ ] around it"}.get(kind, "")
 
 
 def _found(document: Document, path: KeyPath, expected: str) -> str:

@@ -15,9 +15,9 @@ from headrace.config.connections import (
     PostgresConnection,
 )
 from headrace.config.document import Document, read_document
-from headrace.config.explain import explain
+from headrace.config.explain import explain_all
 from headrace.config.problems import KeyPath, Problem, config_error, did_you_mean
-from headrace.config.settings import Origin, Settings, TableEntry
+from headrace.config.settings import Origin, Pipeline, Settings, TableEntry
 from headrace.errors import ConfigError
 
 DEFAULT_FILE: Final = "headrace.yaml"
@@ -38,12 +38,12 @@ def parse(text: str, file: str, folder: Path, environment: Mapping[str, str]) ->
     """Check the text of a file that is called `file` and stands in `folder`."""
     document = read_document(text, file, environment)
     settings, problems = _validate(document, folder)
-    problems += document.problems
+    problems += [*document.problems, *_dangling(document)]
     if settings is not None:
-        problems += [*_relation_problems(document, settings), *_not_yet(document, settings)]
+        problems += _not_yet(document, settings)
     if problems or settings is None:
         raise config_error(file, problems)
-    settings._origin = Origin(file, tuple(document.key_lines.items() | document.lines.items()))
+    settings._origin = Origin(file, tuple({**document.lines, **document.key_lines}.items()))
     settings.captures()  # raises where pipelines of one slot contradict each other
     return settings
 
@@ -66,7 +66,7 @@ def _validate(document: Document, folder: Path) -> tuple[Settings | None, list[P
     try:
         settings = Settings.model_validate(document.data)
     except ValidationError as error:
-        return None, [explain(document, fault) for fault in error.errors(include_url=False)]
+        return None, explain_all(document, error.errors(include_url=False))
     return _resolved(settings, folder), []
 
 
@@ -103,17 +103,19 @@ def _absolute(path: str, folder: Path) -> str:
 # -- what one value alone cannot tell --------------------------------------------------------------
 
 
-def _relation_problems(document: Document, settings: Settings) -> Iterator[Problem]:
-    for name, pipeline in settings.pipelines.items():
-        for side, kind in (("source", PostgresConnection), ("destination", DeltaConnection)):
-            path = ("pipelines", name, side)
-            wanted = getattr(pipeline, side)
-            connection = settings.connections.get(wanted)
-            if connection is None:
-                hint = did_you_mean(wanted, settings.connections)
-                yield document.problem(path, f"no connection is called {wanted}", hint)
-            elif not isinstance(connection, kind | FutureConnection):
-                yield _later(document, path, f"a {connection.type} connection as {side}")
+def _dangling(document: Document) -> Iterator[Problem]:
+    """Names of connections that do not exist, told even where the rest is not valid yet."""
+    data = document.data if isinstance(document.data, dict) else {}
+    connections, pipelines = data.get("connections"), data.get("pipelines")
+    if not isinstance(connections, dict) or not isinstance(pipelines, dict):
+        return
+    for name, pipeline in pipelines.items():
+        for side in ("source", "destination") if isinstance(pipeline, dict) else ():
+            wanted = pipeline.get(side)
+            if isinstance(wanted, str) and wanted not in connections:
+                hint = did_you_mean(wanted, connections)
+                what = f"no connection is called {wanted}"
+                yield document.problem(("pipelines", name, side), what, hint)
 
 
 def _not_yet(document: Document, settings: Settings) -> Iterator[Problem]:
@@ -124,8 +126,24 @@ def _not_yet(document: Document, settings: Settings) -> Iterator[Problem]:
         path = ("pipelines", name)
         if pipeline.schedule != "continuous":
             yield _later(document, (*path, "schedule"), f"the schedule {pipeline.schedule}")
+        yield from _sides_not_yet(document, settings, name, pipeline)
         for i, entry in enumerate(pipeline.tables):
             yield from _entry_not_yet(document, (*path, "tables", i), entry)
+
+
+def _sides_not_yet(
+    document: Document, settings: Settings, name: str, pipeline: Pipeline
+) -> Iterator[Problem]:
+    sides = {
+        "source": (pipeline.source, PostgresConnection, "postgres"),
+        "destination": (pipeline.destination, DeltaConnection, "delta"),
+    }
+    for side, (wanted, kind, type_name) in sides.items():
+        connection = settings.connections.get(wanted)
+        if connection is not None and not isinstance(connection, kind | FutureConnection):
+            what = f"a {connection.type} connection as {side} is not yet supported"
+            hint = f"name a connection of type {type_name}"
+            yield document.problem(("pipelines", name, side), what, hint)
 
 
 def _entry_not_yet(document: Document, path: KeyPath, entry: TableEntry) -> Iterator[Problem]:

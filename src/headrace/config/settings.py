@@ -144,11 +144,15 @@ class Origin:
     file: str = "headrace.yaml"
     key_lines: tuple[tuple[KeyPath, int], ...] = ()
 
-    def error(self, path: KeyPath, what: str, hint: str = "") -> ConfigError:
-        """An error about the value at `path`, with its file and line."""
+    def problem(self, path: KeyPath, what: str, hint: str = "") -> Problem:
+        """A problem with the value at `path`, with its line."""
         lines = dict(self.key_lines)
         near = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), 1)
-        return config_error(self.file, [Problem(near, dotted(path), what, hint)])
+        return Problem(near, dotted(path), what, hint)
+
+    def error(self, path: KeyPath, what: str, hint: str = "") -> ConfigError:
+        """An error about the value at `path`, with its file and line."""
+        return config_error(self.file, [self.problem(path, what, hint)])
 
 
 class Settings(Frozen):
