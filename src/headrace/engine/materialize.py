@@ -28,8 +28,8 @@ from headrace.model import ChangeBatch, Checkpoint, Lsn, TableId, TableSchema
 # A stretch ends here, whole commits only: large enough that fixed costs vanish, small for memory.
 STRETCH_ROWS: Final = 500_000
 
-# Between two commits of one table: fewer, larger commits cost readers less, and a person cannot
-# see 40 ms.
+# At least this passes between two commits of one table: fewer, larger commits cost readers less,
+# and a person cannot see 40 ms. A destination may want more.
 COMMIT_INTERVAL: Final = 0.040
 
 # How often the positions are recorded beside the log; after a crash at most this much is re-read.
@@ -272,7 +272,8 @@ class Materialization:
             state.queue.popleft()
         state.passed, state.commit_ts = last.commit, last.commit_ts
         ended = time.monotonic()
-        state.due = ended + max(COMMIT_INTERVAL - (ended - started), 0.0)
+        rest = max(COMMIT_INTERVAL, state.target.destination.rest())
+        state.due = max(started + rest, ended)
 
     def _next_stretch(self, state: TableState) -> tuple[list[_Stretch], int]:
         """Whole commits up to a number of rows; a stop stands alone."""

@@ -130,6 +130,10 @@ class DestinationTable(Protocol):
         """Apply changes and checkpoint in one commit; at or before the checkpoint, do nothing."""
         ...
 
+    def rest(self) -> float:
+        """Seconds that should pass between the last commit and the next, for its readers' sake."""
+        ...
+
     def evolve(self, schema: TableSchema) -> None:
         """Follow added columns. Raises UnsupportedSchemaChangeError on anything else."""
         ...

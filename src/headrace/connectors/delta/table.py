@@ -44,6 +44,10 @@ from headrace.errors import (
 from headrace.log.storage import Storage
 from headrace.model import Checkpoint, Fill, Lsn, NetChanges, TableId, TableSchema
 
+# What a table's log may grow by, a second: each entry names every file that it touches, and the log
+# is kept for a day. Under a lasting load commits get rarer and larger, where one is dear.
+LOG_BYTES_PER_SECOND: Final = 32 << 10
+
 ATTEMPTS: Final = 10  # commits lost in a row to other writers before the engine gets a turn
 
 
@@ -83,6 +87,7 @@ class MergeOnReadTable:
         self._exact = True  # False once a null was met in an integer key
         self._checked: tuple[object, ...] = ()
         self._swept = 0
+        self._entry_bytes = 0
 
     # -- DestinationTable --------------------------------------------------------------------------
 
@@ -143,6 +148,10 @@ class MergeOnReadTable:
                 self._maintain(state)
                 return
         raise self._conflict()
+
+    def rest(self) -> float:
+        """Seconds from the last commit to the next, for the table's log to stay readable."""
+        return self._entry_bytes / LOG_BYTES_PER_SECOND
 
     def evolve(self, schema: TableSchema) -> None:
         """Follow added columns; rows that stand get the constants that the source has for them.
@@ -263,7 +272,7 @@ class MergeOnReadTable:
 
     def _put(self, commit: Sequence[Action]) -> None:
         state = self._state or TableState()
-        put_commit(self.storage, state.version + 1, commit)
+        self._entry_bytes = put_commit(self.storage, state.version + 1, commit)
         state.replay(state.version + 1, commit)
         self._state = state
 

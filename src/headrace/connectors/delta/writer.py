@@ -84,8 +84,8 @@ def write_files(storage: Storage, rows: pa.Table, vectors: Mapping[str, BitMap])
     return Written(add, descriptors, paths)
 
 
-def put_commit(storage: Storage, version: int, commit: Iterable[Action]) -> None:
-    """Put the log entry of `version`.
+def put_commit(storage: Storage, version: int, commit: Iterable[Action]) -> int:
+    """Put the log entry of `version`; gives its size in bytes.
 
     Raises:
         CommitLostError: another writer has made this version.
@@ -101,6 +101,7 @@ def put_commit(storage: Storage, version: int, commit: Iterable[Action]) -> None
         if standing != data:
             raise CommitLostError(path) from error
     hit("delta.log_put")
+    return len(data)
 
 
 def _read(storage: Storage, path: str) -> bytes | None:
