@@ -1,0 +1,29 @@
+"""An install without a C compiler succeeds, and leaves the kernel out instead of failing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_a_missing_compiler_costs_the_kernel_not_the_install(tmp_path: Path) -> None:
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "src"):
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("*.so", "*.c"))
+        else:
+            shutil.copy(source, tmp_path / name)
+    command = [sys.executable, "setup.py", "-q", "build", "--build-base", "out"]
+    environment = {**os.environ, "CC": "/nonexistent/cc", "CXX": "/nonexistent/c++"}
+    built = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert built.returncode == 0, built.stderr
+    assert "pgoutput kernel not built" in built.stderr
+    assert not list((tmp_path / "out").rglob("_kernel*.so"))
+    assert list((tmp_path / "out").rglob("headrace/pgoutput/reference.py"))
