@@ -43,7 +43,7 @@ _DEFAULTS: Final = {
 # Connection errors carry no SQLSTATE: only libpq's or the server's text tells them apart.
 _KNOWN_FAILURES: Final[tuple[tuple[str, type[HeadraceError], str], ...]] = (
     (
-        r"exceeds max_wal_senders",
+        r'exceeds "?max_wal_senders',
         SourceUnavailableError,
         "raise max_wal_senders on the server, or stop another replication client",
     ),
