@@ -224,13 +224,12 @@ def _follow(keys: _Keys, standing: Ints) -> tuple[pa.Table, dict[str, Ints]]:
 
 def _fills(keys: _Keys, roots: dict[str, Ints]) -> Iterator[Fill]:
     """What the destination's own rows must add, grouped by the set of columns."""
-    names = list(roots)
-    lacking = np.stack([keys.stretch.unsent[n][root] for n, root in roots.items()], axis=1)
-    rows = np.flatnonzero(lacking.any(axis=1))
-    sets, group = np.unique(lacking[rows], axis=0, return_inverse=True)
-    for number, members in enumerate(sets):
-        columns = tuple(n for n, member in zip(names, members, strict=True) if member)
-        chosen = rows[group == number]
+    lacking = {n: keys.stretch.unsent[n][root] for n, root in roots.items()}
+    rows = np.flatnonzero(np.logical_or.reduce(list(lacking.values())))
+    sets = factorize(pa.table({n: mask[rows] for n, mask in lacking.items()}), zeros_equal=True)
+    for number in range(sets.distinct):
+        chosen = rows[sets.values == number]
+        columns = tuple(n for n, mask in lacking.items() if mask[chosen[0]])
         # All lacking columns of a row end at the same change: its oldest one.
         yield Fill(columns, chosen, keys.old(roots[columns[0]][chosen]))
 
