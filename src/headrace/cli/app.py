@@ -1,0 +1,361 @@
+"""The commands and their options (DESIGN: "One command line").
+
+Each is a few lines over one call of `headrace.project`. What is heavy to import is imported by the
+command that needs it, so that `--help` and completion answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+import headrace
+from headrace.cli.output import INTERRUPTED, Output, reporting
+from headrace.errors import ConfigError, HeadraceError
+
+if TYPE_CHECKING:
+    from headrace.project import Project, TableFailure
+
+BLOCKED: Final = 3  # exit code: a check found a blocker
+DIFFERENT: Final = 4  # exit code: a verification found a difference
+
+ConfigFile = Annotated[
+    Path, typer.Option("--config", "-c", metavar="FILE", help="The project's file.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON lines, for programs.")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Show everything, and tracebacks of errors.")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+OnePipeline = Annotated[
+    str | None, typer.Argument(metavar="[PIPELINE]", help="Only this pipeline.", show_default=False)
+]
+PASSWORD_ENV: Final = "SOURCE_PASSWORD"  # noqa: S105  # a variable's name
+DEFAULT_FILE: Final = Path("headrace.yaml")
+
+app = typer.Typer(
+    name="headrace",
+    help="Replication between Postgres and the lakehouse.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """The entry point; always ends the process with an exit code."""
+    app(prog_name="headrace")
+
+
+def decoder_name() -> str:
+    """Which decoder this installation reads the replication stream with."""
+    from headrace.pgoutput import KERNEL
+
+    return "compiled pgoutput kernel" if KERNEL else "plain Python pgoutput decoder"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"headrace {headrace.__version__} ({decoder_name()})")
+        raise typer.Exit
+
+
+@app.callback()
+def headrace_command(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Replication between Postgres and the lakehouse."""
+
+
+# -- before a run ----------------------------------------------------------------------------------
+
+
+@app.command()
+def init(
+    source_url: Annotated[
+        str, typer.Option(help="postgresql://user@host:port/database, without a password.")
+    ] = "",
+    host: Annotated[str, typer.Option(help="The source's host.")] = "",
+    port: Annotated[int, typer.Option(help="Its port.")] = 5432,
+    database: Annotated[str, typer.Option(help="The database to read from.")] = "",
+    user: Annotated[str, typer.Option(help="The role to read as.")] = "",
+    password_env: Annotated[
+        str, typer.Option(metavar="NAME", help="Environment variable with its password.")
+    ] = PASSWORD_ENV,
+    location: Annotated[str, typer.Option(help="Where the Delta tables go.")] = "./lake",
+    tables: Annotated[str, typer.Option(help="Which tables, as schema.table or a glob.")] = (
+        "public.*"
+    ),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+    config: ConfigFile = DEFAULT_FILE,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write a commented headrace.yaml, from options or, on a terminal, by asking."""
+    from headrace.cli.starter import Starter, has_password, starter_text
+
+    with reporting(as_json=as_json, verbose=verbose) as output:
+        _refuse_to_overwrite(config, force)
+        if not source_url:
+            host = host or _ask("--host", "Host of the Postgres server", "localhost")
+            database = database or _ask("--database", "Database", "postgres")
+            user = user or _ask("--user", "Role", "postgres")
+        starter = Starter(source_url, host, port, database, user, password_env, location, tables)
+        _write(config, starter_text(starter), force)
+        needed = password_env if not has_password(source_url) else ""
+        output.say(f"wrote {config}; next:")
+        if needed:
+            output.say(f"  export {needed}=…")
+        output.say("  headrace check --fix\n  headrace run")
+        if as_json:
+            output.show([{"written": str(config)}], "")
+
+
+def _refuse_to_overwrite(config: Path, force: bool) -> None:
+    if config.exists() and not force:
+        raise ConfigError(f"{config} exists already", hint="headrace init --force overwrites it")
+
+
+def _ask(option: str, question: str, default: str) -> str:
+    if not sys.stdin.isatty():
+        raise ConfigError(
+            f"{option} is missing, and there is no terminal to ask on",
+            hint="headrace init --host HOST --database NAME --user ROLE, or --source-url URL",
+        )
+    return str(typer.prompt(question, default=default, err=True))
+
+
+def _write(config: Path, text: str, force: bool) -> None:
+    try:
+        with config.open("w" if force else "x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise ConfigError(
+            f"{config} cannot be written: {error.strerror}", hint="name another file with -c"
+        ) from error
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of headrace.yaml, for editors."""
+    from headrace.config import json_schema
+
+    with reporting():
+        typer.echo(json.dumps(json_schema(), indent=2))
+
+
+@app.command()
+def check(
+    pipeline: OnePipeline = None,
+    fix: Annotated[bool, typer.Option("--fix", help="Apply the safe fixes.")] = False,
+    yes: Yes = False,
+    config: ConfigFile = DEFAULT_FILE,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Look for everything that would make a run fail, each with its fix."""
+    from headrace.cli.listings import findings_view
+    from headrace.model.finding import Severity
+
+    with reporting(as_json=as_json, verbose=verbose) as output:
+        project = _load(config)
+        findings = project.check(pipeline)
+        statements = [sql for finding in findings if finding.safe for sql in finding.sql]
+        if fix and statements and _agreed_to(statements, yes, output):
+            for applied in project.fix(pipeline):
+                output.show([{"applied": applied}], "")
+            findings = project.check(pipeline)
+        output.show(findings, findings_view(findings, everything=verbose))
+        if any(finding.severity is Severity.BLOCKER for finding in findings):
+            raise typer.Exit(BLOCKED)
+
+
+def _agreed_to(statements: list[str], yes: bool, output: Output) -> bool:
+    from headrace.cli.listings import statements_view
+
+    if not output.as_json:
+        output.say("These statements will run at the source:")
+        output.console.print(statements_view(statements))
+    return yes or _confirmed("Run them?")
+
+
+def _confirmed(question: str) -> bool:
+    if not sys.stdin.isatty():
+        raise ConfigError("there is no terminal to ask on", hint="--yes agrees beforehand")
+    return bool(typer.confirm(question, err=True))
+
+
+@app.command()
+def plan(
+    pipeline: OnePipeline = None,
+    config: ConfigFile = DEFAULT_FILE,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Show what a run would create or copy, before it happens."""
+    from headrace.cli.listings import plan_view
+
+    with reporting(as_json=as_json, verbose=verbose) as output:
+        made = _load(config).plan(pipeline)
+        output.show(made.steps, plan_view(made))
+
+
+# -- running ---------------------------------------------------------------------------------------
+
+
+@app.command()
+def run(
+    pipelines: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PIPELINE]...", help="Only these.", show_default=False),
+    ] = None,
+    once: Annotated[
+        bool, typer.Option("--once", help="Catch up with where the source is now, then exit.")
+    ] = False,
+    config: ConfigFile = DEFAULT_FILE,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Copy what is missing, then follow every change, until Ctrl-C."""
+    from headrace.cli.display import reporter
+    from headrace.cli.interruption import stopping_on_signals
+    from headrace.pgoutput import KERNEL
+
+    with reporting(as_json=as_json, verbose=verbose) as output, stopping_on_signals() as asked:
+        project = _load(config)
+        if not KERNEL:
+            output.warn(
+                "the compiled pgoutput kernel is missing, decoding is many times slower; "
+                "install a wheel, or a C compiler before installing"
+            )
+        shown = reporter(output)
+        with shown:
+            failures = project.run(pipelines or (), once=once, stop=asked.stop, on_tick=shown.tick)
+        _conclude(output, failures, once and not asked.signalled)
+        if asked.signalled:
+            raise typer.Exit(INTERRUPTED)
+        if failures:
+            raise typer.Exit(1)
+
+
+def _conclude(output: Output, failures: list[TableFailure], caught_up: bool) -> None:
+    for failure in failures:
+        where = f"{failure.pipeline}: {failure.table}"
+        output.fail(HeadraceError(f"{where}: {failure.error.message}", hint=failure.error.hint))
+    if caught_up and not failures:
+        output.say("caught up: every table holds what its source had at the start", "green")
+
+
+# -- looking ---------------------------------------------------------------------------------------
+
+
+@app.command()
+def status(
+    config: ConfigFile = DEFAULT_FILE, as_json: AsJson = False, verbose: Verbose = False
+) -> None:
+    """Show where every capture and table stands, whether or not a run is going on."""
+    from headrace.cli.listings import status_view
+
+    with reporting(as_json=as_json, verbose=verbose) as output:
+        found = _load(config).status()
+        output.show([*found.captures, *found.tables], status_view(found))
+
+
+@app.command()
+def preview(
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="schema.table at the source.")],
+    limit: Annotated[int, typer.Option(min=1, help="How many changes.")] = 20,
+    config: ConfigFile = DEFAULT_FILE,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Show the newest changes of a table in the change log, newest last."""
+    from headrace.cli.listings import rows_view
+
+    with reporting(as_json=as_json, verbose=verbose) as output:
+        rows = _load(config).preview(table, limit)
+        output.show(rows.to_pylist(), rows_view(rows))
+
+
+@app.command()
+def query(
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="SELECT … FROM schema.table")],
+    config: ConfigFile = DEFAULT_FILE,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run SQL over the destination's tables, by their names."""
+    from headrace.cli.listings import rows_view
+
+    with reporting(as_json=as_json, verbose=verbose) as output:
+        rows = _load(config).query(sql)
+        output.show((r for b in rows.to_batches() for r in b.to_pylist()), rows_view(rows))
+
+
+@app.command()
+def verify(
+    pipeline: OnePipeline = None,
+    config: ConfigFile = DEFAULT_FILE,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Prove that every table equals its source, row by row, at one LSN."""
+    from headrace.cli.listings import verification_view
+
+    with reporting(as_json=as_json, verbose=verbose) as output:
+        tables = _load(config).verify(pipeline)
+        output.show(tables, verification_view(tables))
+        if not all(table.equal for table in tables):
+            raise typer.Exit(DIFFERENT)
+
+
+# -- the end ---------------------------------------------------------------------------------------
+
+
+@app.command()
+def destroy(
+    pipeline: OnePipeline = None,
+    yes: Yes = False,
+    config: ConfigFile = DEFAULT_FILE,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Drop the slot and publication that Headrace created, and the change log; tables stay."""
+    with reporting(as_json=as_json, verbose=verbose) as output:
+        project = _load(config)
+        what = f"of {pipeline}" if pipeline else "of every pipeline"
+        if not yes and not _confirmed(f"Drop slot, publication and change log {what}?"):
+            raise typer.Exit(1)
+        for line in project.destroy(pipeline):
+            output.show([{"done": line}], line)
+
+
+@app.command()
+def demo(
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave everything up, to look around, until Ctrl-C.")
+    ] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Bring a Postgres of its own live into Delta tables, on this machine, within a minute."""
+    from headrace.cli.demo import run_demo
+
+    with reporting(verbose=verbose) as output:
+        code = run_demo(output, keep=keep)
+        if code:
+            raise typer.Exit(code)
+
+
+def _load(config: Path) -> Project:
+    from headrace.project import load
+
+    return load(config)

@@ -1,0 +1,213 @@
+"""Shows a run while it goes on: a live view on a terminal, log lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from headrace.cli.events import Event, happenings, progress, rate
+from headrace.cli.numbers import CopyNumbers, RunNumbers, read_numbers
+from headrace.cli.output import Output
+from headrace.cli.plain import count, duration, json_line, prose, size
+from headrace.engine.materialize import Phase
+from headrace.engine.runner import RunView
+
+PROGRESS_INTERVAL: Final = 10.0  # seconds between log lines that nothing caused
+RATE_WINDOW: Final = 20  # ticks of 0.1 s: a rate over two seconds is steady and still moves
+SHOWN_COPIES: Final = 12  # bars that leave room on a screen of 24 lines
+SHOWN_PROBLEMS: Final = 5
+BAR_WIDTH: Final = 30
+
+log = logging.getLogger("headrace.run")
+
+
+class Reporter(Protocol):
+    """Shows a run; `tick` is called about ten times a second, from one thread."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def tick(self, views: Sequence[RunView]) -> None: ...
+
+    @property
+    def numbers(self) -> RunNumbers | None:
+        """The last look; None before the first."""
+        ...
+
+
+def reporter(output: Output) -> Reporter:
+    """The one that fits where the output goes."""
+    if output.live:
+        return LiveReporter(output.console)
+    return LogReporter(_print_json if output.as_json else _log)
+
+
+def _log(event: Event) -> None:
+    log.log(event.level, "%s", event)
+
+
+def _print_json(event: Event) -> None:
+    level = logging.getLevelName(event.level).lower()
+    print(json_line({**event.record(), "level": level}), flush=True)
+
+
+class LogReporter:
+    """One event per change of state, and one about every ten seconds."""
+
+    def __init__(self, emit: Callable[[Event], None]) -> None:
+        self._emit = emit
+        self.numbers: RunNumbers | None = None
+        self._reported: RunNumbers | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Nothing is held."""
+
+    def tick(self, views: Sequence[RunView]) -> None:
+        self.look(read_numbers(views))
+
+    def look(self, now: RunNumbers) -> None:
+        """Report what is new since the look before."""
+        for event in happenings(self.numbers, now):
+            self._emit(event)
+        self.numbers = now
+        before = self._reported
+        if before is None:
+            self._reported = now
+        elif now.at - before.at >= PROGRESS_INTERVAL:
+            self._emit(progress(before, now))
+            self._reported = now
+
+
+class LiveReporter:
+    """Draws `live_view` in place; what was drawn last stays on the screen."""
+
+    def __init__(self, console: Console) -> None:
+        self._live = Live(console=console, auto_refresh=False)
+        self._history: deque[RunNumbers] = deque(maxlen=RATE_WINDOW)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    @property
+    def numbers(self) -> RunNumbers | None:
+        return self._history[-1] if self._history else None
+
+    def tick(self, views: Sequence[RunView]) -> None:
+        self._history.append(read_numbers(views))
+        self._live.update(live_view(self._history), refresh=True)
+
+
+# -- the live view, pure ---------------------------------------------------------------------------
+
+
+def live_view(history: Sequence[RunNumbers]) -> RenderableType:
+    """The newest of `history`, with rates over all of it: bars while copying, then one line."""
+    now = history[-1]
+    parts: list[RenderableType] = []
+    if now.copying and now.copies:
+        parts.append(_bars(history[0], now))
+    parts.append(_stream_line(history[0], now))
+    parts += _problems(now)
+    return Group(*parts)
+
+
+def _bars(before: RunNumbers, now: RunNumbers) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    for justify in ("left", "left", "right", "right", "left"):
+        grid.add_column(justify=justify, no_wrap=True)
+    earlier = {copy.table: copy.rows for copy in before.copies}
+    shown = sorted(now.copies, key=_attention)[:SHOWN_COPIES]
+    for copy in shown:
+        speed = rate(earlier.get(copy.table, 0), copy.rows, now.at - before.at)
+        grid.add_row(*_bar(copy, speed))
+    if len(now.copies) > len(shown):
+        finished = sum(copy.ended for copy in now.copies)
+        grid.add_row(Text(f"{len(now.copies)} tables, {finished} copied", style="dim"))
+    return grid
+
+
+def _attention(copy: CopyNumbers) -> tuple[bool, bool]:
+    """Those in progress first, then those that wait, then those that ended."""
+    return copy.ended, not copy.rows
+
+
+def _bar(copy: CopyNumbers, speed: float) -> Iterator[RenderableType]:
+    total = copy.rows if copy.done else max(copy.expected, copy.rows)
+    yield Text(copy.table)
+    yield ProgressBar(
+        total=total or 1, completed=total or 1 if copy.done else copy.rows, width=BAR_WIDTH
+    )
+    yield Text(f"{count(copy.rows)} rows")
+    yield Text("" if copy.ended else f"{count(speed)}/s", style="cyan")
+    yield Text(_time_left(copy, speed), style="red" if copy.error else "dim")
+
+
+def _time_left(copy: CopyNumbers, speed: float) -> str:
+    if copy.error:
+        return "failed"
+    if copy.done:
+        return "copied"
+    left = copy.expected - copy.rows
+    return f"{duration(left / speed)} left" if speed > 0 and left > 0 else ""
+
+
+def _stream_line(before: RunNumbers, now: RunNumbers) -> Text:
+    seconds = now.at - before.at
+    failed, connected = len(now.in_phase(Phase.FAILED)), all(s.connected for s in now.streams)
+    parts = [
+        ("● ", "green" if connected else "yellow"),
+        ("streaming" if connected else "connecting", ""),
+        (f"   {count(rate(before.captured, now.captured, seconds))} changes/s", "cyan"),
+        (f"   {count(now.captured)} captured, {count(now.applied)} applied", ""),
+        (f"   lag {size(now.lag_bytes)}, {duration(now.lag_seconds)}", ""),
+        (f"   {failed} of {len(now.tables)} tables failed" if failed else "", "bold red"),
+    ]
+    return Text.assemble(*parts)
+
+
+def _problems(now: RunNumbers) -> list[Text]:
+    """The first lines of what goes wrong at the moment."""
+    streams = [(s.pipelines, s.error) for s in now.streams if s.error]
+    troubled = (Phase.FAILED, Phase.RETRYING)
+    tables = [(t.table, t.error) for t in now.tables if t.error and t.phase in troubled]
+    found = [*streams, *tables]
+    lines = [
+        Text.assemble((f"  {name}: ", "red"), prose(error.splitlines()[0]))
+        for name, error in found[:SHOWN_PROBLEMS]
+        if error
+    ]
+    if len(found) > SHOWN_PROBLEMS:
+        lines.append(Text(f"  and {len(found) - SHOWN_PROBLEMS} more: headrace status"))
+    return lines

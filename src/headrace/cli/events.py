@@ -1,0 +1,107 @@
+"""What a log says of a run: one event per change of state, made from two looks at it; pure."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from headrace.cli.numbers import CopyNumbers, RunNumbers, StreamNumbers, TableNumbers
+from headrace.engine.materialize import Phase
+
+_BARE: Final = re.compile(r"[^\s\"=]+\Z")
+_LEVELS: Final = {Phase.RETRYING: logging.WARNING, Phase.FAILED: logging.ERROR}
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of a log: lower-case name, fields, and a level of the `logging` module."""
+
+    name: str
+    fields: dict[str, Any] = field(default_factory=dict)
+    level: int = logging.INFO
+
+    def __str__(self) -> str:
+        """`copy_finished table=public.orders rows=50000`."""
+        return " ".join([self.name, *(f"{k}={_value(v)}" for k, v in self.fields.items())])
+
+    def record(self) -> dict[str, Any]:
+        """The same for `--json`."""
+        return {"event": self.name, **self.fields}
+
+
+def _value(value: Any) -> str:
+    text = str(value)
+    return text if _BARE.match(text) else json.dumps(text, ensure_ascii=False)
+
+
+def happenings(before: RunNumbers | None, now: RunNumbers) -> Iterator[Event]:
+    """What has changed between two looks; `before` is None at the first."""
+    streams = {s.pipelines: s for s in before.streams} if before else {}
+    copies = {c.table: c for c in before.copies} if before else {}
+    tables = {(t.pipeline, t.table): t for t in before.tables} if before else {}
+    for stream in now.streams:
+        yield from _of_stream(streams.get(stream.pipelines), stream)
+    for copy in now.copies:
+        yield from _of_copy(copies.get(copy.table), copy)
+    for table in now.tables:
+        yield from _of_table(tables.get((table.pipeline, table.table)), table)
+
+
+def _of_stream(before: StreamNumbers | None, now: StreamNumbers) -> Iterator[Event]:
+    was = before or StreamNumbers(now.pipelines, connected=False)
+    if now.connected and not was.connected:
+        yield Event("stream_connected", {"pipelines": now.pipelines})
+    elif was.connected and not now.connected:
+        yield Event("stream_lost", {"pipelines": now.pipelines}, logging.WARNING)
+    if now.error and now.error != was.error:
+        fields = {"pipelines": now.pipelines, "error": now.error}
+        yield Event("source_retrying", fields, logging.WARNING)
+
+
+def _of_copy(before: CopyNumbers | None, now: CopyNumbers) -> Iterator[Event]:
+    if _begun(now) and not (before and _begun(before)):
+        yield Event("copy_started", {"table": now.table, "rows_expected": now.expected})
+    if now.done and not (before and before.done):
+        yield Event("copy_finished", {"table": now.table, "rows": now.rows})
+    if now.error and not (before and before.error):
+        fields = {"table": now.table, "error": now.error}
+        yield Event("copy_failed", fields, logging.ERROR)
+
+
+def _begun(copy: CopyNumbers) -> bool:
+    return bool(copy.expected or copy.rows) or copy.ended
+
+
+def _of_table(before: TableNumbers | None, now: TableNumbers) -> Iterator[Event]:
+    if now.phase is (before.phase if before else Phase.WAITING):
+        return
+    fields = {"pipeline": now.pipeline, "table": now.table, "phase": now.phase.value}
+    if now.error:
+        fields["error"] = now.error
+    yield Event("table", fields, _LEVELS.get(now.phase, logging.INFO))
+
+
+def progress(before: RunNumbers, now: RunNumbers) -> Event:
+    """How a run is going, over the time between two looks."""
+    fields: dict[str, Any] = {}
+    if now.copying:
+        fields["rows_copied"] = sum(copy.rows for copy in now.copies)
+        fields["rows_expected"] = sum(copy.expected for copy in now.copies)
+    fields |= {
+        "changes": now.captured,
+        "changes_per_second": round(rate(before.captured, now.captured, now.at - before.at)),
+        "applied": now.applied,
+        "lag_bytes": now.lag_bytes,
+        "lag_seconds": round(now.lag_seconds, 1),
+        "failed_tables": len(now.in_phase(Phase.FAILED)),
+    }
+    return Event("progress", fields)
+
+
+def rate(before: int, now: int, seconds: float) -> float:
+    """Per second; 0 before any time has passed."""
+    return (now - before) / seconds if seconds > 0 else 0.0

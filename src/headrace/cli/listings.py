@@ -1,0 +1,196 @@
+"""What commands show to a person, made from what the project returned; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, TypeVar
+
+import pyarrow as pa
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from headrace.cli.output import table
+from headrace.cli.plain import cell, count, duration, prose, size
+from headrace.engine.materialize import Phase
+from headrace.model.finding import Finding, Severity
+from headrace.plan import Plan
+from headrace.status import CaptureStatus, Status, TableStatus
+from headrace.verify import TableVerification
+
+T = TypeVar("T")
+
+SHOWN_ROWS: Final = 1000  # a person scrolls no further; JSON has them all
+_SEVERITY_STYLES: Final = {
+    Severity.BLOCKER: "bold red",
+    Severity.WARNING: "yellow",
+    Severity.OK: "green",
+}
+_PHASE_STYLES: Final = {
+    Phase.STREAMING: "green",
+    Phase.RETRYING: "yellow",
+    Phase.FAILED: "bold red",
+}
+_ACTION_STYLES: Final = {"keep": "dim", "create": "green", "add": "green", "copy": "cyan"}
+
+
+def findings_view(findings: Sequence[Finding], *, everything: bool) -> RenderableType:
+    """Findings in the order given; what is in order only with `everything`."""
+    shown = [f for f in findings if everything or f.severity is not Severity.OK]
+    passed = sum(f.severity is Severity.OK for f in findings)
+    parts: list[RenderableType] = []
+    if shown:
+        columns = ("severity", "what", "objects", "evidence", "fix")
+        parts += [table(columns, map(_finding_row, shown)), ""]
+    blockers = sum(f.severity is Severity.BLOCKER for f in findings)
+    warnings = len(findings) - passed - blockers
+    style = "bold red" if blockers else "green"
+    parts.append(Text(f"{blockers} blockers, {warnings} warnings, {passed} checks in order", style))
+    return Group(*parts)
+
+
+def _finding_row(finding: Finding) -> Sequence[str | Text]:
+    return (
+        Text(finding.severity.value, _SEVERITY_STYLES[finding.severity]),
+        prose(finding.message),
+        cell(", ".join(finding.objects)),
+        prose(finding.evidence),
+        prose("\n".join([finding.fix, *finding.sql]).strip()),
+    )
+
+
+def plan_view(plan: Plan) -> RenderableType:
+    """Every step of a run, those that change something in colour."""
+    rows = [
+        (
+            Text(step.action, _ACTION_STYLES.get(step.action, "")),
+            step.kind,
+            cell(step.name),
+            step.pipeline,
+            cell(step.detail),
+        )
+        for step in plan.steps
+    ]
+    changes = len(plan.changes)
+    summary = f"{changes} to do, {len(plan.steps) - changes} already there"
+    return Group(table(("action", "kind", "name", "pipeline", "detail"), rows), "", summary)
+
+
+# -- status ----------------------------------------------------------------------------------------
+
+
+def status_view(status: Status) -> RenderableType:
+    """Captures, then tables, then the errors of both in full."""
+    captures = table(
+        ("capture", "runs", "commit", "position", "lag", "slot", "WAL held"),
+        map(_capture_row, status.captures),
+        right=("commit", "lag", "WAL held"),
+    )
+    tables = table(
+        ("pipeline", "table", "phase", "applied", "position", "lag", "behind"),
+        map(_table_row, status.tables),
+        right=("applied", "lag", "behind"),
+    )
+    hint = Text("no table has been copied yet: headrace run", "dim")
+    return Group(captures, "", tables if status.tables else hint, *_errors(status))
+
+
+def _capture_row(capture: CaptureStatus) -> Sequence[str | Text]:
+    slot = capture.slot
+    return (
+        capture.capture,
+        Text(capture.running, "green") if capture.running else Text("no", "dim"),
+        count(capture.commit),
+        _or_dash(str, capture.position),
+        _or_dash(size, capture.lag_bytes),
+        f"{slot.name} ({slot.wal_status})" if slot else "-",
+        _or_dash(size, slot.retained_bytes if slot else None),
+    )
+
+
+def _table_row(status: TableStatus) -> Sequence[str | Text]:
+    return (
+        status.pipeline,
+        cell(status.table),
+        Text(status.phase.value, _PHASE_STYLES.get(status.phase, "")),
+        count(status.rows_applied),
+        _or_dash(str, status.lsn),
+        _or_dash(size, status.lag_bytes),
+        _or_dash(duration, status.lag_seconds),
+    )
+
+
+def _or_dash(show: Callable[[T], str], value: T | None) -> str:
+    return "-" if value is None else show(value)
+
+
+def _errors(status: Status) -> Iterable[Text]:
+    found = [(c.capture, c.error) for c in status.captures]
+    found += [(t.table, t.error) for t in status.tables]
+    for name, error in found:
+        if error:
+            yield Text.assemble((f"\n{cell(name)}: ", "red"), prose(error))
+
+
+# -- rows ------------------------------------------------------------------------------------------
+
+
+def rows_view(rows: pa.Table) -> RenderableType:
+    """An Arrow table as one: at most SHOWN_ROWS rows, and it says so."""
+    numbers = [f.name for f in rows.schema if pa.types.is_primitive(f.type) and _is_number(f.type)]
+    columns = [column.slice(0, SHOWN_ROWS).to_pylist() for column in rows.columns]
+    made = table(
+        [cell(name) for name in rows.column_names],
+        (list(map(_row_cell, row)) for row in zip(*columns, strict=True)),
+        right=numbers,
+    )
+    if rows.num_rows <= SHOWN_ROWS:
+        return Group(made, Text(f"({_rows(rows.num_rows)})", "dim"))
+    note = f"(the first {count(SHOWN_ROWS)} of {_rows(rows.num_rows)}; --json prints all)"
+    return Group(made, Text(note, "yellow"))
+
+
+def _rows(number: int) -> str:
+    return "1 row" if number == 1 else f"{count(number)} rows"
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    )
+
+
+def _row_cell(value: object) -> Text:
+    return Text("null", "dim") if value is None else Text(cell(value))
+
+
+def verification_view(tables: Sequence[TableVerification]) -> RenderableType:
+    """One line per table, then keys of rows that differ."""
+    made = table(
+        ("pipeline", "table", "result", "rows", "missing", "extra", "at"),
+        map(_verification_row, tables),
+        right=("rows", "missing", "extra"),
+    )
+    different = [t for t in tables if not t.equal]
+    samples = (
+        Text.assemble((f"\n{cell(str(t.table))} differs at ", "red"), cell("; ".join(t.samples)))
+        for t in different
+    )
+    summary = f"{len(tables) - len(different)} of {len(tables)} tables equal their source"
+    return Group(made, *samples, "", Text(summary, "bold red" if different else "green"))
+
+
+def _verification_row(verified: TableVerification) -> Sequence[str | Text]:
+    return (
+        verified.pipeline,
+        cell(str(verified.table)),
+        Text("equal", "green") if verified.equal else Text("different", "bold red"),
+        count(verified.rows),
+        count(verified.missing),
+        count(verified.extra),
+        str(verified.lsn),
+    )
+
+
+def statements_view(statements: Sequence[str]) -> Text:
+    """SQL, one statement a line, ready to be pasted into psql."""
+    return Text("\n".join(f"  {prose(sql).rstrip(';')};" for sql in statements), "cyan")
