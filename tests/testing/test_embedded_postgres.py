@@ -127,6 +127,22 @@ def test_a_private_home_of_the_binaries_is_copied_not_opened(tmp_path):
     assert home.stat().st_mode & 0o777 == 0o700
 
 
+def test_a_plain_user_needs_no_root():
+    if os.geteuid() != 0:
+        pytest.skip("every test here runs as a plain user already")
+    script = (
+        "import os, psycopg\n"
+        "from headrace.testing.postgres import EmbeddedPostgres\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "with EmbeddedPostgres(fast=True) as server:\n"
+        "    server.kill(); server.start()\n"
+        "    psycopg.connect(server.dsn()).close()\n"
+        "    assert server.folder.stat().st_uid == 65534\n"
+        "assert not server.folder.exists()\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd="/")
+
+
 def _alive(pid: int) -> bool:
     """Whether the process runs; a zombie that nobody reaped does not."""
     try:
