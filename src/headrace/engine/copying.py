@@ -7,9 +7,11 @@ of a new LSN, and its half-written chunks, which no manifest names, are swept.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
+
+import pyarrow as pa
 
 from headrace.engine.capture import Capture
 from headrace.engine.protocols import Snapshot, Source
@@ -30,6 +32,20 @@ class CopyProgress:
     @property
     def ended(self) -> bool:
         return self.done or self.error is not None
+
+
+def _ahead(
+    batches: Generator[pa.RecordBatch], readers: ThreadPoolExecutor
+) -> Iterator[pa.RecordBatch]:
+    """The same batches, each next one read while the one before is written."""
+    following = readers.submit(next, batches, None)
+    try:
+        while (batch := following.result()) is not None:
+            following = readers.submit(next, batches, None)
+            yield batch
+    finally:
+        wait([following])
+        batches.close()
 
 
 class Copier:
@@ -60,6 +76,7 @@ class Copier:
         self.progress.update({table: CopyProgress() for table in tables})
         with (
             self._source.snapshot(tables, self._connections) as snapshot,
+            ThreadPoolExecutor(self._connections, "headrace-read") as self._readers,
             ThreadPoolExecutor(self._connections, "headrace-copy") as pool,
         ):
             try:
@@ -90,7 +107,7 @@ class Copier:
         progress = self.progress[chunk.table]
         schema = snapshot.schema(chunk.table)
         with self._log.stage_snapshot(schema, snapshot.lsn, chunk.number) as writer:
-            for batch in snapshot.read(chunk):
+            for batch in _ahead(snapshot.read(chunk), self._readers):
                 if self._stop.is_set():
                     raise CopyStoppedError(f"{chunk.table}: the copy was stopped")
                 writer.write(batch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol
@@ -92,7 +92,7 @@ class Snapshot(Protocol):
 
     def chunks(self, table: TableId) -> Sequence[SnapshotChunk]: ...
 
-    def read(self, chunk: SnapshotChunk) -> Iterator[pa.RecordBatch]: ...
+    def read(self, chunk: SnapshotChunk) -> Generator[pa.RecordBatch]: ...
 
 
 class Source(Protocol):

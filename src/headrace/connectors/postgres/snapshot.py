@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import queue
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -77,7 +77,7 @@ class PostgresSnapshot:
     def chunks(self, table: TableId) -> Sequence[SnapshotChunk]:
         return self._plans[table].chunks
 
-    def read(self, chunk: SnapshotChunk) -> Iterator[pa.RecordBatch]:
+    def read(self, chunk: SnapshotChunk) -> Generator[pa.RecordBatch]:
         """The rows of a chunk, in the very types and values that the stream gives."""
         plan = self._plans[chunk.table]
         reader = self._readers.get()
