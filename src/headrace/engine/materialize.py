@@ -200,6 +200,7 @@ class Materialization:
             self._offer_snapshot(manifest.commit, event)
         for table, reason in manifest.stopped:
             self._queue_stretch(manifest, table, (), reason)
+            self._stop_waiting(table, reason)
 
     def _queue_stretch(
         self,
@@ -213,6 +214,12 @@ class Materialization:
             state.queue.append(
                 _Stretch(manifest.commit, manifest.to_lsn, manifest.commit_ts, files, stopped)
             )
+
+    def _stop_waiting(self, table: TableId, reason: str) -> None:
+        """A table that waits for its snapshot waits in vain, until somebody has it copied again."""
+        state = self.tables.get(table)
+        if state is not None and state.phase is Phase.WAITING:
+            self._failed(state, _stopped(table, reason))
 
     def _offer_snapshot(self, commit: int, event: SnapshotEvent) -> None:
         """Take a snapshot where the table needs one; a streaming table has no use for it."""
@@ -263,10 +270,7 @@ class Materialization:
         last = stretch[-1]
         started = time.monotonic()
         if last.stopped is not None:
-            raise TableStoppedError(
-                f"{state.target.table}: {last.stopped}",
-                hint=f"headrace resync {state.target.table}",
-            )
+            raise _stopped(state.target.table, last.stopped)
         self._apply_stretch(state, stretch)
         for _ in range(consumed):
             state.queue.popleft()
@@ -365,3 +369,7 @@ class Materialization:
             "rows_applied": state.applied_rows,
             "error": str(state.error) if state.error else None,
         }
+
+
+def _stopped(table: TableId, reason: str) -> TableStoppedError:
+    return TableStoppedError(f"{table}: {reason}", hint=f"headrace resync {table}")
