@@ -73,6 +73,12 @@ class CopyStoppedError(SourceError):
     """A snapshot was cut short because the run ends; the next run copies the table anew."""
 
 
+class TableRewrittenError(SourceError):
+    """A table was truncated or rewritten after its snapshot was taken; it is copied anew."""
+
+    transient = True
+
+
 class ProtocolError(SourceError):
     """Bytes from the server that the replication protocol does not allow."""
 

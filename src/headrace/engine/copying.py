@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from headrace.engine.capture import Capture
 from headrace.engine.protocols import Snapshot, Source
-from headrace.errors import CopyStoppedError, HeadraceError
+from headrace.errors import CopyStoppedError, HeadraceError, TableRewrittenError
 from headrace.log import LogWriter, SnapshotEvent, SnapshotFile
 from headrace.model import SnapshotChunk, TableId
 
@@ -31,7 +31,7 @@ class CopyProgress:
 
     @property
     def ended(self) -> bool:
-        return self.done or self.error is not None
+        return self.done or (self.error is not None and not self.error.transient)
 
 
 def _ahead(
@@ -70,8 +70,9 @@ class Copier:
     def copy(self, tables: Sequence[TableId]) -> None:
         """Copy all `tables` as of one LSN; each becomes part of the log when it is whole.
 
-        A table that cannot be represented is recorded as stopped and the others go on; an error of
-        the connection is raised, with the finished tables kept.
+        A table that cannot be represented is recorded as stopped, one that was rewritten meanwhile
+        is not `ended`, and the others go on; an error of the connection is raised, with the
+        finished tables kept.
         """
         self.progress.update({table: CopyProgress() for table in tables})
         with (
@@ -102,6 +103,9 @@ class Copier:
             waiting[table] -= 1
             if self._collect(job, table, files[table]) and not waiting[table]:
                 self._complete(snapshot, table, files[table])
+        for table in tables:
+            if self.progress[table].error is not None:
+                self._log.discard(files[table])
 
     def _copy_chunk(self, snapshot: Snapshot, chunk: SnapshotChunk) -> SnapshotFile:
         progress = self.progress[chunk.table]
@@ -117,18 +121,19 @@ class Copier:
     def _collect(
         self, job: Future[SnapshotFile], table: TableId, files: list[SnapshotFile]
     ) -> bool:
-        """Whether the table is still well; its first lasting error stops it, once."""
-        if self.progress[table].error is not None:
-            return False
+        """Whether the table is still well; a lasting error stops it, once."""
+        progress = self.progress[table]
         try:
             files.append(job.result())
+        except TableRewrittenError as error:
+            progress.error = progress.error or error
         except HeadraceError as error:
             if error.transient or isinstance(error, CopyStoppedError):
                 raise
-            self.progress[table].error = error
-            self._capture.commit_stop(table, error)
-            return False
-        return True
+            if progress.error is None or progress.error.transient:
+                self._capture.commit_stop(table, error)
+                progress.error = error
+        return progress.error is None
 
     def _complete(self, snapshot: Snapshot, table: TableId, files: list[SnapshotFile]) -> None:
         schema = snapshot.schema(table)

@@ -112,7 +112,7 @@ class Runner:
         return list(tables)
 
     def _copy(self, tables: list[TableId]) -> None:
-        """Copy what is missing; a lost connection means a new snapshot of what is not yet whole."""
+        """Copy what is missing; what is not whole after that is copied anew as of a later LSN."""
         backoff = Backoff()
         while tables and not self._quit.is_set():
             try:
@@ -123,8 +123,9 @@ class Runner:
                 if not error.transient:
                     raise
                 self._copier.error = error
-                self._quit.wait(backoff.next())
             tables = [t for t in tables if not self._copier.progress[t].ended]
+            if tables:
+                self._quit.wait(backoff.next())
         self._copied.set()
 
     def _watch(

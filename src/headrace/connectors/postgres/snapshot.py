@@ -23,7 +23,7 @@ from psycopg import pq, sql
 from headrace.connectors.postgres.decoding import BoundSchema
 from headrace.connectors.postgres.failures import command_error
 from headrace.connectors.postgres.schemas import SchemaRegistry
-from headrace.errors import SourceError, SourceUnavailableError
+from headrace.errors import SourceError, SourceUnavailableError, TableRewrittenError
 from headrace.model import Lsn, SnapshotChunk, TableId, TableSchema
 
 # 8 MiB of COPY data per Arrow batch: large enough for the fixed costs, small enough for memory.
@@ -39,10 +39,20 @@ MAX_CHUNK_PAGES = (1 << 30) // 8192
 CTID_RANGES_SINCE = 140000
 
 RELATION_SIZE = """
-SELECT c.relkind, (pg_relation_size(c.oid) / current_setting('block_size')::int)::bigint AS pages,
+SELECT c.oid::bigint, c.relkind,
+       (pg_relation_size(c.oid) / current_setting('block_size')::int)::bigint AS pages,
        greatest(c.reltuples, 0)::bigint AS rows
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = %s AND c.relname = %s
+"""
+
+# TRUNCATE and ALTER TABLEs that rewrite a table are not MVCC-safe: a snapshot taken before finds it
+# empty (Postgres documentation, "Caveats" of concurrency control). They give it a new file, which
+# pg_relation_filenode tells as of now and pg_class as of the snapshot. Partitions count too.
+REWRITTEN = """
+SELECT c.oid::regclass::text FROM pg_catalog.pg_class c
+ WHERE (c.oid = {oid} OR c.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree({oid})))
+   AND nullif(c.relfilenode, 0) IS DISTINCT FROM pg_catalog.pg_relation_filenode(c.oid)
 """
 
 ROW_FILTER = """
@@ -57,6 +67,8 @@ class _Plan:
     """How one table is copied."""
 
     bound: BoundSchema
+    relation: str  # as FROM and LOCK name it
+    oid: int
     select: str
     chunks: tuple[SnapshotChunk, ...]
 
@@ -78,7 +90,11 @@ class PostgresSnapshot:
         return self._plans[table].chunks
 
     def read(self, chunk: SnapshotChunk) -> Generator[pa.RecordBatch]:
-        """The rows of a chunk, in the very types and values that the stream gives."""
+        """The rows of a chunk, in the very types and values that the stream gives.
+
+        Raises:
+            TableRewrittenError: the snapshot no longer sees the table's rows.
+        """
         plan = self._plans[chunk.table]
         reader = self._readers.get()
         try:
@@ -86,6 +102,7 @@ class PostgresSnapshot:
                 cursor.adbc_statement.set_options(
                     **{"adbc.postgresql.batch_size_hint_bytes": str(BATCH_BYTES)}
                 )
+                _hold(cursor, chunk.table, plan)
                 cursor.execute(f"{plan.select} WHERE {chunk.where}")
                 for batch in cursor.fetch_record_batch():
                     yield _convert(batch, plan.bound)
@@ -93,6 +110,18 @@ class PostgresSnapshot:
             raise _read_error(chunk.table, error) from error
         finally:
             self._readers.put(reader)
+
+
+def _hold(cursor: adbc.Cursor, table: TableId, plan: _Plan) -> None:
+    """Keep a table from being truncated or rewritten until it is read; refuse one that was."""
+    cursor.execute(f"LOCK TABLE {plan.relation} IN ACCESS SHARE MODE")
+    cursor.execute(REWRITTEN.format(oid=plan.oid))
+    found = cursor.fetchone()
+    if found is not None:
+        raise TableRewrittenError(
+            f"{table}: {found[0]} was truncated or rewritten after the snapshot was taken",
+            hint="Headrace copies the table anew",
+        )
 
 
 def _convert(batch: pa.RecordBatch, bound: BoundSchema) -> pa.RecordBatch:
@@ -163,17 +192,15 @@ def _plan(
     found = session.execute(RELATION_SIZE, (table.schema, table.name)).fetchone()
     if found is None:
         raise SourceError(f"{table} does not exist", hint="headrace plan shows what is selected")
-    kind, pages, rows = found
+    oid, kind, pages, rows = found
     columns = [
         mapping.select(sql.Identifier(name).as_string(session))
         for name, mapping in zip(bound.schema.names, bound.mappings, strict=True)
     ]
     # A partitioned root's rows live in its partitions; any other table's children are their own.
-    source = sql.SQL("SELECT {} FROM {} {}").format(
-        sql.SQL(", ".join(columns)),
-        sql.SQL("" if kind == "p" else "ONLY"),
-        sql.Identifier(table.schema, table.name),
-    )
+    name = sql.Identifier(table.schema, table.name).as_string(session)
+    relation = name if kind == "p" else f"ONLY {name}"
+    select = f"SELECT {', '.join(columns)} FROM {relation}"  # noqa: S608  # quoted above
     whole = kind == "p" or session.info.server_version < CTID_RANGES_SINCE
     ranges = ["true"] if whole else _page_ranges(pages)
     keep = _row_filter(session, publication, table)
@@ -181,7 +208,7 @@ def _plan(
         SnapshotChunk(table, number, f"({where}) AND ({keep})", rows // len(ranges))
         for number, where in enumerate(ranges)
     )
-    return _Plan(bound, source.as_string(session), chunks)
+    return _Plan(bound, relation, oid, select, chunks)
 
 
 def _page_ranges(pages: int) -> list[str]:
