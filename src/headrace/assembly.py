@@ -11,7 +11,7 @@ from headrace.config import Capture as CaptureSettings
 from headrace.config import SelectedTable, Settings, select_tables
 from headrace.connectors.delta.destination import DeltaDestination
 from headrace.connectors.postgres.catalog import discover
-from headrace.connectors.postgres.config import connect
+from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.source import PostgresSource, slot_state
 from headrace.engine.materialize import Materialization, TableTarget
 from headrace.engine.runner import Runner
@@ -35,7 +35,7 @@ def select(settings: Settings, capture: CaptureSettings) -> Selection:
         ConfigError: an entry matches nothing.
         SourceUnavailableError: the source cannot be asked.
     """
-    with connect(capture.connection) as session:
+    with source_session(capture.connection) as session:
         found = [table.table for table in discover(session)]
     return {name: select_tables(settings, name, found) for name in capture.pipelines}
 
@@ -78,7 +78,7 @@ def owned_path(capture: CaptureSettings) -> str:
 
 def _note_slot(storage: Storage, capture: CaptureSettings) -> None:
     """Before a slot is created, note that it is ours; one that exists is its creator's."""
-    with connect(capture.connection) as session:
+    with source_session(capture.connection) as session:
         exists = slot_state(session, capture.slot) is not None
     if not exists:
         storage.put(owned_path(capture), json.dumps({"slot": capture.slot}).encode())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from headrace import assembly
 from headrace.config import Capture, SelectedTable, Settings
-from headrace.connectors.postgres.config import connect
+from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.source import slot_state
 from headrace.log import LogReader
 from headrace.model import TableId
@@ -57,7 +57,7 @@ def make_plan(settings: Settings, capture: Capture) -> Plan:
 
 def _source_steps(capture: Capture, tables: list[TableId]) -> list[Step]:
     name = ", ".join(capture.pipelines)
-    with connect(capture.connection) as session:
+    with source_session(capture.connection) as session:
         slot = slot_state(session, capture.slot)
         published = session.execute(PUBLICATION, (capture.publication,)).fetchone()
         steps = [

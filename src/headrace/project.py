@@ -22,7 +22,7 @@ from headrace import assembly, config
 from headrace.config import Capture, Settings
 from headrace.connectors.postgres.check import check as check_source
 from headrace.connectors.postgres.check import fix as fix_source
-from headrace.connectors.postgres.config import connect
+from headrace.connectors.postgres.config import session as source_session
 from headrace.engine.runner import Runner, RunView
 from headrace.errors import CheckFailedError, ConfigError, HeadraceError
 from headrace.model import TableId
@@ -70,7 +70,7 @@ class Project:
         applied: list[str] = []
         for capture in self._captures(pipeline):
             findings = self._check(capture)
-            with connect(capture.connection) as session:
+            with source_session(capture.connection) as session:
                 applied += fix_source(session, findings)
         return applied
 
@@ -138,7 +138,7 @@ class Project:
         findings = self._check(capture)
         ours = [f for f in findings if f.safe and f.name in RUN_FIXES]
         if ours:
-            with connect(capture.connection) as session:
+            with source_session(capture.connection) as session:
                 fix_source(session, ours)
             findings = self._check(capture)
         blockers = [f for f in findings if f.severity is Severity.BLOCKER]

@@ -10,7 +10,7 @@ from psycopg import sql
 
 from headrace import assembly
 from headrace.config import Capture, Settings
-from headrace.connectors.postgres.config import connect
+from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.source import slot_state
 from headrace.errors import ObjectMissingError
 from headrace.log import Storage
@@ -37,7 +37,7 @@ def remove_capture(settings: Settings, capture: Capture) -> list[str]:
     storage = assembly.log_storage(settings)
     lock = storage.lock(Layout(capture.name).lock)
     try:
-        with connect(capture.connection) as session:
+        with source_session(capture.connection) as session:
             done = [_drop_slot(session, storage, capture), _drop_publication(session, capture)]
         paths = [entry.path for entry in storage.list(Layout(capture.name).root)]
         storage.delete([path for path in paths if path != Layout(capture.name).lock])

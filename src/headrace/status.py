@@ -13,7 +13,7 @@ from typing import Any
 
 from headrace import assembly
 from headrace.config import Capture, Settings
-from headrace.connectors.postgres.config import connect
+from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.source import SlotState, current_lsn, slot_state
 from headrace.engine.materialize import Phase
 from headrace.errors import HeadraceError
@@ -91,7 +91,7 @@ def _head(reader: LogReader | None) -> tuple[int, Lsn | None]:
 
 def _ask(capture: Capture) -> tuple[Lsn | None, SlotState | None, str | None]:
     try:
-        with connect(capture.connection) as session:
+        with source_session(capture.connection) as session:
             return current_lsn(session), slot_state(session, capture.slot), None
     except HeadraceError as error:
         return None, None, str(error)

@@ -7,7 +7,8 @@ every session of ours pins them.
 from __future__ import annotations
 
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import psycopg
@@ -16,7 +17,15 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from headrace.config.connections import PostgresConnection
 from headrace.errors import ConfigError, HeadraceError, SourceError, SourceUnavailableError
 
-__all__ = ["PINNED", "PostgresConnection", "address", "connect", "connection_error", "conninfo"]
+__all__ = [
+    "PINNED",
+    "PostgresConnection",
+    "address",
+    "connect",
+    "connection_error",
+    "conninfo",
+    "session",
+]
 
 PINNED: Final = (
     ("DateStyle", "ISO"),
@@ -140,6 +149,36 @@ def connect(
     if not replication:
         _pin(session, settings)
     return session
+
+
+@contextmanager
+def session(
+    settings: PostgresConnection, *, replication: bool = False
+) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+    """A session for the length of a block; what goes wrong inside comes out as ours.
+
+    Raises:
+        SourceUnavailableError: the connection was lost, or the server is too busy.
+        SourceError: the server refused a query.
+    """
+    connection = connect(settings, replication=replication)
+    try:
+        with connection:
+            yield connection
+    except psycopg.Error as error:
+        raise query_error(error, settings) from error
+
+
+# SQLSTATE classes that pass: connection, resources, operator's intervention, locks and deadlocks.
+_PASSING: Final = ("08", "53", "57", "55P03", "40")
+
+
+def query_error(error: psycopg.Error, settings: PostgresConnection) -> HeadraceError:
+    """What `error`, met in a session, means, and what to do."""
+    message = f"{address(settings)}: {str(error).strip()}"
+    if error.sqlstate is None or error.sqlstate.startswith(_PASSING):
+        return SourceUnavailableError(message, hint="Headrace tries again; see the server's log")
+    return SourceError(message, hint="headrace check names the rights that the role lacks")
 
 
 def connection_error(error: psycopg.Error, settings: PostgresConnection) -> HeadraceError:

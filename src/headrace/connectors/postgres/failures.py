@@ -41,6 +41,10 @@ def command_error(result: pq.abc.PGresult, fallback: bytes) -> HeadraceError:
 
 
 def _classify(state: str, text: str) -> HeadraceError:
+    if not state:
+        return SourceUnavailableError(
+            f"the connection was lost: {text}", hint="Headrace reconnects by itself"
+        )
     if state in ADMIN_SHUTDOWN:
         return SourceUnavailableError(
             f"the server closed the replication connection: {text}",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Final
 
@@ -47,7 +48,7 @@ class SchemaRegistry:
 
     def __init__(
         self,
-        connect: Callable[[], Connection],
+        connect: Callable[[], AbstractContextManager[Connection]],
         publication: str,
         known: Mapping[TableId, TableSchema],
         selected: Collection[TableId],

@@ -11,8 +11,9 @@ from __future__ import annotations
 import queue
 import secrets
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import adbc_driver_manager
 import adbc_driver_postgresql.dbapi as adbc
@@ -25,6 +26,8 @@ from headrace.connectors.postgres.failures import command_error
 from headrace.connectors.postgres.schemas import SchemaRegistry
 from headrace.errors import SourceError, SourceUnavailableError, TableRewrittenError
 from headrace.model import Lsn, SnapshotChunk, TableId, TableSchema
+
+Connector = Callable[[], AbstractContextManager[psycopg.Connection[Any]]]
 
 # 8 MiB of COPY data per Arrow batch: large enough for the fixed costs, small enough for memory.
 BATCH_BYTES = 8 << 20
@@ -145,8 +148,8 @@ def _read_error(table: TableId, error: adbc_driver_manager.Error) -> SourceError
 @contextmanager
 def open_snapshot(
     conninfo: str,
-    connect: Callable[[], psycopg.Connection],
-    connect_replication: Callable[[], psycopg.Connection],
+    connect: Connector,
+    connect_replication: Connector,
     registry: SchemaRegistry,
     publication: str,
     tables: Sequence[TableId],
@@ -165,7 +168,7 @@ def open_snapshot(
         yield PostgresSnapshot(lsn, plans, readers)
 
 
-def _export(exporter: psycopg.Connection) -> tuple[Lsn, str]:
+def _export(exporter: psycopg.Connection[Any]) -> tuple[Lsn, str]:
     slot = f"headrace_snapshot_{secrets.token_hex(6)}"
     command = f"CREATE_REPLICATION_SLOT {slot} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT"
     result = exporter.pgconn.exec_(command.encode())
@@ -186,7 +189,7 @@ def _reader(conninfo: str, snapshot: str) -> Iterator[adbc.Connection]:
 
 
 def _plan(
-    session: psycopg.Connection, registry: SchemaRegistry, publication: str, table: TableId
+    session: psycopg.Connection[Any], registry: SchemaRegistry, publication: str, table: TableId
 ) -> _Plan:
     bound = registry.of_table(session, table)
     found = session.execute(RELATION_SIZE, (table.schema, table.name)).fetchone()
@@ -220,7 +223,7 @@ def _page_ranges(pages: int) -> list[str]:
     return [" AND ".join(pair) for pair in zip(bounds, [*tops, "true"], strict=True)]
 
 
-def _row_filter(session: psycopg.Connection, publication: str, table: TableId) -> str:
+def _row_filter(session: psycopg.Connection[Any], publication: str, table: TableId) -> str:
     if session.info.server_version < ROW_FILTERS_SINCE:
         return "true"
     found = session.execute(ROW_FILTER, (publication, table.schema, table.name)).fetchone()

@@ -11,6 +11,7 @@ import psycopg
 from psycopg import pq, sql
 
 from headrace.connectors.postgres.config import PostgresConnection, connect, conninfo
+from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.failures import REBUILD, command_error
 from headrace.connectors.postgres.schemas import SchemaRegistry
 from headrace.connectors.postgres.snapshot import PostgresSnapshot, open_snapshot
@@ -59,11 +60,11 @@ class PostgresSource:
         self._publication = publication
         self.registry = SchemaRegistry(self.connect, publication, known, selected)
 
-    def connect(self) -> psycopg.Connection[Any]:
-        return connect(self._settings)
+    def connect(self) -> AbstractContextManager[psycopg.Connection[Any]]:
+        return source_session(self._settings)
 
-    def _connect_replication(self) -> psycopg.Connection[Any]:
-        return connect(self._settings, replication=True)
+    def _connect_replication(self) -> AbstractContextManager[psycopg.Connection[Any]]:
+        return source_session(self._settings, replication=True)
 
     def current_lsn(self) -> Lsn:
         """The end of what the server has written to its WAL (Lsn)."""
@@ -121,7 +122,7 @@ class PostgresSource:
 
     def stream(self, from_lsn: Lsn) -> ReplicationStream:
         """Start streaming whole transactions that commit after `from_lsn`."""
-        connection = self._connect_replication()
+        connection = connect(self._settings, replication=True)
         try:
             self._require_publication()
             self._start(connection, from_lsn)
