@@ -1,6 +1,6 @@
 """Whole tables as multisets of exact values: from the source, and by three readers of the lake.
 
-What a value must be is told here from psycopg's own reading of Postgres, not by the product's casts.
+What a value must be is psycopg's reading of Postgres, not what the product's casts make of it.
 """
 
 from __future__ import annotations
