@@ -82,7 +82,8 @@ def headrace_command(
 @app.command()
 def init(
     source_url: Annotated[
-        str, typer.Option(help="postgresql://user@host:port/database, without a password.")
+        str,
+        typer.Option(help="postgresql://user@host:port/database without a password, or ${NAME}."),
     ] = "",
     host: Annotated[str, typer.Option(help="The source's host.")] = "",
     port: Annotated[int, typer.Option(help="Its port.")] = 5432,
@@ -226,7 +227,7 @@ def run(
     verbose: Verbose = False,
 ) -> None:
     """Copy what is missing, then follow every change, until Ctrl-C."""
-    from headrace.cli.display import reporter
+    from headrace.cli.display import showing
     from headrace.cli.interruption import stopping_on_signals
     from headrace.pgoutput import KERNEL
 
@@ -237,9 +238,8 @@ def run(
                 "the compiled pgoutput kernel is missing, decoding is many times slower; "
                 "install a wheel, or a C compiler before installing"
             )
-        shown = reporter(output)
-        with shown:
-            failures = project.run(pipelines or (), once=once, stop=asked.stop, on_tick=shown.tick)
+        with showing(output) as tick:
+            failures = project.run(pipelines or (), once=once, stop=asked.stop, on_tick=tick)
         _conclude(output, failures, once and not asked.signalled)
         if asked.signalled:
             raise typer.Exit(INTERRUPTED)
@@ -279,10 +279,11 @@ def preview(
     verbose: Verbose = False,
 ) -> None:
     """Show the newest changes of a table in the change log, newest last."""
-    from headrace.cli.listings import rows_view
+    from headrace.cli.listings import changes_of_log, rows_view
 
     with reporting(as_json=as_json, verbose=verbose) as output:
-        rows = _load(config).preview(table, limit)
+        found = _load(config).preview(table, limit)
+        rows = changes_of_log(found, everything=as_json or verbose)
         output.show(rows.to_pylist(), rows_view(rows))
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
-from typing import Final, Protocol, Self
+from contextlib import contextmanager
+from typing import Final
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -27,38 +27,38 @@ SHOWN_COPIES: Final = 12  # bars that leave room on a screen of 24 lines
 SHOWN_PROBLEMS: Final = 5
 BAR_WIDTH: Final = 30
 
-log = logging.getLogger("headrace.run")
+Tick = Callable[[Sequence[RunView]], None]
 
 
-class Reporter(Protocol):
-    """Shows a run; `tick` is called about ten times a second, from one thread."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-
-    def tick(self, views: Sequence[RunView]) -> None: ...
-
-    @property
-    def numbers(self) -> RunNumbers | None:
-        """The last look; None before the first."""
-        ...
-
-
-def reporter(output: Output) -> Reporter:
-    """The one that fits where the output goes."""
+@contextmanager
+def showing(output: Output) -> Iterator[Tick]:
+    """Show a run where the output goes; gives what to call about ten times a second."""
     if output.live:
-        return LiveReporter(output.console)
-    return LogReporter(_print_json if output.as_json else _log)
+        with _drawing(output.console) as look:
+            yield lambda views: look(read_numbers(views))
+    else:
+        log = RunLog(_print_json if output.as_json else _log)
+        try:
+            yield lambda views: log.look(read_numbers(views))
+        finally:
+            log.close()
+
+
+@contextmanager
+def _drawing(console: Console) -> Iterator[Callable[[RunNumbers], None]]:
+    """Draw `live_view` in place; what was drawn last stays on the screen."""
+    history: deque[RunNumbers] = deque(maxlen=RATE_WINDOW)
+    with Live(console=console, auto_refresh=False) as live:
+
+        def look(now: RunNumbers) -> None:
+            history.append(now)
+            live.update(live_view(history), refresh=True)
+
+        yield look
 
 
 def _log(event: Event) -> None:
-    log.log(event.level, "%s", event)
+    logging.getLogger("headrace.run").log(event.level, "%s", event)
 
 
 def _print_json(event: Event) -> None:
@@ -66,67 +66,28 @@ def _print_json(event: Event) -> None:
     print(json_line({**event.record(), "level": level}), flush=True)
 
 
-class LogReporter:
-    """One event per change of state, and one about every ten seconds."""
+class RunLog:
+    """One event per change of state, one about every ten seconds, and one at the end."""
 
     def __init__(self, emit: Callable[[Event], None]) -> None:
         self._emit = emit
-        self.numbers: RunNumbers | None = None
+        self._last: RunNumbers | None = None
         self._reported: RunNumbers | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Nothing is held."""
-
-    def tick(self, views: Sequence[RunView]) -> None:
-        self.look(read_numbers(views))
 
     def look(self, now: RunNumbers) -> None:
         """Report what is new since the look before."""
-        for event in happenings(self.numbers, now):
+        for event in happenings(self._last, now):
             self._emit(event)
-        self.numbers = now
-        before = self._reported
-        if before is None:
-            self._reported = now
-        elif now.at - before.at >= PROGRESS_INTERVAL:
-            self._emit(progress(before, now))
+        self._last = now
+        self._reported = self._reported or now
+        if now.at - self._reported.at >= PROGRESS_INTERVAL:
+            self.close()
             self._reported = now
 
-
-class LiveReporter:
-    """Draws `live_view` in place; what was drawn last stays on the screen."""
-
-    def __init__(self, console: Console) -> None:
-        self._live = Live(console=console, auto_refresh=False)
-        self._history: deque[RunNumbers] = deque(maxlen=RATE_WINDOW)
-
-    def __enter__(self) -> Self:
-        self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._live.stop()
-
-    @property
-    def numbers(self) -> RunNumbers | None:
-        return self._history[-1] if self._history else None
-
-    def tick(self, views: Sequence[RunView]) -> None:
-        self._history.append(read_numbers(views))
-        self._live.update(live_view(self._history), refresh=True)
+    def close(self) -> None:
+        """Say how it stands, however short the run was."""
+        if self._reported and self._last:
+            self._emit(progress(self._reported, self._last))
 
 
 # -- the live view, pure ---------------------------------------------------------------------------
@@ -138,6 +99,8 @@ def live_view(history: Sequence[RunNumbers]) -> RenderableType:
     parts: list[RenderableType] = []
     if now.copying and now.copies:
         parts.append(_bars(history[0], now))
+    elif now.copies:
+        parts.append(_copied(now))
     parts.append(_stream_line(history[0], now))
     parts += _problems(now)
     return Group(*parts)
@@ -156,6 +119,12 @@ def _bars(before: RunNumbers, now: RunNumbers) -> Table:
         finished = sum(copy.ended for copy in now.copies)
         grid.add_row(Text(f"{len(now.copies)} tables, {finished} copied", style="dim"))
     return grid
+
+
+def _copied(now: RunNumbers) -> Text:
+    rows = sum(copy.rows for copy in now.copies if copy.done)
+    tables = sum(copy.done for copy in now.copies)
+    return Text(f"  copied {count(rows)} rows of {count(tables)} tables", "dim")
 
 
 def _attention(copy: CopyNumbers) -> tuple[bool, bool]:

@@ -12,6 +12,7 @@ from rich.text import Text
 from headrace.cli.output import table
 from headrace.cli.plain import cell, count, duration, prose, size
 from headrace.engine.materialize import Phase
+from headrace.model import BEFORE, COMMIT_LSN, COMMIT_TS, META_COLUMNS, OP, UNCHANGED, Lsn
 from headrace.model.finding import Finding, Severity
 from headrace.plan import Plan
 from headrace.status import CaptureStatus, Status, TableStatus
@@ -132,6 +133,18 @@ def _errors(status: Status) -> Iterable[Text]:
 
 
 # -- rows ------------------------------------------------------------------------------------------
+
+
+def changes_of_log(rows: pa.Table, *, everything: bool) -> pa.Table:
+    """Changes as the log has them, their LSNs as text; without `everything` what a person reads."""
+    at = rows.schema.get_field_index(COMMIT_LSN)
+    lsns = [str(Lsn(value)) for value in rows.column(at).to_pylist()]
+    rows = rows.set_column(at, COMMIT_LSN, pa.array(lsns, pa.string()))
+    if everything:
+        return rows
+    own = [name for name in rows.column_names if name not in META_COLUMNS]
+    told = [name for name in (UNCHANGED, BEFORE) if rows.column(name).null_count < rows.num_rows]
+    return rows.select([OP, COMMIT_LSN, COMMIT_TS, *own, *told])
 
 
 def rows_view(rows: pa.Table) -> RenderableType:

@@ -48,10 +48,10 @@ class Output:
     def say(self, text: str, style: str = "") -> None:
         """A sentence to a person; a program is not told."""
         if not self.as_json:
-            self.console.print(Text(prose(text), style=style))
+            self.console.print(Text(prose(text), style=style), soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        self.errors.print(Text.assemble(("warning: ", "yellow"), prose(text)))
+        self._complain("warning: ", "yellow", text)
 
     def fail(self, error: HeadraceError) -> None:
         """Print an error: with `as_json` as an object on stdout, else in words on stderr."""
@@ -60,9 +60,13 @@ class Output:
         if self.as_json:
             print(json_line({"error": error.message, "hint": error.hint}))
             return
-        self.errors.print(Text.assemble(("error: ", "bold red"), prose(error.message)))
+        self._complain("error: ", "bold red", error.message)
         if error.hint:
-            self.errors.print(Text.assemble(("hint: ", "cyan"), prose(error.hint)))
+            self._complain("hint: ", "cyan", error.hint)
+
+    def _complain(self, prefix: str, style: str, text: str) -> None:
+        """Unwrapped: hints are commands and SQL, to be copied whole."""
+        self.errors.print(Text.assemble((prefix, style), prose(text)), soft_wrap=True)
 
 
 def _console(*, stderr: bool) -> Console:

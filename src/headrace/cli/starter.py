@@ -128,7 +128,9 @@ def has_password(url: str) -> bool:
 
 
 def _passwords(url: str) -> list[str]:
-    """The secrets in a URL (libpq, "Connection URIs": also as parameters)."""
+    """The secrets in a URL (libpq, "Connection URIs": also as parameters), or a reference to it."""
+    if _REFERENCE.match(url):
+        return [url]
     try:
         parameters = conninfo_to_dict(url)
     except psycopg.ProgrammingError:
@@ -136,7 +138,7 @@ def _passwords(url: str) -> list[str]:
     if parameters is None or not url.startswith(("postgresql://", "postgres://")):
         raise ConfigError(
             "--source-url is not a Postgres connection URL",
-            hint="write postgresql://user@host:port/database",
+            hint="write postgresql://user@host:port/database, or '${DATABASE_URL}' in quotes",
         )
     return [str(parameters[key]) for key in ("password", "sslpassword") if parameters.get(key)]
 

@@ -1,0 +1,228 @@
+"""Writes the reference pages that follow from the code: `python -m docs.generate`.
+
+A test fails where a page in the repository is not what this makes of the code beside it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import typer.main
+
+from headrace import errors
+from headrace.cli import app
+from headrace.config import json_schema
+from headrace.connectors.postgres.types import types_page
+from headrace.errors import HeadraceError
+from headrace.failpoints import FAILPOINTS
+
+REFERENCE: Final = Path(__file__).parent / "reference"
+
+EXIT_CODES: Final = {
+    0: "done",
+    1: "failed",
+    2: "wrong use or configuration",
+    3: "a check found a blocker",
+    4: "a verification found a difference",
+    130: "interrupted, after a clean stop",
+}
+_MODELS: Final = {
+    "Settings": "The file",
+    "PostgresConnection": "A connection of type postgres",
+    "DeltaConnection": "A connection of type delta",
+    "Pipeline": "A pipeline",
+    "TableEntry": "An entry of tables",
+    "ColumnSelection": "columns of an entry",
+}
+
+
+def main() -> None:
+    """Write every page."""
+    REFERENCE.mkdir(exist_ok=True)
+    for name, page in PAGES.items():
+        (REFERENCE / name).write_text(page(), "utf-8")
+
+
+# -- the command line ------------------------------------------------------------------------------
+
+
+def cli_page() -> str:
+    """Every command with its arguments and options, in the order of `headrace --help`."""
+    command: Any = typer.main.get_command(app)
+    codes = _table(("exit code", "meaning"), EXIT_CODES.items())
+    parts = [
+        "# Command line",
+        f"{command.help} `headrace --version` prints the version, and whether the compiled decoder "
+        "is in use; `headrace --install-completion` completes commands in your shell.",
+        "With `--json` a command prints one JSON object a line; an error is an object with `error` "
+        "and `hint`. Without it errors and hints go to stderr. `headrace run` stops cleanly at "
+        "Ctrl-C or SIGTERM, and at once at the second.",
+        codes,
+        *(_command(name, sub) for name, sub in command.commands.items()),
+    ]
+    return _joined(parts)
+
+
+def _command(name: str, command: Any) -> str:
+    arguments = [p for p in command.params if p.param_type_name == "argument"]
+    options = [p for p in command.params if p.param_type_name == "option"]
+    usage = " ".join(
+        ["headrace", name, *(["[OPTIONS]"] if options else []), *(p.metavar for p in arguments)]
+    )
+    rows = [(f"`{p.metavar}`", p.help) for p in arguments]
+    rows += [(f"`{_option(p)}`", _with_default(p)) for p in options]
+    parts = [f"## headrace {name}", command.help, f"```\n{usage}\n```"]
+    return "\n\n".join([*parts, _table(("", ""), rows)] if rows else parts)
+
+
+def _option(option: Any) -> str:
+    names = ", ".join(sorted(option.opts, key=len))
+    return names if option.is_flag else f"{names} {option.metavar or option.name.upper()}"
+
+
+def _with_default(option: Any) -> str:
+    default = option.default
+    return f"{option.help} Default: `{default}`." if default and not option.is_flag else option.help
+
+
+# -- headrace.yaml ---------------------------------------------------------------------------------
+
+
+def config_page() -> str:
+    """Every key that headrace.yaml may hold, from its JSON Schema."""
+    schema = json_schema()
+    definitions = {**schema["$defs"], "Settings": schema}
+    parts = [
+        "# headrace.yaml",
+        "`${NAME}` in any value reads the environment; `$${` stands for a literal `${`. Relative "
+        "paths are relative to the file. `headrace schema` prints the JSON Schema behind this "
+        "page, from which editors complete the file; `headrace init` writes a file to start from.",
+        *(_keys(_MODELS[name], _properties(definitions[name])) for name in _MODELS),
+    ]
+    return _joined(parts)
+
+
+def _properties(definition: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The keys of an object, also of one that a bare text may stand for."""
+    for choice in (definition, *definition.get("anyOf", ())):
+        if "properties" in choice:
+            required = set(choice.get("required", ()))
+            return {k: {**v, "required": k in required} for k, v in choice["properties"].items()}
+    raise LookupError(f"no properties in {definition}")
+
+
+def _keys(title: str, properties: Mapping[str, Any]) -> str:
+    rows = [
+        (f"`{key}`", _type(value), _default(value), value.get("description", ""))
+        for key, value in properties.items()
+    ]
+    return f"## {title}\n\n{_table(('key', 'value', 'default', 'meaning'), rows)}"
+
+
+def _type(value: Mapping[str, Any]) -> str:
+    if "const" in value:
+        return f"`{value['const']}`"
+    if "enum" in value:
+        return ", ".join(f"`{choice}`" for choice in value["enum"])
+    choices = [_type(c) for c in value.get("anyOf", ()) if c.get("type") != "null"]
+    if choices:
+        return " or ".join(dict.fromkeys(choices))
+    match value.get("type"):
+        case "array":
+            return "list"
+        case "object" | None:
+            return "keys"
+        case "string":
+            return "text"
+        case "integer":
+            return "number"
+        case kind:
+            return str(kind)
+
+
+def _default(value: Mapping[str, Any]) -> str:
+    default = value.get("default")
+    if value["required"]:
+        return "required"
+    return "" if default in (None, {}, False) else f"`{default}`"
+
+
+# -- errors and failpoints -------------------------------------------------------------------------
+
+
+def errors_page() -> str:
+    """Every exception, as the tree it is, with its exit code."""
+    rows = [
+        (
+            f"{'&nbsp;&nbsp;' * depth}`{kind.__name__}`",
+            kind.exit_code,
+            "yes" if kind.transient else "",
+            _first_paragraph(kind),
+        )
+        for depth, kind in _tree(HeadraceError, 0)
+    ]
+    parts = [
+        "# Errors",
+        "All descend from `headrace.errors.HeadraceError`, carry a `hint` (a command or SQL where "
+        "there is one) and pickle. A transient one is tried again by itself, with growing pauses.",
+        _table(("error", "exit code", "transient", "meaning"), rows),
+    ]
+    return _joined(parts)
+
+
+def _tree(kind: type[HeadraceError], depth: int) -> Iterator[tuple[int, type[HeadraceError]]]:
+    yield depth, kind
+    for child in kind.__subclasses__():
+        if child.__module__ == errors.__name__:
+            yield from _tree(child, depth + 1)
+
+
+def _first_paragraph(kind: type) -> str:
+    return " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split())
+
+
+def failpoints_page() -> str:
+    """Every failpoint, and how to arm one."""
+    parts = [
+        "# Failpoints",
+        "Places where tests make the process die or an operation fail. "
+        "`HEADRACE_FAILPOINT=log.manifest_put=kill@3` has the third pass through that place send "
+        "SIGKILL to the process; `log.file_written=enospc@1-5` has passes 1 to 5 raise ENOSPC.",
+        _table(("failpoint", "what is so when it is passed"), _code_keys(FAILPOINTS)),
+    ]
+    return _joined(parts)
+
+
+def _code_keys(rows: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [(f"`{key}`", value) for key, value in rows.items()]
+
+
+# -- Markdown --------------------------------------------------------------------------------------
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(columns: Sequence[str], rows: Any) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(_cell(c) for c in line)} |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+PAGES: Final[Mapping[str, Callable[[], str]]] = {
+    "cli.md": cli_page,
+    "config.md": config_page,
+    "errors.md": errors_page,
+    "failpoints.md": failpoints_page,
+    "types.md": types_page,
+}
+
+if __name__ == "__main__":
+    main()
