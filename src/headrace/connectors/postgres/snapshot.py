@@ -11,6 +11,7 @@ from __future__ import annotations
 import queue
 import secrets
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -156,15 +157,18 @@ def open_snapshot(
     connections: int,
 ) -> Iterator[PostgresSnapshot]:
     """Export a snapshot, import it into `connections` readers, and let the slot go."""
-    with ExitStack() as stack:
+    with ThreadPoolExecutor(connections, "headrace-connect") as pool, ExitStack() as stack:
+        opening = [pool.submit(_connect_reader, conninfo) for _ in range(connections)]
+        for reader in opening:
+            stack.callback(_close_reader, reader)
         readers: queue.SimpleQueue[adbc.Connection] = queue.SimpleQueue()
         with connect_replication() as exporter, connect() as session:
             lsn, name = _export(exporter)
             session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             session.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(name))
             plans = {t: _plan(session, registry, publication, t) for t in tables}
-            for _ in range(connections):
-                readers.put(stack.enter_context(_reader(conninfo, name)))
+            for reader in opening:
+                readers.put(_import(reader.result(), name))
         yield PostgresSnapshot(lsn, plans, readers)
 
 
@@ -178,14 +182,34 @@ def _export(exporter: psycopg.Connection[Any]) -> tuple[Lsn, str]:
     return Lsn.parse(lsn.decode()), name.decode()
 
 
-@contextmanager
-def _reader(conninfo: str, snapshot: str) -> Iterator[adbc.Connection]:
-    with adbc.connect(conninfo, autocommit=True) as reader:
+def _connect_reader(conninfo: str) -> adbc.Connection:
+    try:
+        return adbc.connect(conninfo, autocommit=True)
+    except adbc_driver_manager.Error as error:
+        raise SourceUnavailableError(
+            f"a connection for the snapshot was refused: {error}",
+            hint="check max_connections and pg_hba.conf; Headrace tries again",
+        ) from error
+
+
+def _close_reader(opening: Future[adbc.Connection]) -> None:
+    if opening.exception() is None:
+        opening.result().close()
+
+
+def _import(reader: adbc.Connection, snapshot: str) -> adbc.Connection:
+    """Begin a transaction that sees what the exported snapshot does."""
+    literal = snapshot.replace("'", "''")
+    try:
         with reader.cursor() as cursor:
             cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            literal = snapshot.replace("'", "''")
             cursor.execute(f"SET TRANSACTION SNAPSHOT '{literal}'")
-        yield reader
+    except adbc_driver_manager.Error as error:
+        raise SourceUnavailableError(
+            f"the exported snapshot could not be imported: {error}",
+            hint="Headrace takes a new snapshot",
+        ) from error
+    return reader
 
 
 def _plan(
