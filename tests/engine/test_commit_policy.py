@@ -1,0 +1,70 @@
+"""When a commit of the change log closes: pure, so that every case is one line."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from headrace.engine.capture import CommitPolicy, Pending
+from headrace.engine.retry import FIRST_DELAY, MAX_DELAY, Backoff
+
+POLICY = CommitPolicy()
+QUIET = Pending(
+    bytes=0,
+    rows=0,
+    in_transaction=False,
+    idle=True,
+    behind=False,
+    position_wanted=False,
+    since_commit=1.0,
+    commit_took=0.005,
+)
+
+
+def due(**changes: object) -> bool:
+    return POLICY.due(replace(QUIET, **changes))  # type: ignore[arg-type]  # by field name
+
+
+def test_nothing_to_commit_is_never_due() -> None:
+    assert not due()
+    assert not due(since_commit=1e9)
+
+
+def test_rows_of_an_idle_stream_are_due_at_once() -> None:
+    assert due(rows=1)
+
+
+def test_half_a_transaction_is_never_due_for_age() -> None:
+    assert not due(rows=1, in_transaction=True, since_commit=1e9)
+
+
+def test_a_full_buffer_is_due_even_inside_a_transaction() -> None:
+    assert due(rows=1, bytes=POLICY.max_bytes, in_transaction=True, idle=False, since_commit=0.0)
+
+
+def test_a_busy_stream_is_due_after_the_longest_delay() -> None:
+    assert not due(rows=1, idle=False, since_commit=POLICY.max_delay / 2, commit_took=0.0)
+    assert due(rows=1, idle=False, since_commit=POLICY.max_delay, commit_took=0.0)
+
+
+def test_dear_commits_are_followed_by_longer_rests() -> None:
+    took = 0.5
+    assert not due(rows=1, since_commit=POLICY.rest * took - 0.01, commit_took=took)
+    assert due(rows=1, since_commit=POLICY.rest * took, commit_took=took)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_position_of_an_idle_source_is_recorded_when_asked_or_in_time(wanted: bool) -> None:
+    soon, late = 0.5, POLICY.progress_interval
+    assert due(behind=True, position_wanted=wanted, since_commit=soon) is wanted
+    assert due(behind=True, position_wanted=wanted, since_commit=late)
+
+
+def test_backoff_doubles_to_its_bound_and_begins_anew_after_a_success() -> None:
+    backoff = Backoff()
+    delays = [backoff.next() for _ in range(12)]
+    assert delays[:3] == [FIRST_DELAY, 2 * FIRST_DELAY, 4 * FIRST_DELAY]
+    assert delays[-1] == MAX_DELAY
+    backoff.reset()
+    assert backoff.next() == FIRST_DELAY
