@@ -137,9 +137,6 @@ class Project:
         """Create or extend the publication if we may; refuse to run past any other blocker."""
         findings = self._check(capture)
         ours = [f for f in findings if f.safe and f.name in RUN_FIXES]
-        if ours:
-            with source_session(capture.connection) as session:
-                fix_source(session, ours)
         blockers = [f for f in findings if f.severity is Severity.BLOCKER and f not in ours]
         if blockers:
             listed = "; ".join(f.message for f in blockers)
@@ -148,6 +145,9 @@ class Project:
                 hint=blockers[0].fix or "headrace check names each fix",
                 findings=blockers,
             )
+        if ours:  # last: publishing a table without an identity makes its updates fail
+            with source_session(capture.connection) as session:
+                fix_source(session, ours)
 
     # -- looking -----------------------------------------------------------------------------------
 
