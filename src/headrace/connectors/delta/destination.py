@@ -21,6 +21,25 @@ from headrace.model import TableId
 
 _TABLE_NAME: Final = re.compile(r'(?:"([^"]+)"|([\w$]+))\s*\.\s*(?:"([^"]+)"|([\w$]+))')
 
+# In the name of a folder these lead out of it, or the Delta libraries decode or refuse them, so
+# that nobody could read the table.
+_UNREADABLE: Final = re.compile(r"[/\\%\[\]^|\0]|\A\.\.?\Z")
+
+
+def _folder(name: TableId) -> str:
+    """A table's folder below the location.
+
+    Raises:
+        DestinationError: the name cannot be that of a folder that readers of Delta find.
+    """
+    if any(_UNREADABLE.search(part) for part in (name.schema, name.name)):
+        raise DestinationError(
+            f"table {name} cannot be a folder of a lake by this name",
+            hint="give it another `name:` in headrace.yaml, or exclude it",
+            table=str(name),
+        )
+    return f"{name.schema}/{name.name}"
+
 
 class DeltaDestination:
     """Tables at `<location>/<schema>/<table>`; `location` is a path or an object store's URL.
@@ -43,9 +62,13 @@ class DeltaDestination:
         return open_storage(f"{self.location}/{path}".rstrip("/"), self._options)
 
     def table(self, name: TableId, pipeline: str) -> MergeOnReadTable:
-        """A table as one pipeline writes it; nothing is read or made yet."""
+        """A table as one pipeline writes it; nothing is read or made yet.
+
+        Raises:
+            DestinationError: there can be no folder of this name.
+        """
         return MergeOnReadTable(
-            self._storage(f"{name.schema}/{name.name}"),
+            self._storage(_folder(name)),
             name,
             pipeline,
             self._options,
@@ -80,7 +103,7 @@ class DeltaDestination:
 
     def owner(self, name: TableId) -> str | None:
         """The pipeline that made a table; None for another's table, or where there is none."""
-        state = load_state(self._storage(f"{name.schema}/{name.name}"))
+        state = load_state(self._storage(_folder(name)))
         return None if state is None else state.configuration.get(PIPELINE)
 
     def query(self, sql: str) -> pa.Table:
@@ -110,7 +133,7 @@ class DeltaDestination:
 
     def open(self, name: TableId) -> DeltaTable:
         """The table in the deltalake library, at its newest version."""
-        url = self._storage(f"{name.schema}/{name.name}").url
+        url = self._storage(_folder(name)).url
         return DeltaTable(url, storage_options=self._options or None)
 
 
