@@ -80,7 +80,7 @@ def assert_equal(database: Database, folder: Path, tables: Iterable[str] = TABLE
     for table in tables:
         source, destination = source_rows(database, table), destination_rows(folder, table)
         missing, surplus = source - destination, destination - source
-        assert not missing and not surplus, (
+        assert missing == surplus == Counter(), (
             f"{table}: {missing.total()} rows missing, {surplus.total()} too many;"
             f" first missing {_first(missing)}, first surplus {_first(surplus)}"
         )

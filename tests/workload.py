@@ -1,8 +1,8 @@
 """A random workload, reproducible by its seed, on tables that are hard to replicate.
 
 Few keys, so that they are deleted, inserted again and moved onto each other within a transaction;
-values that are TOASTed and left alone by most updates; rows without a key that come twice; savepoints
-and rollbacks; TRUNCATE.
+values that are TOASTed and left alone by most updates; rows without a key that come twice;
+savepoints and rollbacks; TRUNCATE.
 """
 
 from __future__ import annotations
@@ -123,7 +123,8 @@ class Workload:
 
     def change_customer(self) -> None:
         self._execute(
-            "update customers set balance = balance + 1, seen = clock_timestamp() where id %% 7 = %s",
+            "update customers set balance = balance + 1, seen = clock_timestamp()"
+            " where id %% 7 = %s",
             self.random.randint(0, 6),
         )
 
@@ -137,7 +138,7 @@ class Workload:
     def forget_customer(self) -> None:
         self._execute("delete from customers where id = %s", self._id())
 
-    # -- a text as its key, and a value that is TOASTed ---------------------------------------------
+    # -- a text as its key, and a value that is TOASTed --------------------------------------------
 
     def _code(self) -> str:
         return f"doc-{self.random.randint(1, 25)}"
