@@ -1,8 +1,8 @@
 """Headrace: replication between Postgres and the lakehouse.
 
-    import headrace
-    project = headrace.load("headrace.yaml")
-    project.run(once=True)
+import headrace
+project = headrace.load("headrace.yaml")
+project.run(once=True)
 """
 
 from importlib.metadata import version

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Event
 
@@ -91,6 +91,7 @@ def running(
     pipelines: Sequence[str],
     selection: Selection,
     stop: Event,
+    resync: Collection[TableId] = (),
 ) -> Iterator[Runner]:
     """Everything that one capture needs to run, with the log's lock held.
 
@@ -110,7 +111,7 @@ def running(
         )
         reader = LogReader.open(storage, capture.name, feed=log.feed)
         materializations = [
-            Materialization(name, reader, targets(settings, name, selection[name]))
+            Materialization(name, reader, targets(settings, name, selection[name]), resync=resync)
             for name in pipelines
         ]
         yield Runner(source, log, materializations, stop)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -115,23 +115,57 @@ class Project:
             HeadraceError: whatever no retry can cure.
         """
         self._require(*pipelines)
-        stop = stop or threading.Event()
         names = list(pipelines or self.settings.pipelines)
         captures = [c for c in self.settings.captures() if set(names) & set(c.pipelines)]
+        return self._run(captures, names, (), once, stop or threading.Event(), on_tick)
+
+    def resync(
+        self,
+        tables: Sequence[str],
+        *,
+        stop: threading.Event | None = None,
+        on_tick: Callable[[Sequence[RunView]], None] | None = None,
+    ) -> list[TableFailure]:
+        """Copy tables (`schema.table` of the source) again, and catch up; old rows stay until then.
+
+        Each is swapped in one commit, with the columns that the source has now. Gives the tables
+        that failed.
+
+        Raises:
+            ConfigError: no pipeline carries such a table.
+            LogLockedError: a run is going on.
+        """
+        wanted = [_table(name) for name in tables]
+        captures = [c for c in self._captures() if self._carries(c, wanted)]
+        for table in wanted:
+            if not any(self._carries(capture, [table]) for capture in captures):
+                raise ConfigError(f"no pipeline carries {table}", hint="headrace plan lists them")
+        names = [name for capture in captures for name in capture.pipelines]
+        return self._run(captures, names, wanted, True, stop or threading.Event(), on_tick)
+
+    def _carries(self, capture: Capture, tables: Sequence[TableId]) -> bool:
+        selection = assembly.select(self.settings, capture)
+        return not set(tables).isdisjoint(assembly.selected_tables(selection))
+
+    def _run(
+        self,
+        captures: Sequence[Capture],
+        names: Sequence[str],
+        resync: Sequence[TableId],
+        once: bool,
+        stop: threading.Event,
+        on_tick: Callable[[Sequence[RunView]], None] | None,
+    ) -> list[TableFailure]:
         with ExitStack() as stack:
-            runners = [
-                stack.enter_context(self._runner(c, [n for n in c.pipelines if n in names], stop))
-                for c in captures
-            ]
+            runners = []
+            for capture in captures:
+                self._prepare(capture)
+                selection = assembly.select(self.settings, capture)
+                mine = [name for name in capture.pipelines if name in names]
+                running = assembly.running(self.settings, capture, mine, selection, stop, resync)
+                runners.append(stack.enter_context(running))
             _run_all(runners, stop, once, on_tick)
             return [TableFailure(*f) for runner in runners for f in runner.failed_tables]
-
-    def _runner(
-        self, capture: Capture, names: Sequence[str], stop: threading.Event
-    ) -> AbstractContextManager[Runner]:
-        self._prepare(capture)
-        selection = assembly.select(self.settings, capture)
-        return assembly.running(self.settings, capture, names, selection, stop)
 
     def _prepare(self, capture: Capture) -> None:
         """Create or extend the publication if we may; refuse to run past any other blocker."""

@@ -240,19 +240,42 @@ def run(
             )
         with showing(output) as tick:
             failures = project.run(pipelines or (), once=once, stop=asked.stop, on_tick=tick)
-        _conclude(output, failures, once and not asked.signalled)
-        if asked.signalled:
-            raise typer.Exit(INTERRUPTED)
-        if failures:
-            raise typer.Exit(1)
+        _end_run(output, failures, caught_up=once, interrupted=asked.signalled)
 
 
-def _conclude(output: Output, failures: list[TableFailure], caught_up: bool) -> None:
+def _end_run(
+    output: Output, failures: list[TableFailure], *, caught_up: bool, interrupted: bool
+) -> None:
+    """Tell how it ended, in words and by the exit code."""
     for failure in failures:
         where = f"{failure.pipeline}: {failure.table}"
         output.fail(HeadraceError(f"{where}: {failure.error.message}", hint=failure.error.hint))
-    if caught_up and not failures:
+    if interrupted:
+        raise typer.Exit(INTERRUPTED)
+    if failures:
+        raise typer.Exit(1)
+    if caught_up:
         output.say("caught up: every table holds what its source had at the start", "green")
+
+
+@app.command()
+def resync(
+    tables: Annotated[
+        list[str], typer.Argument(metavar="TABLE...", help="schema.table at the source.")
+    ],
+    config: ConfigFile = DEFAULT_FILE,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Copy tables again, with the columns they have now; the old rows stay until the swap."""
+    from headrace.cli.display import showing
+    from headrace.cli.interruption import stopping_on_signals
+
+    with reporting(as_json=as_json, verbose=verbose) as output, stopping_on_signals() as asked:
+        project = _load(config)
+        with showing(output) as tick:
+            failures = project.resync(tables, stop=asked.stop, on_tick=tick)
+        _end_run(output, failures, caught_up=True, interrupted=asked.signalled)
 
 
 # -- looking ---------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -115,9 +115,11 @@ class Materialization:
         reader: LogReader,
         targets: Sequence[TableTarget],
         *,
+        resync: Collection[TableId] = (),
         workers: int = 2,
     ) -> None:
         self.name = name
+        self._resync = resync
         self._reader = reader
         self._record = reader.position(name) or {}
         self.tables = {target.table: self._resume(target) for target in targets}
@@ -129,6 +131,9 @@ class Materialization:
     # -- starting ----------------------------------------------------------------------------------
 
     def _resume(self, target: TableTarget) -> TableState:
+        if target.table in self._resync:
+            # Only a snapshot yet to be taken counts; the old rows stay until it is loaded.
+            return TableState(target, None, self._reader.head(), Phase.WAITING)
         checkpoint = target.destination.checkpoint(self._reader.log_id)
         floor = self._reader.floor
         if checkpoint is None:
@@ -200,7 +205,7 @@ class Materialization:
             self._offer_snapshot(manifest.commit, event)
         for table, reason in manifest.stopped:
             self._queue_stretch(manifest, table, (), reason)
-            self._stop_waiting(table, reason)
+            self._stop_waiting(manifest.commit, table, reason)
 
     def _queue_stretch(
         self,
@@ -215,16 +220,18 @@ class Materialization:
                 _Stretch(manifest.commit, manifest.to_lsn, manifest.commit_ts, files, stopped)
             )
 
-    def _stop_waiting(self, table: TableId, reason: str) -> None:
+    def _stop_waiting(self, commit: int, table: TableId, reason: str) -> None:
         """A table that waits for its snapshot waits in vain, until somebody has it copied again."""
         state = self.tables.get(table)
-        if state is not None and state.phase is Phase.WAITING:
+        if state is not None and state.phase is Phase.WAITING and commit > state.resumed:
             self._failed(state, _stopped(table, reason))
 
     def _offer_snapshot(self, commit: int, event: SnapshotEvent) -> None:
         """Take a snapshot where the table needs one; a streaming table has no use for it."""
         state = self.tables.get(event.table)
-        if state is not None and state.phase in (Phase.WAITING, Phase.FAILED):
+        if state is None or commit <= state.resumed:
+            return
+        if state.phase in (Phase.WAITING, Phase.FAILED):
             state.snapshot = (commit, event)
             state.phase, state.error, state.due = Phase.LOADING, None, 0.0
 
@@ -372,4 +379,5 @@ class Materialization:
 
 
 def _stopped(table: TableId, reason: str) -> TableStoppedError:
-    return TableStoppedError(f"{table}: {reason}", hint=f"headrace resync {table}")
+    where = "" if str(table) in reason else f"{table}: "
+    return TableStoppedError(f"{where}{reason}", hint=f"headrace resync {table}")

@@ -68,7 +68,7 @@ def unrepresentable(
     shown = value if len(value) <= SHOWN_CHARACTERS else value[:SHOWN_CHARACTERS] + "…"
     return UnrepresentableValueError(
         f"{arrow} cannot hold the value {shown!r} (row {row} of its batch; {count} such values)",
-        hint="keep the column as text (as: string), exclude it, or change the value at the source",
+        hint="change the value at the source, then: headrace resync the table",
         value=shown,
         row=row,
         count=count,

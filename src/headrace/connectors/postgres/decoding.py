@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from headrace.connectors.postgres.types import TypeMapping
+from headrace.errors import UnrepresentableValueError
 from headrace.model import ChangeBatch, TableSchema, change_schema
 from headrace.model.batch import BEFORE, COMMIT_LSN, COMMIT_TS, OP, ORDINAL, UNCHANGED, XID
 from headrace.pgoutput import RawBatch, RawColumn
@@ -23,6 +25,35 @@ class BoundSchema:
 
     schema: TableSchema
     mappings: tuple[TypeMapping, ...]
+
+    def read(self, column: int, text: pa.StringArray) -> pa.Array:
+        """A column's values from the text that the stream has. Raises as `naming` tells."""
+        with self.naming(column):
+            return self.mappings[column].from_text(text)
+
+    def fetched(self, column: int, values: pa.Array) -> pa.Array:
+        """A column's values from what a snapshot's SELECT gave. Raises as `naming` tells."""
+        with self.naming(column):
+            return self.mappings[column].from_adbc(values)
+
+    @contextmanager
+    def naming(self, column: int) -> Iterator[None]:
+        """Casts do not know whose values they are given: name the column in their errors.
+
+        Raises:
+            UnrepresentableValueError: a value has no exact Arrow form.
+        """
+        try:
+            yield
+        except UnrepresentableValueError as error:
+            name = self.schema.names[column]
+            raise UnrepresentableValueError(
+                f"{self.schema.table}: column {name!r}: {error.message}",
+                hint=error.hint,
+                table=str(self.schema.table),
+                column=name,
+                **error.context,
+            ) from error
 
 
 def decode_batch(raw: RawBatch, bound: BoundSchema) -> ChangeBatch:
@@ -58,8 +89,8 @@ def without_commit(batch: ChangeBatch) -> ChangeBatch:
 
 def _columns(raw: Sequence[RawColumn], bound: BoundSchema) -> dict[str, pa.Array]:
     return {
-        name: mapping.from_text(column.text())
-        for name, column, mapping in zip(bound.schema.names, raw, bound.mappings, strict=True)
+        name: bound.read(index, column.text())
+        for index, (name, column) in enumerate(zip(bound.schema.names, raw, strict=True))
     }
 
 
@@ -95,6 +126,6 @@ def _before(raw: RawBatch, bound: BoundSchema, kind: pa.StructType) -> pa.Array:
     if raw.old is None:
         return pa.nulls(len(raw.ops), kind)
     positions = [bound.schema.names.index(field.name) for field in kind]
-    values = [bound.mappings[i].from_text(raw.old[i].text()) for i in positions]
+    values = [bound.read(i, raw.old[i].text()) for i in positions]
     absent = pa.array(raw.old_kind == 0)
     return pa.StructArray.from_arrays(values, fields=list(kind), mask=absent)

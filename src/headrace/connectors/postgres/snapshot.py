@@ -129,10 +129,7 @@ def _hold(cursor: adbc.Cursor, table: TableId, plan: _Plan) -> None:
 
 
 def _convert(batch: pa.RecordBatch, bound: BoundSchema) -> pa.RecordBatch:
-    arrays = [
-        mapping.from_adbc(column)
-        for mapping, column in zip(bound.mappings, batch.columns, strict=True)
-    ]
+    arrays = [bound.fetched(index, column) for index, column in enumerate(batch.columns)]
     return pa.RecordBatch.from_arrays(arrays, schema=bound.schema.arrow())
 
 

@@ -287,7 +287,7 @@ _PAGE: Final = """\
 
 A value is the same whether it came by the stream or by a snapshot. Values are exact; one that its
 Arrow type cannot hold stops its table with an error that names it, and never becomes NULL, a
-sentinel or a clamped value. `as: string` keeps a column as the text that Postgres prints.
+sentinel or a clamped value.
 
 Texts are those of a session with `DateStyle=ISO`, `TimeZone=UTC`, `IntervalStyle=iso_8601`,
 `extra_float_digits=3` and `bytea_output=hex`. The third column tells how a snapshot fetches the
