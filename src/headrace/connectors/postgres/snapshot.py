@@ -98,6 +98,8 @@ class PostgresSnapshot:
 
         Raises:
             TableRewrittenError: the snapshot no longer sees the table's rows.
+            SourceUnavailableError: the connection was lost.
+            SourceError: the role may not read the table.
         """
         plan = self._plans[chunk.table]
         reader = self._readers.get()
@@ -110,7 +112,7 @@ class PostgresSnapshot:
                 cursor.execute(f"{plan.select} WHERE {chunk.where}")
                 for batch in cursor.fetch_record_batch():
                     yield _convert(batch, plan.bound)
-        except adbc_driver_manager.Error as error:
+        except (adbc_driver_manager.Error, OSError) as error:  # OSError: lost between two batches
             raise _read_error(chunk.table, error) from error
         finally:
             self._readers.put(reader)
@@ -133,8 +135,8 @@ def _convert(batch: pa.RecordBatch, bound: BoundSchema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=bound.schema.arrow())
 
 
-def _read_error(table: TableId, error: adbc_driver_manager.Error) -> SourceError:
-    if error.sqlstate == "42501":
+def _read_error(table: TableId, error: adbc_driver_manager.Error | OSError) -> SourceError:
+    if isinstance(error, adbc_driver_manager.Error) and error.sqlstate == "42501":
         return SourceError(
             f"{table}: the role may not read it", hint=f"GRANT SELECT ON {table} TO <role>;"
         )
