@@ -94,6 +94,10 @@ class UnrepresentableValueError(SourceError):
     """
 
 
+class UnusableKeyError(SourceError):
+    """The key that headrace.yaml names cannot identify the rows of its table."""
+
+
 class UnsupportedSchemaChangeError(SourceError):
     """A table changed in a way that its destination cannot follow; only that table stops."""
 

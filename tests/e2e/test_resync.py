@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 from harness import Shop
 
-from headrace.errors import ConfigError, TableStoppedError, UnsupportedSchemaChangeError
+from headrace import failpoints
+from headrace.errors import (
+    ConfigError,
+    TableStoppedError,
+    UnsupportedSchemaChangeError,
+    UnusableKeyError,
+)
 from headrace.project import Project
 from headrace.testing.database import Database
 
@@ -92,3 +98,42 @@ def test_only_the_named_tables_are_copied_again(project: Project) -> None:
 def test_an_unknown_table_is_refused(project: Project) -> None:
     with pytest.raises(ConfigError, match=r"no pipeline carries public\.nothing"):
         project.resync(["public.nothing"])
+
+
+def test_a_table_that_fails_while_the_log_is_full_is_told_once_there_is_room(
+    database: Database, project: Project
+) -> None:
+    """Invariant 12: giving a table up and recording it survive a failed commit between them."""
+    database.execute("ALTER TABLE others ADD COLUMN seen timestamptz")
+    with database.connect() as session, session.transaction():
+        session.execute("INSERT INTO others VALUES (1, 'infinity')")
+        session.execute("UPDATE items SET price = 0")
+    failpoints.arm("log.file_written=enospc@1-2")
+    (failure,) = project.run(once=True)
+    assert isinstance(failure.error, TableStoppedError)
+    assert "public.others: column 'seen'" in failure.error.message
+    assert project.query("SELECT sum(price) AS total FROM public.items")["total"][0].as_py() == 0
+
+
+def test_a_key_of_ones_own_identifies_rows_under_full_identity(
+    database: Database, shop: Shop
+) -> None:
+    database.execute("CREATE TABLE visits (id int PRIMARY KEY, code text NOT NULL, n int)")
+    database.execute("ALTER TABLE visits REPLICA IDENTITY FULL")
+    database.execute("INSERT INTO visits SELECT g, 'c' || g, 0 FROM generate_series(1, 50) g")
+    shop.carry({"source": "public.visits", "key": ["code"]})
+    project = shop.project
+    assert project.run(once=True) == []
+    database.execute("UPDATE visits SET n = 1 WHERE id < 10")
+    database.execute("UPDATE visits SET code = 'x' || id WHERE id > 40")
+    database.execute("DELETE FROM visits WHERE id = 20")
+    assert project.run(once=True) == []
+    assert all_equal(project)
+
+
+def test_a_key_that_the_stream_does_not_tell_is_refused(database: Database, shop: Shop) -> None:
+    database.execute("CREATE TABLE visits (id int PRIMARY KEY, code text NOT NULL)")
+    shop.carry({"source": "public.visits", "key": ["code"]})
+    (failure,) = shop.project.run(once=True)
+    assert isinstance(failure.error, UnusableKeyError)
+    assert "REPLICA IDENTITY FULL" in failure.error.hint

@@ -231,14 +231,14 @@ def run(
     from headrace.cli.interruption import stopping_on_signals
     from headrace.pgoutput import KERNEL
 
-    with reporting(as_json=as_json, verbose=verbose) as output, stopping_on_signals() as asked:
+    with reporting(as_json=as_json, verbose=verbose) as output:
         project = _load(config)
         if not KERNEL:
             output.warn(
                 "the compiled pgoutput kernel is missing, decoding is many times slower; "
                 "install a wheel, or a C compiler before installing"
             )
-        with showing(output) as tick:
+        with stopping_on_signals() as asked, showing(output) as tick:
             failures = project.run(pipelines or (), once=once, stop=asked.stop, on_tick=tick)
         _end_run(output, failures, caught_up=once, interrupted=asked.signalled)
 
@@ -271,9 +271,9 @@ def resync(
     from headrace.cli.display import showing
     from headrace.cli.interruption import stopping_on_signals
 
-    with reporting(as_json=as_json, verbose=verbose) as output, stopping_on_signals() as asked:
+    with reporting(as_json=as_json, verbose=verbose) as output:
         project = _load(config)
-        with showing(output) as tick:
+        with stopping_on_signals() as asked, showing(output) as tick:
             failures = project.resync(tables, stop=asked.stop, on_tick=tick)
         _end_run(output, failures, caught_up=True, interrupted=asked.signalled)
 

@@ -43,7 +43,11 @@ class Interruption:
 
 @contextmanager
 def stopping_on_signals() -> Iterator[Interruption]:
-    """Take both signals for the length of the block; from the main thread only."""
+    """Take both signals for the length of the block; from the main thread, all imports done.
+
+    ADBC imports polars where it is installed, and polars takes SIGINT with SA_RESTART
+    (pola-rs/polars#21739): set before, our handler would not run while the main thread waits.
+    """
     interruption = Interruption()
     before = {number: signal.signal(number, interruption._handle) for number in SIGNALS}
     try:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -89,6 +89,7 @@ class Capture:
         self.policy = policy or CommitPolicy()
         self._committer = ThreadPoolExecutor(1, "headrace-commit")
         self._known: set[tuple[TableId, int]] = set()
+        self._stopping: dict[TableId, str] = {}
         self._stream: ChangeStream | None = None
         self.target: Lsn | None = None
         self.progress = CaptureProgress()
@@ -142,21 +143,30 @@ class Capture:
 
     def _commit(self, taken: Taken, spilled: Sequence[LogFile]) -> Committed:
         decoded = taken.decode()
-        files = self._stage(decoded.batches)
+        # A table that failed is given up at once; readers learn it from the next commit there is.
+        self._stopping.update({table: error.message for table, error in decoded.failed})
+        staged = self._stage(decoded.batches)
         if decoded.finished is not None:
-            files = [*(_completed(file, decoded.finished) for file in spilled), *files]
+            staged = [*self._complete(spilled, decoded.finished), *staged]
             spilled = ()
         open_files = (*spilled, *self._stage(decoded.unfinished))
-        if open_files and not files:
+        if open_files and not staged:
             return Committed(None, open_files)
-        draft = CommitDraft(
-            taken.to_lsn, taken.commit_ts, files=files, stopped=_reasons(decoded.failed)
-        )
+        stopped = [*self._stopping.items()]
+        draft = CommitDraft(taken.to_lsn, taken.commit_ts, files=staged, stopped=stopped)
         manifest = self._log.commit(draft)
+        self._stopping.clear()
         self.progress.rows += sum(batch.num_rows for batch in decoded.batches)
         self.progress.transactions += taken.transactions
         self.progress.commit_ts = taken.commit_ts or self.progress.commit_ts
         return Committed(manifest, open_files)
+
+    def _complete(self, spilled: Sequence[LogFile], end: TransactionEnd) -> list[LogFile]:
+        """Files of a transaction that has committed now; none of a table that failed in it."""
+        self._log.discard([file for file in spilled if file.table in self._stopping])
+        return [
+            replace(file, transaction=end) for file in spilled if file.table not in self._stopping
+        ]
 
     def _stage(self, batches: Sequence[ChangeBatch]) -> list[LogFile]:
         for batch in batches:
@@ -262,6 +272,8 @@ class _Session:
         """Take note of a commit that has ended; raises what made it fail."""
         if self._writing is None or not (wait_for_it or self._writing.done()):
             return
+        while not wait([self._writing], timeout=1.0).done:
+            self._stream.acknowledge(self._durable)  # else the source takes us for dead
         future, self._writing = self._writing, None
         committed = future.result()
         self._ended = time.monotonic()
@@ -287,11 +299,3 @@ class _Session:
             with suppress(HeadraceError):  # what ended the session tells more
                 self._spilled = self._writing.result().open_files
         self._capture.discard(self._spilled)
-
-
-def _reasons(failed: Iterable[tuple[TableId, HeadraceError]]) -> list[tuple[TableId, str]]:
-    return [(table, error.message) for table, error in failed]
-
-
-def _completed(file: LogFile, end: TransactionEnd) -> LogFile:
-    return replace(file, transaction=end)

@@ -21,9 +21,15 @@ from headrace import failpoints
 from headrace.engine.collapse import collapse
 from headrace.engine.protocols import DestinationTable
 from headrace.engine.retry import Backoff
-from headrace.errors import HeadraceError, LogGapError, TableStoppedError, UnexpectedError
+from headrace.errors import (
+    HeadraceError,
+    LogGapError,
+    TableStoppedError,
+    UnexpectedError,
+    UnusableKeyError,
+)
 from headrace.log import LogFile, LogReader, Manifest, SnapshotEvent
-from headrace.model import ChangeBatch, Checkpoint, Lsn, TableId, TableSchema
+from headrace.model import ChangeBatch, Checkpoint, Lsn, ReplicaIdentity, TableId, TableSchema
 
 # A stretch ends here, whole commits only: large enough that fixed costs vanish, small for memory.
 STRETCH_ROWS: Final = 500_000
@@ -304,8 +310,9 @@ class Materialization:
         to = Checkpoint(position.log_id, last.commit, max(position.lsn, last.to_lsn))
         batches = [b for part in stretch for b in self._read(part, position.lsn)]
         if batches:
-            schema = self._keyed(state, batches[-1].schema)
-            changes = collapse(schema, batches, position.lsn)
+            keyed = [replace(b, schema=self._keyed(state, b.schema)) for b in batches]
+            schema = keyed[-1].schema
+            changes = collapse(schema, keyed, position.lsn)
             if schema.version != state.schema_version:
                 state.target.destination.evolve(schema)
                 state.schema_version = schema.version
@@ -325,7 +332,19 @@ class Materialization:
 
     def _keyed(self, state: TableState, schema: TableSchema) -> TableSchema:
         key = state.target.key
-        return schema if key is None else replace(schema, key=key)
+        if key is None or key == schema.key:
+            return schema
+        if not set(key) <= set(schema.names):
+            raise UnusableKeyError(
+                f"{schema.table} has no columns {', '.join(sorted(set(key) - set(schema.names)))}",
+                hint=f"correct key: of {schema.table} in headrace.yaml",
+            )
+        if schema.identity is not ReplicaIdentity.FULL and set(key) != set(schema.key):
+            raise UnusableKeyError(
+                f"{schema.table}: the stream does not tell the old value of {', '.join(key)}",
+                hint=f"ALTER TABLE {schema.table} REPLICA IDENTITY FULL; or leave key: out",
+            )
+        return replace(schema, key=key)
 
     # -- positions ---------------------------------------------------------------------------------
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Self
+import re
+from typing import Final, Self
 
-MAX_LSN = (1 << 64) - 1
+MAX_LSN: Final = (1 << 64) - 1
+_TEXT: Final = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
 
 
 class Lsn(int):
@@ -23,10 +25,10 @@ class Lsn(int):
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read `16/B374D848`. Raises ValueError on anything else."""
-        high, slash, low = text.partition("/")
-        if not slash or not 1 <= len(high) <= 8 or not 1 <= len(low) <= 8:
+        found = _TEXT.fullmatch(text)
+        if found is None:
             raise ValueError(f"not an LSN: {text!r}")
-        return cls((int(high, 16) << 32) | int(low, 16))
+        return cls((int(found[1], 16) << 32) | int(found[2], 16))
 
     def __str__(self) -> str:
         return f"{self >> 32:X}/{self & 0xFFFFFFFF:X}"
