@@ -373,7 +373,12 @@ class Materialization:
         if not now and time.monotonic() - self._recorded < RECORD_INTERVAL:
             return
         self._recorded = time.monotonic()
-        self._reader.record_position(self.name, self.describe())
+        try:
+            self._reader.record_position(self.name, self.describe())
+        except HeadraceError as error:
+            if not error.transient:
+                raise
+            return  # no room or no answer: only a restart reads it, and it is tried again
         failpoints.hit("materialize.checkpoint")
 
     def describe(self) -> dict[str, Any]:
