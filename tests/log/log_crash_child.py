@@ -1,7 +1,7 @@
 """A capture in small, for crash tests: commits for as long as it lives, telling what is durable.
 
-Run as `python log_crash_child.py STATE`; each line of its output is one acknowledged commit LSN, which
-stands for the flush LSN that Postgres would have been told. A failpoint ends it.
+Run as `python log_crash_child.py STATE`; each line of its output is one acknowledged commit LSN,
+which stands for the flush LSN that Postgres would have been told. A failpoint ends it.
 """
 
 from __future__ import annotations
