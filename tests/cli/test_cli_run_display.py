@@ -1,0 +1,159 @@
+"""What is told of a run, made from numbers alone."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from rich.console import Console
+
+from headrace.cli.display import PROGRESS_INTERVAL, SHOWN_COPIES, RunLog, live_view
+from headrace.cli.events import Event, happenings, progress
+from headrace.cli.numbers import CopyNumbers, RunNumbers, StreamNumbers, TableNumbers
+from headrace.engine.materialize import Phase
+
+UP = StreamNumbers("p", connected=True)
+DOWN = StreamNumbers("p", connected=False)
+
+
+def lines(before: RunNumbers | None, now: RunNumbers) -> list[str]:
+    return [str(event) for event in happenings(before, now)]
+
+
+def in_phase(phase: Phase, error: str | None = None) -> TableNumbers:
+    return TableNumbers("p", "public.t", phase, error=error)
+
+
+def shown(*history: RunNumbers) -> str:
+    console = Console(width=120, highlight=False, color_system=None)
+    with console.capture() as captured:
+        console.print(live_view(history))
+    return captured.get()
+
+
+# -- log lines -------------------------------------------------------------------------------------
+
+
+def test_each_change_of_state_is_one_line_and_no_change_is_none():
+    moments = [
+        RunNumbers(0, streams=(DOWN,), tables=(in_phase(Phase.WAITING),)),
+        RunNumbers(1, streams=(UP,), tables=(in_phase(Phase.LOADING),)),
+        RunNumbers(2, streams=(UP,), tables=(in_phase(Phase.STREAMING),)),
+        RunNumbers(3, streams=(UP,), tables=(in_phase(Phase.STREAMING),), captured=9),
+        RunNumbers(4, streams=(DOWN,), tables=(in_phase(Phase.STREAMING),)),
+    ]
+    told = [lines(a, b) for a, b in zip([None, *moments], moments, strict=False)]
+    assert told == [
+        [],
+        ["stream_connected pipelines=p", "table pipeline=p table=public.t phase=loading"],
+        ["table pipeline=p table=public.t phase=streaming"],
+        [],
+        ["stream_lost pipelines=p"],
+    ]
+
+
+def test_a_copy_is_told_at_its_start_and_at_its_end():
+    copies = [
+        CopyNumbers("public.t", 0, 0),  # nothing is known of it yet
+        CopyNumbers("public.t", 100, 0),
+        CopyNumbers("public.t", 100, 50),
+        CopyNumbers("public.t", 100, 98, done=True),
+        CopyNumbers("public.t", 100, 98, done=True),
+    ]
+    moments = [RunNumbers(at, copies=(copy,)) for at, copy in enumerate(copies)]
+    told = [line for a, b in zip([None, *moments], moments, strict=False) for line in lines(a, b)]
+    assert told == [
+        "copy_started table=public.t rows_expected=100",
+        "copy_finished table=public.t rows=98",
+    ]
+
+
+def test_a_failure_is_an_error_with_its_reason_on_one_line():
+    now = RunNumbers(0, tables=(in_phase(Phase.FAILED, 'no "x"\nhint: resync'),))
+    (event,) = happenings(None, now)
+    assert event.level == logging.ERROR
+    assert str(event).endswith(r'phase=failed error="no \"x\"\nhint: resync"')
+
+
+def test_a_lost_source_is_a_warning_each_time_its_reason_changes():
+    away = replace(DOWN, error="refused")
+    first = list(happenings(RunNumbers(0, (UP,)), RunNumbers(1, (away,))))
+    assert [(e.name, e.level) for e in first] == [
+        ("stream_lost", logging.WARNING),
+        ("source_retrying", logging.WARNING),
+    ]
+    assert lines(RunNumbers(1, (away,)), RunNumbers(2, (away,))) == []
+
+
+def test_progress_is_a_rate_over_the_time_between():
+    before = RunNumbers(10.0, captured=100)
+    now = RunNumbers(20.0, captured=1100, applied=900, lag_bytes=5000, lag_seconds=1.26)
+    assert str(progress(before, now)) == (
+        "progress changes=1100 changes_per_second=100 applied=900 lag_bytes=5000 lag_seconds=1.3"
+        " failed_tables=0"
+    )
+
+
+def test_progress_tells_of_rows_while_copying_only():
+    copying = RunNumbers(0, copies=(CopyNumbers("a", 10, 4), CopyNumbers("b", 5, 5, done=True)))
+    assert progress(copying, copying).fields["rows_copied"] == 9
+    copied = RunNumbers(0, copies=(CopyNumbers("b", 5, 5, done=True),))
+    assert "rows_copied" not in progress(copied, copied).fields
+
+
+def test_a_quiet_run_reports_at_its_interval_and_at_its_end():
+    told: list[Event] = []
+    log = RunLog(told.append)
+    for tick in range(1 + int(2.5 * PROGRESS_INTERVAL)):
+        log.look(RunNumbers(float(tick), captured=tick))
+    assert [event.fields["changes"] for event in told] == [10, 20]
+    log.close()
+    assert told[-1].fields["changes"] == 25
+
+
+# -- the live view ---------------------------------------------------------------------------------
+
+
+def test_a_copy_shows_rows_speed_and_the_time_left():
+    table = in_phase(Phase.WAITING)
+    before = RunNumbers(0.0, (UP,), (CopyNumbers("public.t", 10_000, 1000),), (table,))
+    now = RunNumbers(2.0, (UP,), (CopyNumbers("public.t", 10_000, 5000),), (table,))
+    row = shown(before, now).splitlines()[0].split()
+    assert row[0] == "public.t"
+    assert " ".join(row[2:]) == "5,000 rows 2,000/s 2 s left" or " ".join(row[2:]).endswith(
+        "5,000 rows 2,000/s 2.5 s left"
+    )
+
+
+def test_an_estimate_that_was_too_low_promises_nothing():
+    copy = CopyNumbers("public.t", 100, 5000)
+    text = shown(
+        RunNumbers(0.0, copies=(copy,)), RunNumbers(1.0, copies=(replace(copy, rows=9000),))
+    )
+    assert "9,000 rows" in text
+    assert "left" not in text
+
+
+def test_many_tables_leave_room_and_those_in_progress_come_first():
+    copies = [CopyNumbers(f"public.t{n}", 10, 10, done=True) for n in range(30)]
+    copies.append(CopyNumbers("public.busy", 10, 3))
+    text = shown(RunNumbers(0.0, copies=tuple(copies)))
+    assert text.startswith("public.busy")
+    assert len(text.splitlines()) == SHOWN_COPIES + 2
+    assert "31 tables, 30 copied" in text
+
+
+def test_after_the_copy_one_line_tells_speed_and_lag():
+    before = RunNumbers(0.0, (UP,), captured=0)
+    now = RunNumbers(2.0, (UP,), captured=5000, applied=4900, lag_bytes=12_000, lag_seconds=0.2)
+    (line,) = shown(before, now).splitlines()
+    assert "2,500 changes/s" in line
+    assert "5,000 captured, 4,900 applied" in line
+    assert "lag 12.0 kB, 0.2 s" in line
+
+
+def test_a_failed_table_stays_in_sight_with_its_reason():
+    now = RunNumbers(0.0, (UP,), tables=(in_phase(Phase.FAILED, "no room\x1b[2J\nhint: x"),))
+    text = shown(now)
+    assert "1 of 1 tables failed" in text
+    assert "public.t: no room\\x1b[2J" in text
