@@ -12,7 +12,7 @@ import queue
 import secrets
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,11 +115,17 @@ class PostgresSnapshot:
         except (adbc_driver_manager.Error, OSError) as error:  # OSError: lost between two batches
             raise _read_error(chunk.table, error) from error
         finally:
+            _let_go(reader)
             self._readers.put(reader)
 
 
 def _hold(cursor: adbc.Cursor, table: TableId, plan: _Plan) -> None:
-    """Keep a table from being truncated or rewritten until it is read; refuse one that was."""
+    """Keep a table from being truncated or rewritten until it is read; refuse one that was.
+
+    A reader holds one table's lock at a time, so that nobody who wants several can come into a
+    deadlock with it.
+    """
+    cursor.execute("SAVEPOINT chunk")
     cursor.execute(f"LOCK TABLE {plan.relation} IN ACCESS SHARE MODE")
     cursor.execute(REWRITTEN.format(oid=plan.oid))
     found = cursor.fetchone()
@@ -128,6 +134,12 @@ def _hold(cursor: adbc.Cursor, table: TableId, plan: _Plan) -> None:
             f"{table}: {found[0]} was truncated or rewritten after the snapshot was taken",
             hint="Headrace copies the table anew",
         )
+
+
+def _let_go(reader: adbc.Connection) -> None:
+    """Release the lock, and forget an error; where that fails, the reader's next chunk does too."""
+    with suppress(adbc_driver_manager.Error), reader.cursor() as cursor:
+        cursor.execute("ROLLBACK TO SAVEPOINT chunk")
 
 
 def _convert(batch: pa.RecordBatch, bound: BoundSchema) -> pa.RecordBatch:
