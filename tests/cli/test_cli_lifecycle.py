@@ -61,6 +61,23 @@ def test_plan_names_what_is_to_do_and_then_nothing(shop):
     assert {step["action"] for step in shop.inside("plan", "--json").records} == {"keep"}
 
 
+def test_a_first_run_tells_of_every_copy_as_json_lines(shop):
+    before = shop.inside("status")
+    assert "no table has been copied yet" in before.out
+    ran = shop.inside("run", "--once", "--json")
+    copied = {r["table"]: r["rows"] for r in ran.records if r["event"] == "copy_finished"}
+    assert copied == {"public.customers": 300, "public.orders": 1000}
+    assert ran.records[-1]["event"] == "progress"
+    assert {record["level"] for record in ran.records} == {"info"}
+
+
+def test_a_fix_is_shown_and_without_agreement_not_applied(shop, database):
+    refused = shop.inside("check", "--fix")
+    assert refused.code == 2
+    assert "CREATE PUBLICATION" in refused.out
+    assert database.execute("select pubname from pg_publication") == []
+
+
 def test_status_and_preview_tell_of_the_last_change(shop, database):
     assert shop.inside("run", "--once").code == 0
     database.execute("update customers set name = E'two\\nlines' where id = 1")

@@ -6,6 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Final
 
 from rich.console import Console, Group, RenderableType
@@ -28,24 +29,31 @@ SHOWN_PROBLEMS: Final = 5
 BAR_WIDTH: Final = 30
 
 Tick = Callable[[Sequence[RunView]], None]
+Look = Callable[[RunNumbers], None]
 
 
 @contextmanager
 def showing(output: Output) -> Iterator[Tick]:
-    """Show a run where the output goes; gives what to call about ten times a second."""
-    if output.live:
-        with _drawing(output.console) as look:
-            yield lambda views: look(read_numbers(views))
-    else:
-        log = RunLog(_print_json if output.as_json else _log)
+    """Show a run where the output goes; gives what to call about ten times a second.
+
+    The last look is taken when the run has ended, so that what stays to be read is how it ended.
+    """
+    views: list[RunView] = []
+    with _drawing(output.console) if output.live else _logging(output) as look:
+
+        def tick(now: Sequence[RunView]) -> None:
+            views[:] = now
+            look(read_numbers(now))
+
         try:
-            yield lambda views: log.look(read_numbers(views))
+            yield tick
         finally:
-            log.close()
+            if views:
+                look(replace(read_numbers(views), streams=()))  # closed, not lost
 
 
 @contextmanager
-def _drawing(console: Console) -> Iterator[Callable[[RunNumbers], None]]:
+def _drawing(console: Console) -> Iterator[Look]:
     """Draw `live_view` in place; what was drawn last stays on the screen."""
     history: deque[RunNumbers] = deque(maxlen=RATE_WINDOW)
     with Live(console=console, auto_refresh=False) as live:
@@ -55,6 +63,15 @@ def _drawing(console: Console) -> Iterator[Callable[[RunNumbers], None]]:
             live.update(live_view(history), refresh=True)
 
         yield look
+
+
+@contextmanager
+def _logging(output: Output) -> Iterator[Look]:
+    log = RunLog(_print_json if output.as_json else _log)
+    try:
+        yield log.look
+    finally:
+        log.close()
 
 
 def _log(event: Event) -> None:
@@ -157,13 +174,19 @@ def _stream_line(before: RunNumbers, now: RunNumbers) -> Text:
     failed, connected = len(now.in_phase(Phase.FAILED)), all(s.connected for s in now.streams)
     parts = [
         ("● ", "green" if connected else "yellow"),
-        ("streaming" if connected else "connecting", ""),
+        (_state(now, connected), ""),
         (f"   {count(rate(before.captured, now.captured, seconds))} changes/s", "cyan"),
         (f"   {count(now.captured)} captured, {count(now.applied)} applied", ""),
         (f"   lag {size(now.lag_bytes)}, {duration(now.lag_seconds)}", ""),
         (f"   {failed} of {len(now.tables)} tables failed" if failed else "", "bold red"),
     ]
     return Text.assemble(*parts)
+
+
+def _state(now: RunNumbers, connected: bool) -> str:
+    if not now.streams:
+        return "ended"
+    return "streaming" if connected else "connecting"
 
 
 def _problems(now: RunNumbers) -> list[Text]:

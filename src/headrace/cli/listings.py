@@ -45,8 +45,17 @@ def findings_view(findings: Sequence[Finding], *, everything: bool) -> Renderabl
     blockers = sum(f.severity is Severity.BLOCKER for f in findings)
     warnings = len(findings) - passed - blockers
     style = "bold red" if blockers else "green"
-    parts.append(Text(f"{blockers} blockers, {warnings} warnings, {passed} checks in order", style))
+    parts.append(
+        Text(
+            f"{_counted(blockers, 'blocker')}, {_counted(warnings, 'warning')}, {passed} in order",
+            style,
+        )
+    )
     return Group(*parts)
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{count(number)} {thing}{'' if number == 1 else 's'}"
 
 
 def _finding_row(finding: Finding) -> Sequence[str | Text]:
@@ -157,13 +166,9 @@ def rows_view(rows: pa.Table) -> RenderableType:
         right=numbers,
     )
     if rows.num_rows <= SHOWN_ROWS:
-        return Group(made, Text(f"({_rows(rows.num_rows)})", "dim"))
-    note = f"(the first {count(SHOWN_ROWS)} of {_rows(rows.num_rows)}; --json prints all)"
+        return Group(made, Text(f"({_counted(rows.num_rows, 'row')})", "dim"))
+    note = f"(the first {count(SHOWN_ROWS)} of {_counted(rows.num_rows, 'row')}; --json prints all)"
     return Group(made, Text(note, "yellow"))
-
-
-def _rows(number: int) -> str:
-    return "1 row" if number == 1 else f"{count(number)} rows"
 
 
 def _is_number(kind: pa.DataType) -> bool:
