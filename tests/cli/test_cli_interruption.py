@@ -24,7 +24,7 @@ with stopping_on_signals() as asked:
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_signal_asks_for_a_clean_stop(number):
     before = signal.getsignal(number)
     with stopping_on_signals() as asked:
@@ -33,6 +33,18 @@ def test_the_first_signal_asks_for_a_clean_stop(number):
         assert asked.stop.wait(10)
         assert asked.signalled
     assert signal.getsignal(number) is before
+
+
+def test_a_closed_terminal_that_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopping_on_signals() as asked:
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not asked.signalled
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_stop_that_nobody_signalled_is_told_apart():

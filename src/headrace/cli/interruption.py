@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first asks for a clean stop, the second ends the process at once."""
+"""Ctrl-C, SIGTERM, a closed terminal: the first asks for a clean stop, the second ends at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Final
 
 from headrace.cli.output import INTERRUPTED
 
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SHOW_CURSOR: Final = "\x1b[?25h"  # DECTCEM; the live view had hidden it
 
 
@@ -43,13 +43,15 @@ class Interruption:
 
 @contextmanager
 def stopping_on_signals() -> Iterator[Interruption]:
-    """Take both signals for the length of the block; from the main thread, all imports done.
+    """Take SIGNALS for the length of the block; from the main thread, all imports done.
 
     ADBC imports polars where it is installed, and polars takes SIGINT with SA_RESTART
     (pola-rs/polars#21739): set before, our handler would not run while the main thread waits.
     """
     interruption = Interruption()
-    before = {number: signal.signal(number, interruption._handle) for number in SIGNALS}
+    nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    taken = [number for number in SIGNALS if number is not signal.SIGHUP or not nohup]
+    before = {number: signal.signal(number, interruption._handle) for number in taken}
     try:
         yield interruption
     finally:
