@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,8 @@ from headrace.removal import remove_capture
 from headrace.status import Status, project_status
 from headrace.verification import verify_capture
 from headrace.verify import TableVerification
+
+SIGNAL_INTERVAL: Final = 0.5  # seconds until a signal is noticed, at most
 
 # What a run may mend by itself: the publication is created or extended where we are allowed to.
 RUN_FIXES: Final = frozenset({"publication-missing", "publication-tables"})
@@ -259,7 +261,7 @@ def _run_all(
     once: bool,
     on_tick: Callable[[Sequence[RunView]], None] | None,
 ) -> None:
-    """Run side by side; the first one to fail stops the others."""
+    """Run side by side; the first one to fail, or an interrupt, stops all. Sets `stop` at the end."""
     views = [runner.view for runner in runners]
 
     def tick(_: RunView) -> None:
@@ -272,13 +274,23 @@ def _run_all(
             for runner in runners
         ]
         try:
-            wait(futures, return_when=FIRST_EXCEPTION)
+            _await_all(futures)
         finally:
-            failed = any(f.done() and f.exception() for f in futures)
-            if failed or not once:
-                stop.set()
+            stop.set()
     for future in futures:
         future.result()
+
+
+def _await_all(futures: Sequence[Future[None]]) -> None:
+    """Wait for all, or for the first failure.
+
+    Never in one long wait: a library that takes SIGINT with SA_RESTART would hide Ctrl-C from it.
+    """
+    pending = set(futures)
+    while pending:
+        done, pending = wait(pending, SIGNAL_INTERVAL, FIRST_EXCEPTION)
+        if any(future.exception() for future in done):
+            return
 
 
 def _table(name: str) -> TableId:
