@@ -261,7 +261,7 @@ def _run_all(
     once: bool,
     on_tick: Callable[[Sequence[RunView]], None] | None,
 ) -> None:
-    """Run side by side; the first one to fail, or an interrupt, stops all. Sets `stop` at the end."""
+    """Run side by side; a failure or an interrupt stops all. Sets `stop` at the end."""
     views = [runner.view for runner in runners]
 
     def tick(_: RunView) -> None:
