@@ -12,11 +12,12 @@ from headrace.config import SelectedTable, Settings, select_tables
 from headrace.connectors.delta.destination import DeltaDestination
 from headrace.connectors.postgres.catalog import discover
 from headrace.connectors.postgres.config import session as source_session
+from headrace.connectors.postgres.coverage import Coverage, departures, read_coverage
 from headrace.connectors.postgres.source import PostgresSource, slot_state
 from headrace.engine.materialize import Materialization, TableTarget
 from headrace.engine.runner import Runner
 from headrace.errors import LogError, LogLockedError, ObjectMissingError
-from headrace.log import LogReader, LogWriter, Storage, open_storage
+from headrace.log import CommitDraft, LogReader, LogWriter, Storage, open_storage
 from headrace.log.layout import Layout
 from headrace.model import TableId
 
@@ -84,6 +85,30 @@ def _note_slot(storage: Storage, capture: CaptureSettings) -> None:
         storage.put(owned_path(capture), json.dumps({"slot": capture.slot}).encode())
 
 
+def _stop_departed(
+    storage: Storage, log: LogWriter, capture: CaptureSettings, selected: Collection[TableId]
+) -> Mapping[TableId, Coverage]:
+    """What covers the selected tables now; those that it covered otherwise before are stopped.
+
+    Changes may have been missed since: of a table that was excluded for a while, for one. The stop
+    is durable before what covers the table now replaces what did.
+    """
+    with source_session(capture.connection) as session:
+        now = read_coverage(session, capture.publication, selected) or {}
+    path = f"{Layout(capture.name).root}/covered.json"
+    try:
+        recorded = json.loads(storage.get(path))["tables"]
+    except ObjectMissingError:
+        recorded = []
+    before = {TableId(schema, name): Coverage(*covered) for schema, name, *covered in recorded}
+    departed = departures(before, now, capture.publication)
+    if departed and log.position is not None:
+        log.commit(CommitDraft(None, stopped=list(departed.items())))
+    tables = [(t.schema, t.name, c.relation, c.membership) for t, c in now.items()]
+    storage.put(path, json.dumps({"tables": tables}, ensure_ascii=False).encode())
+    return now
+
+
 @contextmanager
 def running(
     settings: Settings,
@@ -102,12 +127,14 @@ def running(
     with LogWriter.open(storage, capture.name) as log:
         if log.position is None:
             _note_slot(storage, capture)
+        selected = selected_tables(selection)
         source = PostgresSource(
             capture.connection,
             capture.slot,
             capture.publication,
-            selected_tables(selection),
+            selected,
             log.latest_schemas(),
+            _stop_departed(storage, log, capture, selected),
         )
         reader = LogReader.open(storage, capture.name, feed=log.feed)
         materializations = [

@@ -130,7 +130,7 @@ class Materialization:
         self._record = reader.position(name) or {}
         self.tables = {target.table: self._resume(target) for target in targets}
         self._seen = min((state.resumed for state in self.tables.values()), default=0)
-        self.position = Lsn(0)  # of the newest commit that was queued
+        self.position = self._position_of(self._seen)  # of the newest commit that was queued
         self._workers = workers
         self._recorded = 0.0
 
@@ -160,6 +160,12 @@ class Materialization:
         """The commit that a run before had passed, if the destination still is as it left it."""
         known = self._record.get("tables", {}).get(str(table), {})
         return int(known["passed"]) if known.get("applied") == checkpoint.commit else 0
+
+    def _position_of(self, commit: int) -> Lsn:
+        """Where a commit of the log ends; zero for one that retention has removed."""
+        if commit <= self._reader.floor:
+            return Lsn(0)
+        return next(iter(self._reader.manifests(commit - 1, commit))).to_lsn
 
     def unsnapshotted(self) -> list[TableId]:
         """Tables that wait for a snapshot which the log does not hold; call after `catch_sight`."""
@@ -298,7 +304,8 @@ class Materialization:
         rows = 0
         for part in state.queue:
             rows += part.rows
-            if stretch and (rows > STRETCH_ROWS or part.stopped is not None):
+            stops = part.stopped is not None or (stretch and stretch[0].stopped is not None)
+            if stretch and (rows > STRETCH_ROWS or stops):
                 break
             stretch.append(part)
         return stretch, len(stretch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol
@@ -107,6 +107,10 @@ class Source(Protocol):
         ...
 
     def current_lsn(self) -> Lsn: ...
+
+    def departed(self) -> Mapping[TableId, str]:
+        """Tables whose changes the stream no longer tells, with the reason; each is told once."""
+        ...
 
     def stream(self, from_lsn: Lsn) -> ChangeStream: ...
 

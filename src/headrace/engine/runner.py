@@ -15,13 +15,16 @@ from headrace.engine.copying import Copier
 from headrace.engine.materialize import Materialization, Phase
 from headrace.engine.protocols import Source
 from headrace.engine.retry import Backoff
-from headrace.errors import CopyStoppedError, HeadraceError
+from headrace.errors import CopyStoppedError, HeadraceError, TableStoppedError
 from headrace.log import LogWriter, expire
 from headrace.model import Lsn, TableId
 
 # The display and the look at what has ended; a person sees ten frames a second as live.
 TICK: Final = 0.1
 RETENTION_INTERVAL: Final = 60.0
+
+# What the stream does not tell is asked for so often: one query of the catalog.
+GUARD_INTERVAL: Final = 5.0
 
 
 @dataclass(frozen=True)
@@ -87,12 +90,13 @@ class Runner:
         jobs: list[Callable[[], None]] = [
             lambda: self._capture.run(self._quit),
             lambda: self._copy(tables),
+            self._guard,
         ]
-        with ThreadPoolExecutor(2 + len(self._materializations), "headrace-run") as pool:
-            captured, copied = (pool.submit(job) for job in jobs)
+        with ThreadPoolExecutor(len(jobs) + len(self._materializations), "headrace-run") as pool:
+            working = [pool.submit(job) for job in jobs]
             applied = [pool.submit(m.run, apply_quit) for m in self._materializations]
             try:
-                self._watch([captured, copied, *applied], target, on_tick)
+                self._watch([*working, *applied], target, on_tick)
             finally:
                 self._quit.set()
                 self._capture.wake()
@@ -100,7 +104,7 @@ class Runner:
                 for materialization in self._materializations:
                     materialization.interrupt()
         self._capture.close()
-        for future in (captured, copied, *applied):
+        for future in (*working, *applied):
             future.result()
 
     def _to_copy(self) -> list[TableId]:
@@ -127,6 +131,18 @@ class Runner:
             if tables:
                 self._quit.wait(backoff.next())
         self._copied.set()
+
+    def _guard(self) -> None:
+        """Stop tables whose changes no longer arrive; the stream says nothing of it."""
+        while not self._quit.wait(GUARD_INTERVAL):
+            try:
+                departed = self._source.departed()
+            except HeadraceError as error:
+                if not error.transient:
+                    raise
+                continue  # the capture meets the same, and says so
+            for table, reason in departed.items():
+                self._capture.commit_stop(table, TableStoppedError(reason))
 
     def _watch(
         self,

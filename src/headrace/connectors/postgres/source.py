@@ -12,6 +12,7 @@ from psycopg import pq, sql
 
 from headrace.connectors.postgres.config import PostgresConnection, connect, conninfo
 from headrace.connectors.postgres.config import session as source_session
+from headrace.connectors.postgres.coverage import Coverage, departures, read_coverage
 from headrace.connectors.postgres.failures import REBUILD, command_error
 from headrace.connectors.postgres.schemas import SchemaRegistry
 from headrace.connectors.postgres.snapshot import PostgresSnapshot, open_snapshot
@@ -45,7 +46,10 @@ class SlotState:
 
 
 class PostgresSource:
-    """See `engine.protocols.Source`. `known` are the newest schema versions that the log has."""
+    """See `engine.protocols.Source`. `known` are the newest schema versions that the log has.
+
+    `covered` are the tables to be watched, as they were when the capture began.
+    """
 
     def __init__(
         self,
@@ -54,8 +58,10 @@ class PostgresSource:
         publication: str,
         selected: Collection[TableId],
         known: Mapping[TableId, TableSchema],
+        covered: Mapping[TableId, Coverage] | None = None,
     ) -> None:
         self._settings = settings
+        self._covered = dict(covered or {})
         self._slot = slot
         self._publication = publication
         self.registry = SchemaRegistry(self.connect, publication, known, selected)
@@ -65,6 +71,18 @@ class PostgresSource:
 
     def _connect_replication(self) -> AbstractContextManager[psycopg.Connection[Any]]:
         return source_session(self._settings, replication=True)
+
+    def departed(self) -> Mapping[TableId, str]:
+        """See `Source.departed`."""
+        with self.connect() as session:
+            now = read_coverage(session, self._publication, self._covered)
+        if now is None:  # the stream itself tells of a publication that is gone
+            return {}
+        departed = departures(self._covered, now, self._publication)
+        for table in departed:
+            del self._covered[table]
+            self.registry.give_up(table)
+        return departed
 
     def current_lsn(self) -> Lsn:
         """The end of what the server has written to its WAL (Lsn)."""

@@ -1,0 +1,131 @@
+"""A table whose changes may have been missed stops and says why; it never goes on in silence.
+
+Each of these once went on, with a destination that differed from its source.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import yaml
+
+import headrace
+from headrace import assembly
+from headrace.connectors.postgres.coverage import Coverage, departures
+from headrace.model import Lsn, TableId
+from headrace.project import Project, TableFailure
+from headrace.testing.database import Database
+from replicated import PUBLICATION, assert_equal, durable_lsn, write_project
+
+SEED = """
+create table items (id int primary key, name text);
+insert into items select n, 'old' from generate_series(1, 10) n;
+create table others (id int primary key, name text);
+insert into others values (7, 'other')
+"""
+MISSED = "update items set name = 'new' where id = 1; delete from items where id = 2"
+
+
+@pytest.fixture
+def path(database: Database, tmp_path: Path) -> Path:
+    database.execute(SEED)
+    return write_project(tmp_path, database.dsn)
+
+
+@pytest.fixture
+def project(path: Path) -> Project:
+    project = headrace.load(path)
+    assert project.run(once=True) == []
+    return project
+
+
+def the_failure(failures: list[TableFailure]) -> TableFailure:
+    (failure,) = failures
+    assert str(failure.table) == "public.items"
+    assert "headrace resync public.items" in failure.error.hint
+    return failure
+
+
+def assert_stopped_until_resynced(database: Database, folder: Path, project: Project) -> None:
+    """It fails, and goes on failing, while the other table goes on; a resync cures it."""
+    the_failure(project.run(once=True))
+    database.execute("insert into items values (1000, 'later'); insert into others values (8)")
+    the_failure(project.run(once=True))
+    assert_equal(database, folder, ["others"])
+    assert project.resync(["public.items"]) == []
+    database.execute("insert into items values (1001, 'last')")
+    assert project.run(once=True) == []
+    assert_equal(database, folder, ["items", "others"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        f"alter publication {PUBLICATION} drop table items; {MISSED};"
+        f"alter publication {PUBLICATION} add table items",
+        f"alter publication {PUBLICATION} drop table items; {MISSED}",
+        f"alter publication {PUBLICATION} set table others, items where (id > 3); {MISSED};"
+        f"alter publication {PUBLICATION} set table others, items",
+        f"drop table items; create table items (id int primary key, name text);"
+        f"alter publication {PUBLICATION} add table items; insert into items values (500, 'x')",
+        "alter table items rename to former; alter table others rename to items;"
+        "alter table former rename to others; insert into items values (500, 'x')",
+    ],
+    ids=["left and came back", "left", "filtered for a while", "recreated", "swapped"],
+)
+def test_invariant_12_a_table_that_was_followed_otherwise_meanwhile_is_told(
+    database: Database, tmp_path: Path, project: Project, change: str
+) -> None:
+    database.execute(change)
+    failed = {str(failure.table) for failure in project.run(once=True)}
+    assert "public.items" in failed
+    assert failed <= {"public.items", "public.others"}
+    assert project.resync(sorted(failed)) == []
+    assert project.run(once=True) == []
+    assert_equal(database, tmp_path, ["items", "others"])
+
+
+def test_invariant_12_a_table_that_was_excluded_for_a_while_does_not_go_on_by_itself(
+    database: Database, tmp_path: Path, path: Path, project: Project
+) -> None:
+    everything = path.read_text()
+    settings = yaml.safe_load(everything)
+    tables = settings["pipelines"]["shop_to_lake"]["tables"]
+    tables.append({"source": "public.items", "exclude": True})
+    path.write_text(yaml.safe_dump(settings))
+    database.execute(MISSED)
+    assert headrace.load(path).run(once=True) == []
+    path.write_text(everything)
+    assert_stopped_until_resynced(database, tmp_path, headrace.load(path))
+
+
+def test_invariant_12_a_stopped_table_stays_stopped_when_changes_come_after_a_restart(
+    database: Database, tmp_path: Path, project: Project
+) -> None:
+    database.execute("alter table items add column token text default gen_random_uuid()::text")
+    database.execute("update items set name = 'unseen' where id = 3")
+    assert_stopped_until_resynced(database, tmp_path, project)
+
+
+def test_a_run_that_begins_where_the_log_ends_has_caught_up_already(
+    tmp_path: Path, project: Project
+) -> None:
+    (capture,) = project.settings.captures()
+    selection = assembly.select(project.settings, capture)
+    pipelines = capture.pipelines
+    running = assembly.running(project.settings, capture, pipelines, selection, threading.Event())
+    with running as runner:
+        (materialization,) = runner.view.materializations
+        assert materialization.position == durable_lsn(tmp_path) > Lsn(0)
+        assert materialization.reached(durable_lsn(tmp_path))
+
+
+def test_departures_name_only_tables_that_are_covered_otherwise() -> None:
+    items, others = TableId("public", "items"), TableId("public", "others")
+    before = {items: Coverage(1, "a"), others: Coverage(2, "a")}
+    now = {items: Coverage(1, "b"), others: Coverage(2, "a")}
+    assert list(departures(before, now, "shop")) == [items]
+    assert departures(before, before, "shop") == {}
+    assert departures({}, now, "shop") == {}
