@@ -128,13 +128,22 @@ class Materialization:
         self._resync = resync
         self._reader = reader
         self._record = reader.position(name) or {}
-        self.tables = {target.table: self._resume(target) for target in targets}
+        self.tables = {target.table: self._resumed(target) for target in targets}
         self._seen = min((state.resumed for state in self.tables.values()), default=0)
         self.position = self._position_of(self._seen)  # of the newest commit that was queued
         self._workers = workers
         self._recorded = 0.0
 
     # -- starting ----------------------------------------------------------------------------------
+
+    def _resumed(self, target: TableTarget) -> TableState:
+        """Where a table stands; one whose place cannot be read waits for a person, alone."""
+        try:
+            return self._resume(target)
+        except HeadraceError as error:
+            if error.transient:
+                raise
+            return TableState(target, None, self._reader.floor, Phase.FAILED, error)
 
     def _resume(self, target: TableTarget) -> TableState:
         if target.table in self._resync:

@@ -115,16 +115,30 @@ def load_state(storage: Storage) -> TableState | None:
 
 
 def follow(storage: Storage, state: TableState) -> list[Action]:
-    """Replay the commits after the state's version; returns their actions."""
+    """Replay the commits after the state's version; returns their actions.
+
+    Raises:
+        DestinationError: a commit is damaged.
+    """
     seen: list[Action] = []
     while True:
         try:
             data = storage.get(log_path(state.version + 1))
         except ObjectMissingError:
             return seen
-        actions = decode(data)
+        actions = _decoded(storage, state.version + 1, data)
         state.replay(state.version + 1, actions)
         seen += actions
+
+
+def _decoded(storage: Storage, version: int, data: bytes) -> list[Action]:
+    try:
+        return decode(data)
+    except ValueError as error:
+        raise DestinationError(
+            f"{storage.location(log_path(version))} is damaged: {error}",
+            hint=f"restore {storage.url}/{LOG} from a backup, or move the folder away",
+        ) from error
 
 
 def _from_last_checkpoint(storage: Storage) -> TableState | None:

@@ -272,6 +272,8 @@ class MergeOnReadTable:
 
     def _put(self, commit: Sequence[Action]) -> None:
         state = self._state or TableState()
+        if state.version >= 0 and not self.storage.exists(actions.log_path(state.version)):
+            raise self._diverged("its newest version is gone, as if the folder had been replaced")
         self._entry_bytes = put_commit(self.storage, state.version + 1, commit)
         state.replay(state.version + 1, commit)
         self._state = state
