@@ -34,7 +34,10 @@ def local_errors(operation: str, path: object) -> Iterator[None]:
         ) from error
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        kind, hint = (LogFullError, f"free some space: df -h {path}") if full else (LogError, "")
+        kind = LogFullError if full else LogError
+        hint = (
+            f"free some space: df -h {path}" if full else f"see what is in the way: ls -ld {path}"
+        )
         raise kind(
             f"cannot {operation} {path}: {error.strerror or error}", hint=hint, path=str(path)
         ) from error
