@@ -1,14 +1,17 @@
-"""Writes the reference pages that follow from the code: `python -m docs.generate`.
+"""Writes the pages that follow from the code and the reports: `python -m docs.generate`.
 
-A test fails where a page in the repository is not what this makes of the code beside it.
+With `--check` it writes nothing, and fails with a diff where a page is not what it would write.
 """
 
 from __future__ import annotations
 
+import difflib
 import inspect
+import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import typer.main
 
@@ -19,7 +22,12 @@ from headrace.connectors.postgres.types import types_page
 from headrace.errors import HeadraceError
 from headrace.failpoints import FAILPOINTS
 
-REFERENCE: Final = Path(__file__).parent / "reference"
+ROOT: Final = Path(__file__).parents[1]
+REFERENCE: Final = ROOT / "docs" / "reference"
+README: Final = ROOT / "README.md"
+REPORTS: Final = ROOT / "benchmarks" / "reports"
+BEGIN: Final = "<!-- figures -->\n"
+END: Final = "<!-- /figures -->\n"
 
 EXIT_CODES: Final = {
     0: "done",
@@ -39,11 +47,32 @@ _MODELS: Final = {
 }
 
 
-def main() -> None:
-    """Write every page."""
-    REFERENCE.mkdir(exist_ok=True)
-    for name, page in PAGES.items():
-        (REFERENCE / name).write_text(page(), "utf-8")
+def main() -> int:
+    """Write every page, or with `--check` print how they differ; the exit code."""
+    stale = {path: text for path, text in generated().items() if _current(path) != text}
+    for path, text in stale.items():
+        if "--check" in sys.argv[1:]:
+            print(_diff(path, text))
+        else:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, "utf-8")
+    return int("--check" in sys.argv[1:] and bool(stale))
+
+
+def generated() -> dict[Path, str]:
+    """Every page that is generated, or has a generated part, as it must be."""
+    reference = {REFERENCE / name: page() for name, page in PAGES.items()}
+    return {**reference, README: with_figures(README.read_text("utf-8"))}
+
+
+def _current(path: Path) -> str:
+    return path.read_text("utf-8") if path.exists() else ""
+
+
+def _diff(path: Path, text: str) -> str:
+    name = path.relative_to(ROOT).as_posix()
+    now, then = _current(path).splitlines(), text.splitlines()
+    return "\n".join(difflib.unified_diff(now, then, name, "make docs", lineterm=""))
 
 
 # -- the command line ------------------------------------------------------------------------------
@@ -200,6 +229,106 @@ def _code_keys(rows: Mapping[str, str]) -> list[tuple[str, str]]:
     return [(f"`{key}`", value) for key, value in rows.items()]
 
 
+# -- the figures of the README ---------------------------------------------------------------------
+
+Report = Mapping[str, Any]
+
+
+class Figure(NamedTuple):
+    """A row; `ratio` is how many times as fast as the peer, empty where there is none."""
+
+    what: str
+    headrace: str
+    peer: str = ""
+    ratio: str = ""
+
+
+def with_figures(page: str, folder: Path = REPORTS) -> str:
+    """The page with the table between its marks.
+
+    Raises:
+        ValueError: a mark is missing.
+    """
+    before, _, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise ValueError(f"the page lacks {BEGIN.strip()} or {END.strip()}")
+    return f"{before}{BEGIN}{figures(_reports(folder))}{END}{after}"
+
+
+def figures(reports: Mapping[str, Report]) -> str:
+    """The table of all reports, and where and when they were made."""
+    rows = [row for name in _ROWS if name in reports for row in _ROWS[name](reports[name])]
+    if not rows:
+        return ""
+    table = _table(("what", "Headrace", "peer or limit", "ratio"), rows)
+    used = [reports[name] for name in _ROWS if name in reports]
+    return f"{table}\n\n{_provenance(used)}\n"
+
+
+def _reports(folder: Path) -> dict[str, Report]:
+    found = [json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))]
+    return {report["benchmark"]: report for report in found}
+
+
+def _provenance(reports: list[Report]) -> str:
+    machines = {
+        "{system}, {cores} cores, Python {python}".format_map(report["machine"])
+        for report in reports
+    }
+    days = sorted({report["when"][:10] for report in reports})
+    return (
+        f"Measured on {' and '.join(sorted(machines))}, {' and '.join(days)}. "
+        "A ratio says how many times as fast as the peer, both in one run."
+    )
+
+
+def _capture(report: Report) -> Iterator[Figure]:
+    for way, name in (("tcp", "TCP"), ("unix", "a Unix socket")):
+        yield Figure(
+            f"changes by {name}, durable in the change log",
+            f"{report[way]['headrace_rows_per_s']:,} rows/s",
+            f"`pg_recvlogical` to /dev/null: {report[way]['pg_recvlogical_rows_per_s']:,} rows/s",
+            f"{report[way]['ratio']:.2f}",
+        )
+
+
+def _snapshot(report: Report) -> Iterator[Figure]:
+    yield Figure(
+        f"{report['rows']:,} rows from nothing to a Delta table",
+        f"{report['headrace_rows_per_s']:,} rows/s",
+        f"`psql` COPY to /dev/null: {report['psql_copy_rows_per_s']:,} rows/s",
+        f"{report['ratio']:.2f}",
+    )
+
+
+def _apply(report: Report) -> Iterator[Figure]:
+    for size in (1_000_000, 10_000_000):
+        measured = report[f"rows_{size}"]
+        yield Figure(
+            f"{report['keys_per_batch']:,} random updates into {size:,} rows",
+            f"{measured['headrace_ms']:,.1f} ms",
+            f"`DeltaTable.merge`: {measured['merge_ms']:,.0f} ms",
+            f"{measured['ratio']:.0f}",
+        )
+
+
+def _latency(report: Report) -> Iterator[Figure]:
+    for rate in report["rates"]:
+        yield Figure(
+            f"commit in Postgres to row readable in Delta, {rate['rows_per_s']:,} commits/s",
+            f"p50 {rate['p50_ms']:.0f} ms, p99 {rate['p99_ms']:.0f} ms",
+        )
+
+
+_ROWS: Final[Mapping[str, Callable[[Report], Iterator[Figure]]]] = {
+    "capture": _capture,
+    "snapshot": _snapshot,
+    "apply": _apply,
+    "latency": _latency,
+}
+
+
 # -- Markdown --------------------------------------------------------------------------------------
 
 
@@ -225,4 +354,4 @@ PAGES: Final[Mapping[str, Callable[[], str]]] = {
 }
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
