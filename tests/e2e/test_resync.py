@@ -137,3 +137,12 @@ def test_a_key_that_the_stream_does_not_tell_is_refused(database: Database, shop
     (failure,) = shop.project.run(once=True)
     assert isinstance(failure.error, UnusableKeyError)
     assert "REPLICA IDENTITY FULL" in failure.error.hint
+
+
+def test_status_counts_the_changes_of_all_runs(database: Database, project: Project) -> None:
+    for price in (1, 2):
+        database.execute(f"UPDATE items SET price = {price}")
+        assert project.run(once=True) == []
+    assert project.run(once=True) == []
+    applied = {table.table: table.rows_applied for table in project.status().tables}
+    assert applied == {"public.items": 200, "public.others": 0}

@@ -404,6 +404,10 @@ class Materialization:
             "tables": {str(t): self._describe(s) for t, s in self.tables.items()},
         }
 
+    def _applied_before(self, table: TableId) -> int:
+        """Changes that earlier runs applied, as they recorded it."""
+        return int(self._record.get("tables", {}).get(str(table), {}).get("rows_applied", 0))
+
     def _describe(self, state: TableState) -> dict[str, Any]:
         checkpoint = state.checkpoint
         passed = state.queue[0].commit - 1 if state.queue else max(self._seen, state.passed)
@@ -413,7 +417,7 @@ class Materialization:
             "lsn": str(checkpoint.lsn) if checkpoint else None,
             "passed": passed if checkpoint else state.resumed,
             "commit_ts": state.commit_ts.isoformat() if state.commit_ts else None,
-            "rows_applied": state.applied_rows,
+            "rows_applied": self._applied_before(state.target.table) + state.applied_rows,
             "error": str(state.error) if state.error else None,
         }
 
