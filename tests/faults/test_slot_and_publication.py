@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import psycopg
 import pytest
 from live_run import LiveRun
 
 import headrace
-from conftest import Shop
+from conftest import SEED, Shop
 from headrace.errors import HeadraceError, SlotLostError, SourceError
-from replicated import PUBLICATION, SLOT
+from replicated import PUBLICATION, SLOT, assert_equal
+from workload import Load
 
 TERMINATE = "select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = %s"
 
@@ -89,3 +92,40 @@ def test_invariant_12_a_publication_that_is_dropped_while_running_is_told(shop: 
     assert PUBLICATION in error.message
     assert error.hint
     assert PUBLICATION in run_once(shop).message  # making it anew does not bring the change back
+
+
+def taken_out(shop: Shop) -> None:
+    """A table leaves the publication, and a change of it is not sent."""
+    shop.database.execute(f"alter publication {PUBLICATION} drop table customers")
+    shop.database.execute("insert into customers values (-1)")
+
+
+def assert_customers_is_named(failures: list[Any]) -> None:
+    (failure,) = failures
+    assert str(failure.table) == "public.customers"
+    assert PUBLICATION in failure.error.message
+    assert "headrace resync public.customers" in failure.error.hint
+
+
+def test_invariant_12_a_table_that_leaves_the_publication_while_running_is_told(
+    shop: Shop,
+) -> None:
+    replicate(shop)
+    with LiveRun(shop.project) as run:
+        run.wait_for(lambda view: view.capture.progress.connected)
+        taken_out(shop)
+        with Load(shop.database, SEED) as load:
+            load.wait_for(10)
+        run.wait_for(
+            lambda view: any(s.error for m in view.materializations for s in m.tables.values())
+        )
+        run.catch_up(shop.database)
+    assert_customers_is_named(headrace.load(shop.project).run(once=True))
+    assert_equal(shop.database, shop.folder, ["documents", "lines", "events"])
+
+
+def test_invariant_12_a_table_that_left_the_publication_while_stopped_is_told(shop: Shop) -> None:
+    replicate(shop)
+    taken_out(shop)
+    assert_customers_is_named(headrace.load(shop.project).run(once=True))
+    assert_equal(shop.database, shop.folder, ["documents", "lines", "events"])
