@@ -30,6 +30,9 @@ SELECT slot_name, plugin, slot_type, database, active_pid, confirmed_flush_lsn::
   FROM pg_replication_slots WHERE slot_name = %s
 """
 
+# A transactional message without text; a stream that did not ask for messages skips it.
+MARK = "SELECT pg_catalog.pg_logical_emit_message(true, 'headrace', '')::text"
+
 
 @dataclass(frozen=True)
 class SlotState:
@@ -85,9 +88,16 @@ class PostgresSource:
         return departed
 
     def current_lsn(self) -> Lsn:
-        """The end of what the server has written to its WAL (Lsn)."""
-        with self.connect() as session:
-            return current_lsn(session)
+        """An LSN after everything committed so far, which the stream will come to.
+
+        The end of the WAL alone would not do. While transactions are open it may well lie inside a
+        record whose rest is yet to be flushed, and the stream would stop short of it until somebody
+        commits. An empty message of our own takes a commit, and that flushes.
+        """
+        with self.connect() as session, session.transaction():
+            session.execute("SET LOCAL synchronous_commit = local")
+            row = session.execute(MARK).fetchone()
+        return Lsn.parse(row[0] if row else "0/0")
 
     def prepare(self, log_position: Lsn | None) -> Lsn:
         """See `Source.prepare`: create or adopt the slot; gives the LSN to stream from."""
