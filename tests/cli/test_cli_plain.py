@@ -6,11 +6,12 @@ import json
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.cli.plain import cell, duration, json_line, plain, prose
+from headrace.cli.plain import cell, duration, json_line, plain, prose, with_short_floats
 from headrace.engine.materialize import Phase
 from headrace.errors import ConfigError
 from headrace.model import Lsn, TableId
@@ -72,3 +73,11 @@ def test_an_escape_sequence_is_shown_and_not_obeyed():
 )
 def test_durations_are_read_at_a_glance(seconds, text):
     assert duration(seconds) == text
+
+
+def test_single_precision_prints_as_postgres_prints_it() -> None:
+    values = [0.1, 1e30, float("nan"), float("-inf"), None]
+    rows = pa.table({"r": pa.array(values, pa.float32()), "d": pa.array(values, pa.float64())})
+    shown = with_short_floats(rows)
+    assert list(map(repr, shown["r"].to_pylist())) == list(map(repr, values))
+    assert list(map(repr, shown["d"].to_pylist())) == list(map(repr, values))

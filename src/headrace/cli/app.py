@@ -303,9 +303,10 @@ def preview(
 ) -> None:
     """Show the newest changes of a table in the change log, newest last."""
     from headrace.cli.listings import changes_of_log, rows_view
+    from headrace.cli.plain import with_short_floats
 
     with reporting(as_json=as_json, verbose=verbose) as output:
-        found = _load(config).preview(table, limit)
+        found = with_short_floats(_load(config).preview(table, limit))
         rows = changes_of_log(found, everything=as_json or verbose)
         output.show(rows.to_pylist(), rows_view(rows))
 
@@ -319,9 +320,10 @@ def query(
 ) -> None:
     """Run SQL over the destination's tables, by their names."""
     from headrace.cli.listings import rows_view
+    from headrace.cli.plain import with_short_floats
 
     with reporting(as_json=as_json, verbose=verbose) as output:
-        rows = _load(config).query(sql)
+        rows = with_short_floats(_load(config).query(sql))
         output.show((r for b in rows.to_batches() for r in b.to_pylist()), rows_view(rows))
 
 

@@ -16,6 +16,7 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any, Final
 
+import pyarrow as pa
 from rich import filesize
 
 from headrace.errors import HeadraceError
@@ -96,3 +97,12 @@ def duration(seconds: float) -> str:
     if whole < HOUR:
         return f"{whole // MINUTE} min {whole % MINUTE} s"
     return f"{whole // HOUR} h {whole % HOUR // MINUTE} min"
+
+
+def with_short_floats(rows: pa.Table) -> pa.Table:
+    """Single-precision columns as doubles that print alike: 0.1, not 0.10000000149011612."""
+    for index, field in enumerate(rows.schema):
+        if pa.types.is_float32(field.type):
+            doubles = rows.column(index).cast(pa.string()).cast(pa.float64())
+            rows = rows.set_column(index, field.name, doubles)
+    return rows
