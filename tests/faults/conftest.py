@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from shop import SEED, Shop
 
 from headrace import failpoints
 from headrace.testing.database import Database
 from replicated import write_project
 from workload import create_tables
-
-SEED = 1
-
-
-@dataclass(frozen=True)
-class Shop:
-    """A source database and the project, in `folder`, that replicates it."""
-
-    database: Database
-    folder: Path
-
-    @property
-    def project(self) -> Path:
-        return self.folder / "headrace.yaml"
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from live_run import LiveRun
+from shop import SEED, Shop
 
 import headrace
-from conftest import SEED, Shop
 from headrace import failpoints
 from headrace.errors import LogFullError
 from replicated import assert_acknowledged_is_durable, assert_equal

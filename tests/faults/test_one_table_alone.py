@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from live_run import LiveRun
+from shop import SEED, Shop
 
 import headrace
-from conftest import SEED, Shop
 from headrace.engine.materialize import Phase
 from headrace.errors import (
     DivergedError,

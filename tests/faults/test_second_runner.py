@@ -8,10 +8,10 @@ import sys
 
 import pytest
 from live_run import LiveRun
+from shop import SEED, Shop
 
 import headrace
 import run_project
-from conftest import SEED, Shop
 from headrace.errors import LogLockedError
 from replicated import assert_equal, manifests
 from workload import Workload

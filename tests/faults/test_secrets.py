@@ -12,9 +12,9 @@ import pytest
 from live_run import LiveRun
 from proxy import Proxy
 from psycopg.conninfo import conninfo_to_dict
+from shop import SEED, Shop
 
 import headrace
-from conftest import SEED, Shop
 from headrace.errors import HeadraceError, SlotLostError, SourceUnavailableError
 from replicated import SLOT, assert_equal, write_project
 from workload import Load

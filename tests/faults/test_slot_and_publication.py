@@ -7,9 +7,9 @@ from typing import Any
 import psycopg
 import pytest
 from live_run import LiveRun
+from shop import SEED, Shop
 
 import headrace
-from conftest import SEED, Shop
 from headrace.errors import HeadraceError, SlotLostError, SourceError
 from replicated import PUBLICATION, SLOT, assert_equal
 from workload import Load

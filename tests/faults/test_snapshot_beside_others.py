@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 import pytest
 from live_run import LiveRun
+from shop import Shop
 
 import headrace
-from conftest import Shop
 from headrace.connectors.postgres.source import PostgresSource
 from headrace.engine.protocols import Snapshot
 from headrace.errors import TableRewrittenError

@@ -9,9 +9,9 @@ import pytest
 from live_run import LiveRun
 from proxy import Proxy
 from psycopg.conninfo import conninfo_to_dict
+from shop import SEED, Shop
 
 import headrace
-from conftest import SEED, Shop
 from headrace.errors import SourceUnavailableError
 from headrace.testing.database import Database
 from headrace.testing.postgres import EmbeddedPostgres
