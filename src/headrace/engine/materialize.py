@@ -154,12 +154,15 @@ class Materialization:
         if checkpoint is None:
             return TableState(target, None, floor, Phase.WAITING)
         resumed = max(checkpoint.commit, self._recorded_pass(target.table, checkpoint))
-        if resumed < floor:
+        head = self._reader.head()
+        if not floor <= resumed <= head:
             error = LogGapError(
                 f"{target.table}: the destination stands at commit {resumed}, the change log "
-                f"begins after {floor}",
+                f"holds those after {floor} up to {head}",
                 hint="Headrace copies the table again; the old data stays readable until then",
             )
+            # A log that lost its end gives numbers anew: only what comes from now on counts.
+            floor = head if resumed > head else floor
             return TableState(target, None, floor, Phase.WAITING, error)
         return TableState(
             target, checkpoint, resumed, Phase.STREAMING, durable=checkpoint, passed=resumed

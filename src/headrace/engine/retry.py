@@ -9,6 +9,7 @@ from typing import Final
 # would wait between looks at one that does not come back.
 FIRST_DELAY: Final = 0.1
 MAX_DELAY: Final = 30.0
+DOUBLINGS: Final = 9  # after which MAX_DELAY is passed; an outage may go on for days
 
 
 @dataclass
@@ -18,7 +19,7 @@ class Backoff:
     failures: int = 0
 
     def next(self) -> float:
-        delay = min(FIRST_DELAY * (1 << self.failures), MAX_DELAY)
+        delay = min(FIRST_DELAY * (1 << min(self.failures, DOUBLINGS)), MAX_DELAY)
         self.failures += 1
         return delay
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
-from headrace.errors import ObjectMissingError
+from headrace.errors import LogCorruptError, ObjectMissingError
 from headrace.log.documents import (
     Floor,
     check_continuous,
@@ -23,7 +23,7 @@ from headrace.log.documents import (
 )
 from headrace.log.layout import Layout, staged_under
 from headrace.log.manifest import Manifest
-from headrace.log.retention import remove_commits
+from headrace.log.retention import passed_by_any, remove_commits
 from headrace.log.storage import Storage
 
 _REQUESTS: Final = 16  # at a time, so that an object store's latency does not add up
@@ -54,7 +54,23 @@ def recover(storage: Storage, layout: Layout) -> Recovered:
     number = check_continuous(numbers, floor, storage.location(layout.commits))
     remove_commits(storage, layout, [n for n in numbers if n <= floor.commit])
     head = read_manifest(storage, layout, number) if number > floor.commit else None
+    _require_end(storage, layout, number)
     return Recovered(log_id, floor, head)
+
+
+def _require_end(storage: Storage, layout: Layout, head: int) -> None:
+    """A log that lost its newest commits must not give their numbers again.
+
+    A destination would take the new ones for those that it has applied, and leave them out.
+    """
+    passed = passed_by_any(storage, layout)
+    if passed > head:
+        raise LogCorruptError(
+            f"{storage.location(layout.commits)} ends with commit {head}, but commit {passed} has "
+            "been read from it",
+            hint="restore it from a backup; or headrace destroy, then headrace run copies the "
+            "tables again",
+        )
 
 
 def sweep(storage: Storage, layout: Layout, floor: Floor, head: Manifest | None) -> list[str]:

@@ -8,7 +8,7 @@ above the floor is ever incomplete. DESIGN.md §6, "retention".
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -56,13 +56,19 @@ def _read(storage: Storage, path: str) -> dict[str, Any]:
 
 def passed_by_all(storage: Storage, layout: Layout) -> int:
     """The newest commit that every table of every reader has passed; 0 without a reader."""
-    positions = [_read(storage, entry.path) for entry in storage.list(layout.readers)]
-    return min((_passed(position) for position in positions), default=0)
+    return min((min(passed, default=0) for passed in _passed(storage, layout)), default=0)
 
 
-def _passed(position: Mapping[str, Any]) -> int:
-    tables = position.get("tables") or {}
-    return min((int(table.get("passed") or 0) for table in tables.values()), default=0)
+def passed_by_any(storage: Storage, layout: Layout) -> int:
+    """The newest commit that a table of a reader has passed; 0 without a reader."""
+    return max((max(passed, default=0) for passed in _passed(storage, layout)), default=0)
+
+
+def _passed(storage: Storage, layout: Layout) -> Iterator[list[int]]:
+    """By reader, what each of its tables has passed."""
+    for entry in storage.list(layout.readers):
+        tables = _read(storage, entry.path).get("tables") or {}
+        yield [int(table.get("passed") or 0) for table in tables.values()]
 
 
 @dataclass(frozen=True)
