@@ -109,7 +109,8 @@ def write_schema(storage: Storage, layout: Layout, schema: TableSchema) -> None:
     try:
         storage.put(path, data, create=True)
     except ObjectExistsError as error:
-        if read_schema(storage, path) != schema:
+        # As JSON, where a NaN that older rows have is equal to itself.
+        if read_schema(storage, path).to_json() != schema.to_json():
             raise LogError(
                 f"{schema.table}: version {schema.version} of its schema is in the log already "
                 "and differs; a new version must have a new number"
