@@ -68,8 +68,11 @@ class LiveRun:
         return next(error for error in self.errors if isinstance(error, kind))
 
     def catch_up(self, database: Database) -> None:
-        """Wait until every table that goes on holds what the source has now."""
-        ((now,),) = database.execute("select pg_current_wal_lsn()::text")
+        """Wait until every table that goes on holds what the source has now.
+
+        By a message of our own, whose commit is flushed; the end of the WAL may not be.
+        """
+        ((now,),) = database.execute("select pg_logical_emit_message(true, '', '')::text")
         target = Lsn.parse(now)
         self.wait_for(lambda view: view.capture.progress.connected)
         self._views[0].capture.reach(target)
