@@ -31,7 +31,7 @@ CREATE TABLE orders (
     placed timestamptz, note text
 );
 CREATE PUBLICATION bench FOR TABLE orders;
-SELECT pg_create_logical_replication_slot('backlog', 'pgoutput');
+SELECT pg_create_logical_replication_slot('backlog', 'pgoutput')
 """
 # About 100 bytes a row.
 FILL = """
@@ -84,7 +84,8 @@ def pg_recvlogical(server: EmbeddedPostgres, dsn: str, slot: str, end: int) -> M
 
 def main() -> None:
     with EmbeddedPostgres() as server, psycopg.connect(server.dsn(), autocommit=True) as session:
-        session.execute(SETUP)
+        for statement in SETUP.split(";\n"):
+            session.execute(statement)
         for first in range(1, ROWS + 1, ROWS_PER_TRANSACTION):
             session.execute(FILL, (first, first + ROWS_PER_TRANSACTION - 1))
         row = session.execute("SELECT pg_current_wal_flush_lsn()::text").fetchone()
