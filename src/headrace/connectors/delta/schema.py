@@ -28,6 +28,7 @@ _KNOWN_FEATURES: Final = {
     "deletionVectors",
     "invariants",
     "timestampNtz",
+    "variantType",  # deltalake adds it with any table property; ours have no such column
 }
 
 
