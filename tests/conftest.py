@@ -13,6 +13,8 @@ from headrace.testing.builds import build_bin_dir
 from headrace.testing.certificates import Certificates, make_certificates
 from headrace.testing.database import Database, temporary_database
 from headrace.testing.postgres import EmbeddedPostgres
+from s3_server import s3_options as options_of
+from s3_server import s3_server
 
 CACHE = Path(__file__).parents[1] / ".cache"  # ignored by git
 
@@ -61,3 +63,16 @@ def tls_server(certificates: Certificates) -> Iterator[EmbeddedPostgres]:
         hba=["local all all scram-sha-256", "hostssl all all all scram-sha-256"],
     ) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An S3 server with a bucket called `bucket`; one for the session."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def s3_options(s3_endpoint: str) -> dict[str, str]:
+    """What clients of that server must be told."""
+    return options_of(s3_endpoint)
