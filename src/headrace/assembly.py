@@ -135,6 +135,7 @@ def running(
             selected,
             log.latest_schemas(),
             _stop_departed(storage, log, capture, selected),
+            stop,
         )
         reader = LogReader.open(storage, capture.name, feed=log.feed)
         materializations = [

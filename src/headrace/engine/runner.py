@@ -83,7 +83,10 @@ class Runner:
         """Raises the first error that no retry can cure, after stopping everything else."""
         target = self._source.current_lsn() if once else None
         tables = self._to_copy()
-        self._capture.start()
+        try:
+            self._capture.start()
+        except CopyStoppedError:
+            return
         if target is not None:
             self._capture.reach(target)
         apply_quit = threading.Event()
@@ -155,6 +158,7 @@ class Runner:
             if on_tick is not None:
                 on_tick(self.view)
             if any(future.done() and future.exception() for future in futures):
+                self._stop.set()  # else who waits for a slot would not see that all is over
                 return
             if target is not None and self._caught_up(target):
                 return

@@ -18,6 +18,7 @@ from headrace.config.connections import PostgresConnection
 from headrace.errors import ConfigError, HeadraceError, SourceError, SourceUnavailableError
 
 __all__ = [
+    "LIFT_LIMITS",
     "PINNED",
     "PostgresConnection",
     "address",
@@ -35,7 +36,15 @@ PINNED: Final = (
     ("bytea_output", "hex"),
     ("statement_timeout", "0"),  # a role's limits for people would cut a snapshot short
     ("idle_in_transaction_session_timeout", "0"),
+    ("lock_timeout", "0"),
+    ("quote_all_identifiers", "off"),  # ADBC knows types by the names that it asks for
 )
+
+# Limits that came with 14 and 17, where they exist: options that a server does not know it refuses.
+LIFT_LIMITS: Final = """
+SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
+ WHERE name IN ('idle_session_timeout', 'transaction_timeout')
+"""
 
 # libpq, "Parameter Key Words". A dead peer is noticed after 10 + 3 x 5 s.
 _DEFAULTS: Final = {
@@ -146,8 +155,7 @@ def connect(
         session = psycopg.connect(text, autocommit=True)
     except psycopg.Error as error:
         raise connection_error(error, settings) from error
-    if not replication:
-        _pin(session, settings)
+    _pin(session, settings, replication=replication)
     return session
 
 
@@ -225,10 +233,15 @@ def _url_parameters(url: str) -> dict[str, str]:
     )
 
 
-def _pin(session: psycopg.Connection[Any], settings: PostgresConnection) -> None:
+def _pin(
+    session: psycopg.Connection[Any], settings: PostgresConnection, *, replication: bool
+) -> None:
+    """What `options` did not say; a walsender takes no parameters, and got PINNED by them."""
     calls = ", ".join(["pg_catalog.set_config(%s, %s, false)"] * len(PINNED))
     try:
-        session.execute(f"SELECT {calls}", [part for setting in PINNED for part in setting])
+        if not replication:
+            session.execute(f"SELECT {calls}", [part for setting in PINNED for part in setting])
+        session.execute(LIFT_LIMITS)
     except psycopg.Error as error:
         session.close()
         raise connection_error(error, settings) from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import queue
 import secrets
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -20,11 +21,12 @@ import adbc_driver_manager
 import adbc_driver_postgresql.dbapi as adbc
 import psycopg
 import pyarrow as pa
-from psycopg import pq, sql
+from psycopg import sql
 
+from headrace.connectors.postgres.config import LIFT_LIMITS
 from headrace.connectors.postgres.decoding import BoundSchema
-from headrace.connectors.postgres.failures import command_error
 from headrace.connectors.postgres.schemas import SchemaRegistry
+from headrace.connectors.postgres.slots import create_slot
 from headrace.errors import SourceError, SourceUnavailableError, TableRewrittenError
 from headrace.model import Lsn, SnapshotChunk, TableId, TableSchema
 
@@ -166,15 +168,20 @@ def open_snapshot(
     publication: str,
     tables: Sequence[TableId],
     connections: int,
+    stop: threading.Event,
 ) -> Iterator[PostgresSnapshot]:
-    """Export a snapshot, import it into `connections` readers, and let the slot go."""
+    """Export a snapshot, import it into `connections` readers, and let the slot go.
+
+    Raises:
+        CopyStoppedError: `stop` was set while transactions had to be waited for.
+    """
     with ThreadPoolExecutor(connections, "headrace-connect") as pool, ExitStack() as stack:
         opening = [pool.submit(_connect_reader, conninfo) for _ in range(connections)]
         for reader in opening:
             stack.callback(_close_reader, reader)
         readers: queue.SimpleQueue[adbc.Connection] = queue.SimpleQueue()
         with connect_replication() as exporter, connect() as session:
-            lsn, name = _export(exporter)
+            lsn, name = _export(exporter, session, stop)
             session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             session.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(name))
             plans = {t: _plan(session, registry, publication, t) for t in tables}
@@ -183,19 +190,22 @@ def open_snapshot(
         yield PostgresSnapshot(lsn, plans, readers)
 
 
-def _export(exporter: psycopg.Connection[Any]) -> tuple[Lsn, str]:
+def _export(
+    exporter: psycopg.Connection[Any], session: psycopg.Connection[Any], stop: threading.Event
+) -> tuple[Lsn, str]:
     slot = f"headrace_snapshot_{secrets.token_hex(6)}"
     command = f"CREATE_REPLICATION_SLOT {slot} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT"
-    result = exporter.pgconn.exec_(command.encode())
-    if result.status != pq.ExecStatus.TUPLES_OK:
-        raise command_error(result, exporter.pgconn.error_message)
+    result = create_slot(exporter, session, command, stop)
     lsn, name = (result.get_value(0, column) or b"" for column in (1, 2))
     return Lsn.parse(lsn.decode()), name.decode()
 
 
 def _connect_reader(conninfo: str) -> adbc.Connection:
     try:
-        return adbc.connect(conninfo, autocommit=True)
+        reader = adbc.connect(conninfo, autocommit=True)
+        with reader.cursor() as cursor:
+            cursor.execute(LIFT_LIMITS)
+        return reader
     except adbc_driver_manager.Error as error:
         raise SourceUnavailableError(
             f"a connection for the snapshot was refused: {error}",

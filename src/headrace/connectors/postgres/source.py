@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.coverage import Coverage, departures, read_coverage
 from headrace.connectors.postgres.failures import REBUILD, command_error
 from headrace.connectors.postgres.schemas import SchemaRegistry
+from headrace.connectors.postgres.slots import create_slot
 from headrace.connectors.postgres.snapshot import PostgresSnapshot, open_snapshot
 from headrace.connectors.postgres.stream import ReplicationStream
 from headrace.errors import SlotLostError, SourceError
@@ -51,7 +53,8 @@ class SlotState:
 class PostgresSource:
     """See `engine.protocols.Source`. `known` are the newest schema versions that the log has.
 
-    `covered` are the tables to be watched, as they were when the capture began.
+    `covered` are the tables to be watched, as they were when the capture began. `stop` ends what
+    may wait for long.
     """
 
     def __init__(
@@ -62,7 +65,9 @@ class PostgresSource:
         selected: Collection[TableId],
         known: Mapping[TableId, TableSchema],
         covered: Mapping[TableId, Coverage] | None = None,
+        stop: threading.Event | None = None,
     ) -> None:
+        self._stop = stop or threading.Event()
         self._settings = settings
         self._covered = dict(covered or {})
         self._slot = slot
@@ -120,10 +125,8 @@ class PostgresSource:
     def _create_slot(self) -> Lsn:
         name = sql.Identifier(self._slot).as_string(None)
         command = f"CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput NOEXPORT_SNAPSHOT"
-        with self._connect_replication() as connection:
-            result = connection.pgconn.exec_(command.encode())
-            if result.status != pq.ExecStatus.TUPLES_OK:
-                raise command_error(result, connection.pgconn.error_message)
+        with self._connect_replication() as connection, self.connect() as session:
+            result = create_slot(connection, session, command, self._stop)
             return Lsn.parse((result.get_value(0, 1) or b"").decode())
 
     def _check_continuity(self, slot: SlotState | None, log_position: Lsn) -> None:
@@ -198,6 +201,7 @@ class PostgresSource:
             self._publication,
             tables,
             connections,
+            self._stop,
         )
 
 
