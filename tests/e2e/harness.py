@@ -196,3 +196,9 @@ class Shop:
 def big(seed: int) -> str:
     """12 kB that compression cannot bring below the size that moves a value out of line."""
     return "".join(hashlib.sha512(f"{seed}.{i}".encode()).hexdigest() for i in range(96))
+
+
+def all_loaded(views: Sequence[RunView]) -> bool:
+    """Whether every table of a run has its snapshot in the lake."""
+    states = [s for view in views for m in view.materializations for s in m.tables.values()]
+    return all(state.checkpoint is not None for state in states)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from deltalake import DeltaTable, QueryBuilder
 from deltalake.schema import Field, PrimitiveType
-from test_snapshot_beside_stream import all_loaded
+from harness import all_loaded
 
 from headrace.engine.capture import CommitPolicy
 from headrace.errors import SourceUnavailableError
