@@ -35,11 +35,14 @@ def local_errors(operation: str, path: object) -> Iterator[None]:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         kind = LogFullError if full else LogError
-        hint = (
-            f"free some space: df -h {path}" if full else f"see what is in the way: ls -ld {path}"
+        folder = Path(str(path)).parent  # which is there, where the file may not be
+        look = (
+            f"free some space: df -h {folder}"
+            if full
+            else f"see what is in the way: ls -la {folder}"
         )
         raise kind(
-            f"cannot {operation} {path}: {error.strerror or error}", hint=hint, path=str(path)
+            f"cannot {operation} {path}: {error.strerror or error}", hint=look, path=str(path)
         ) from error
 
 

@@ -33,12 +33,36 @@ _KNOWN_FEATURES: Final = {
 
 
 def delta_schema(schema: TableSchema) -> str:
-    """The `schemaString` of a table."""
+    """The `schemaString` of a table.
+
+    Raises:
+        DestinationError: Delta cannot hold such a table: column names differ by case alone, or
+            there is no column.
+    """
+    _require_columns(schema)
     fields = json.loads(Schema.from_arrow(stored_schema(schema.arrow())).to_json())
     for field, column in zip(fields["fields"], schema.columns, strict=True):
         if column.attnum:
             field["metadata"][ATTNUM] = column.attnum
     return json.dumps(fields, separators=(",", ":"))
+
+
+def _require_columns(schema: TableSchema) -> None:
+    """PROTOCOL.md, "Column names": they are compared without regard to case."""
+    if not schema.names:
+        raise DestinationError(
+            f"{schema.table} has no columns, and a Delta table needs one",
+            hint=f"leave {schema.table} out (exclude: true)",
+        )
+    seen: dict[str, str] = {}
+    for name in schema.names:
+        other = seen.setdefault(name.lower(), name)
+        if other != name:
+            raise DestinationError(
+                f"{schema.table}: columns {other!r} and {name!r} differ by case alone, which Delta "
+                "does not tell apart",
+                hint=f"rename one of them at the source, or leave {schema.table} out",
+            )
 
 
 def arrow_schema(schema_string: str) -> pa.Schema:

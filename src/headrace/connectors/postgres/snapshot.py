@@ -67,6 +67,10 @@ SELECT rowfilter FROM pg_publication_tables
 """
 ROW_FILTERS_SINCE = 150000
 
+# SQLSTATE 22021 and 22P05: text that is not what the database's encoding says, or has no place in
+# UTF-8. What goes wrong between two batches ADBC tells by its text alone.
+UNREADABLE_TEXT = "byte sequence"
+
 
 @dataclass(frozen=True)
 class _Plan:
@@ -153,6 +157,11 @@ def _read_error(table: TableId, error: adbc_driver_manager.Error | OSError) -> S
     if isinstance(error, adbc_driver_manager.Error) and error.sqlstate == "42501":
         return SourceError(
             f"{table}: the role may not read it", hint=f"GRANT SELECT ON {table} TO <role>;"
+        )
+    if UNREADABLE_TEXT in str(error):
+        return SourceError(  # no second attempt reads it better
+            f"{table}: a value cannot be read: {error}",
+            hint=f"mend it at the source, then: headrace resync {table}",
         )
     return SourceUnavailableError(
         f"{table}: copying it failed: {error}", hint="Headrace copies the table anew"
