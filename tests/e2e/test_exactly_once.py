@@ -47,8 +47,10 @@ def test_3_a_run_without_changes_commits_nothing_to_any_table(orders):
     assert (orders.version("public.orders"), orders.version("public.quiet")) == versions
     change(orders, 1)
     orders.catch_up()
+    changed = orders.version("public.orders")
+    assert changed > versions[0]
     orders.catch_up()
-    assert orders.version("public.orders") == versions[0] + 1
+    assert orders.version("public.orders") == changed
     assert orders.version("public.quiet") == versions[1]
     orders.assert_equal("public.orders")
 
@@ -187,7 +189,7 @@ def test_2_and_10_a_transaction_beyond_the_buffer_arrives_whole_or_not_at_all(
         running.catch_up()
     assert len(staged) > 5
     orders.assert_equal("public.orders")
-    assert rows_of_largest_commit(orders) == 20000 + 1001 + 101
+    assert rows_of_largest_commit(orders) >= 20000 + 1001 + 101  # smaller ones may share its commit
     assert {file.name for file in files(orders)} == named_files(orders)
 
 
