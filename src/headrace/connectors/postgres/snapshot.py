@@ -211,10 +211,12 @@ def _export(
 
 def _connect_reader(conninfo: str) -> adbc.Connection:
     try:
-        reader = adbc.connect(conninfo, autocommit=True)
-        with reader.cursor() as cursor:
-            cursor.execute(LIFT_LIMITS)
-        return reader
+        with ExitStack() as stack:
+            reader = stack.enter_context(adbc.connect(conninfo, autocommit=True))
+            with reader.cursor() as cursor:
+                cursor.execute(LIFT_LIMITS)
+            stack.pop_all()
+            return reader
     except adbc_driver_manager.Error as error:
         raise SourceUnavailableError(
             f"a connection for the snapshot was refused: {error}",
