@@ -168,6 +168,26 @@ class ForeignTableError(DestinationError):
     """A table stands at the destination that this pipeline did not make."""
 
 
+class UnsuitableTableError(DestinationError):
+    """A table that stands at the destination cannot hold what the source has."""
+
+
+class DestinationLockedError(DestinationError):
+    """Another run writes this pipeline's tables."""
+
+
+class QuarantineFullError(DestinationError):
+    """More rows of a table could not be applied than its budget allows; nothing was applied."""
+
+
+class ExpectationFailedError(DestinationError):
+    """A row breaks an `expect:` rule that stops its table; nothing was applied."""
+
+
+class HistoryLostError(SourceError):
+    """Changes since the applied version cannot be read, and nothing else would be exact."""
+
+
 class DivergedError(DestinationError):
     """The destination lacks a row or state that the change log says it must have."""
 

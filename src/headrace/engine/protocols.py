@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol
@@ -12,11 +12,16 @@ import pyarrow as pa
 from headrace.model import (
     Checkpoint,
     DecodedChanges,
+    FeedPlan,
+    FileDiff,
     Lsn,
     NetChanges,
+    Rejected,
+    RowPart,
     SnapshotChunk,
     TableId,
     TableSchema,
+    TableVersion,
 )
 
 
@@ -140,4 +145,98 @@ class DestinationTable(Protocol):
 
     def evolve(self, schema: TableSchema) -> None:
         """Follow added columns. Raises UnsupportedSchemaChangeError on anything else."""
+        ...
+
+
+# -- tables with versions, and the destinations that they are synced to ----------------------------
+
+
+class VersionedTable(Protocol):
+    """One table whose log is its own versions; used from one thread but for `wake`."""
+
+    @property
+    def name(self) -> TableId: ...
+
+    def head(self) -> TableVersion:
+        """The newest version now.
+
+        Raises:
+            TableNotFoundError: there is no table.
+            SourceUnavailableError: the storage cannot be asked for now.
+        """
+        ...
+
+    def await_newer(self, than: int, timeout: float) -> bool:
+        """Wait until there is a version after `than`; False when `timeout` seconds are over."""
+        ...
+
+    def wake(self) -> None:
+        """Make a waiting `await_newer` return; from any thread."""
+        ...
+
+    def schema(self, version: int) -> TableSchema:
+        """The schema as of a version, with the key that the user declared."""
+        ...
+
+    def rows(self, version: int) -> Sequence[RowPart]:
+        """The whole table as of a version, in parts that can be read side by side."""
+        ...
+
+    def plan(self, after: Checkpoint, to: int) -> FeedPlan:
+        """How to come from `after` (`after.commit` is applied) to version `to`, both of the log.
+
+        Everything that the range needs is looked for before it is promised.
+        """
+        ...
+
+    def changes(self, schema: TableSchema, first: int, last: int) -> Iterator[pa.RecordBatch]:
+        """The feed's rows of a range, both ends inclusive, in no order: `schema`'s columns, then
+        FEED_COLUMNS."""
+        ...
+
+    def file_diff(self, after: Checkpoint, to: int) -> FileDiff | None:
+        """What the files of two versions differ by; None where the older one is not known."""
+        ...
+
+
+class SyncedTable(DestinationTable, Protocol):
+    """A destination's table that can be built anew, and read back."""
+
+    def standing(self) -> Checkpoint | None:
+        """Where the table stands, whatever log that is in; None if it never took anything."""
+        ...
+
+    def held(self) -> str | None:
+        """Why the table is to be left alone (its last rebuild was undone), or None."""
+        ...
+
+    def prepare(self, schema: TableSchema) -> None:
+        """Make the table if it is missing, else make sure that it can hold `schema`.
+
+        Raises:
+            ForeignTableError: another pipeline's table, or one with somebody else's rows.
+            UnsuitableTableError: a column, type, key or constraint does not fit.
+        """
+        ...
+
+    def count(self) -> int:
+        """About how many rows the table holds."""
+        ...
+
+    def replace(
+        self,
+        schema: TableSchema,
+        parts: Sequence[RowPart],
+        at: Checkpoint,
+        rejected: Callable[[], Sequence[Rejected]] = tuple,
+    ) -> None:
+        """Make `parts` the whole content, atomically with the checkpoint; the former content stays
+        readable until then, and can be brought back afterwards.
+
+        `rejected` is called when all parts have been read: rows for the quarantine.
+        """
+        ...
+
+    def read(self, schema: TableSchema, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """The table's rows as `schema`'s Arrow types, as of one moment."""
         ...

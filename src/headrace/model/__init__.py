@@ -13,15 +13,36 @@ from headrace.model.batch import (
     change_schema,
 )
 from headrace.model.captured import DecodedChanges, SnapshotChunk, TransactionEnd
-from headrace.model.changes import Fill, NetChanges
+from headrace.model.changes import Fill, NetChanges, Rejected
 from headrace.model.checkpoint import Checkpoint
+from headrace.model.delivery import DELETED_AT, Delivery, OnDelete, SchemaPolicy
+from headrace.model.feed import (
+    CHANGE_TYPE,
+    COMMIT_TIMESTAMP,
+    COMMIT_VERSION,
+    FEED_COLUMNS,
+    FeedPlan,
+    FileDiff,
+    Loss,
+    LossKind,
+    RowPart,
+    Segment,
+    TableVersion,
+    VersionChanges,
+)
 from headrace.model.lsn import Lsn
+from headrace.model.rules import Expectation, Mask, MaskKind, OnBreach, RowRules
 from headrace.model.table import Column, ReplicaIdentity, TableId, TableSchema
 
 __all__ = [
     "BEFORE",
+    "CHANGE_TYPE",
     "COMMIT_LSN",
+    "COMMIT_TIMESTAMP",
     "COMMIT_TS",
+    "COMMIT_VERSION",
+    "DELETED_AT",
+    "FEED_COLUMNS",
     "META_COLUMNS",
     "OP",
     "ORDINAL",
@@ -31,13 +52,30 @@ __all__ = [
     "Checkpoint",
     "Column",
     "DecodedChanges",
+    "Delivery",
+    "Expectation",
+    "FeedPlan",
+    "FileDiff",
     "Fill",
+    "Loss",
+    "LossKind",
     "Lsn",
+    "Mask",
+    "MaskKind",
     "NetChanges",
+    "OnBreach",
+    "OnDelete",
+    "Rejected",
     "ReplicaIdentity",
+    "RowPart",
+    "RowRules",
+    "SchemaPolicy",
+    "Segment",
     "SnapshotChunk",
     "TableId",
     "TableSchema",
+    "TableVersion",
     "TransactionEnd",
+    "VersionChanges",
     "change_schema",
 ]

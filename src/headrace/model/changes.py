@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,19 @@ class Fill:
 
 
 @dataclass(frozen=True)
+class Rejected:
+    """Rows that must not be applied but kept in the destination's quarantine, in the same commit.
+
+    `rows` have the columns of the schema; `code` is a stable name (`duplicate_key`, `null_key`,
+    `expect:<rule>`), `reason` a sentence for a person.
+    """
+
+    rows: pa.Table
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class NetChanges:
     """The net effect of a range of the log on one table, applied in this order:
 
@@ -35,6 +49,8 @@ class NetChanges:
 
     Deletes and upserts share no key. A table without a key is a multiset: `deletes` holds whole
     rows, each taking away exactly one equal row, `upserts` is only added, and `fills` is empty.
+
+    `commit_ts` is when the newest change of the range was committed, where the source tells.
     """
 
     schema: TableSchema
@@ -42,7 +58,11 @@ class NetChanges:
     deletes: pa.Table
     fills: tuple[Fill, ...] = ()
     truncate: bool = False
+    rejected: tuple[Rejected, ...] = ()
+    commit_ts: datetime | None = None
 
     @property
     def is_empty(self) -> bool:
-        return not (self.truncate or self.upserts.num_rows or self.deletes.num_rows)
+        return not (
+            self.truncate or self.upserts.num_rows or self.deletes.num_rows or self.rejected
+        )
