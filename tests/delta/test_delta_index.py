@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyroaring import BitMap
 
-from headrace.connectors.delta.fingerprint import LONG, Hasher, Hashes, NullKeyError
 from headrace.connectors.delta.index import KeyIndex, LiveFiles, by_file, locations
+from headrace.model.fingerprint import LONG, Hasher, Hashes, NullKeyError
 
 
 def _numbers(keys: list[int]) -> Hashes:

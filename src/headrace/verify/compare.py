@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from headrace.connectors.delta.fingerprint import Hasher, Hashes, concat_hashes
+from headrace.model.fingerprint import Hasher, Hashes, concat_hashes
 
 Counts = npt.NDArray[np.int64]
 

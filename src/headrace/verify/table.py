@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from headrace.connectors.delta.fingerprint import Hasher, Hashes, Words, concat_hashes
 from headrace.connectors.delta.types import stored_schema, to_stored
 from headrace.engine.collapse import collapse
 from headrace.errors import DivergedError
 from headrace.model import ChangeBatch, Lsn, NetChanges, TableId, TableSchema
+from headrace.model.fingerprint import Hasher, Hashes, Words, concat_hashes
 from headrace.verify.compare import difference, rows_of
 
 SAMPLES = 10  # keys that a difference shows

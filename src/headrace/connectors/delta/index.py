@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from pyroaring import BitMap
 
-from headrace.connectors.delta.fingerprint import Hashes, Words, concat_hashes
 from headrace.connectors.delta.vectors import unique_id
+from headrace.model.fingerprint import Hashes, Words, concat_hashes
 
 Locations = npt.NDArray[np.uint64]  # file number << 32 | row of the file
 

@@ -11,12 +11,12 @@ import pyarrow as pa
 from pyroaring import BitMap
 
 from headrace.connectors.delta.files import open_parquet, read_columns, read_range, read_rows
-from headrace.connectors.delta.fingerprint import Hasher, Hashes
 from headrace.connectors.delta.index import KeyIndex, LiveFiles, Locations, by_file, locations
 from headrace.connectors.delta.state import TableState
 from headrace.connectors.delta.vectors import read_vector
 from headrace.errors import DestinationError
 from headrace.log.storage import Storage
+from headrace.model.fingerprint import Hasher, Hashes
 
 MANY_FILES: Final = 1 << 20  # each takes 24 bytes, also when it is gone
 

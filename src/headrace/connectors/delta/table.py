@@ -19,7 +19,6 @@ from pyroaring import BitMap
 from headrace.connectors.delta import actions, maintenance
 from headrace.connectors.delta.actions import LSN_SUFFIX, Action
 from headrace.connectors.delta.adopt import adopt
-from headrace.connectors.delta.fingerprint import Hasher, Hashes, NullKeyError, concat_hashes
 from headrace.connectors.delta.index import Locations
 from headrace.connectors.delta.plans import (
     DELETION_VECTORS,
@@ -43,6 +42,7 @@ from headrace.errors import (
 )
 from headrace.log.storage import Storage
 from headrace.model import Checkpoint, Fill, Lsn, NetChanges, TableId, TableSchema
+from headrace.model.fingerprint import Hasher, Hashes, NullKeyError, concat_hashes
 
 # What a table's log may grow by, a second: each entry names every file that it touches, and the log
 # is kept for a day. Under a lasting load commits get rarer and larger, where one is dear.

@@ -27,7 +27,7 @@ _TAIL_MASKS: Final = np.array([(1 << 8 * n) - 1 for n in range(9)], dtype=np.uin
 
 
 class NullKeyError(ValueError):
-    """A null among keys that are their own numbers; never leaves the connector."""
+    """A null among keys that are their own numbers; never leaves the caller."""
 
 
 @dataclass(frozen=True)
