@@ -195,7 +195,7 @@ def test_a_manifest_put_by_somebody_else_stops_the_writer(storage: Storage) -> N
         log.add_schema(ORDERS)
         first = commit(log, 10, [1])
         foreign = storage.get(LAYOUT.manifest(1)).replace(b'"commit":1', b'"commit":2')
-        storage.put(LAYOUT.manifest(2), foreign)
+        storage.put(LAYOUT.manifest(2), foreign.replace(first.writer.encode(), b"somebody else"))
         with pytest.raises(LogLockedError, match="another writer"):
             commit(log, 20, [2])
         assert log.head == first

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -21,7 +21,7 @@ from headrace.engine.protocols import ChangeStream, Source, Taken
 from headrace.engine.retry import Backoff
 from headrace.errors import HeadraceError
 from headrace.log import CommitDraft, LogFile, LogWriter, Manifest, SnapshotEvent
-from headrace.model import ChangeBatch, Lsn, TableId, TableSchema, TransactionEnd
+from headrace.model import ChangeBatch, DecodedChanges, Lsn, TableId, TableSchema, TransactionEnd
 
 
 @dataclass(frozen=True)
@@ -145,21 +145,27 @@ class Capture:
         decoded = taken.decode()
         # A table that failed is given up at once; readers learn it from the next commit there is.
         self._stopping.update({table: error.message for table, error in decoded.failed})
-        staged = self._stage(decoded.batches)
-        if decoded.finished is not None:
-            staged = [*self._complete(spilled, decoded.finished), *staged]
-            spilled = ()
-        open_files = (*spilled, *self._stage(decoded.unfinished))
-        if open_files and not staged:
-            return Committed(None, open_files)
-        stopped = [*self._stopping.items()]
-        draft = CommitDraft(taken.to_lsn, taken.commit_ts, files=staged, stopped=stopped)
-        manifest = self._log.commit(draft)
+        with ExitStack() as undo:  # what fails half-way is received, and staged, anew
+            staged = self._stage(decoded.batches, undo)
+            if decoded.finished is not None:
+                staged = [*self._complete(spilled, decoded.finished), *staged]
+                spilled = ()
+            open_files = (*spilled, *self._stage(decoded.unfinished, undo))
+            manifest = None
+            if staged or not open_files:
+                stopped = [*self._stopping.items()]
+                draft = CommitDraft(taken.to_lsn, taken.commit_ts, files=staged, stopped=stopped)
+                manifest = self._log.commit(draft)
+            undo.pop_all()
+        if manifest is not None:
+            self._count(taken, decoded)
+        return Committed(manifest, open_files)
+
+    def _count(self, taken: Taken, decoded: DecodedChanges) -> None:
         self._stopping.clear()
         self.progress.rows += sum(batch.num_rows for batch in decoded.batches)
         self.progress.transactions += taken.transactions
         self.progress.commit_ts = taken.commit_ts or self.progress.commit_ts
-        return Committed(manifest, open_files)
 
     def _complete(self, spilled: Sequence[LogFile], end: TransactionEnd) -> list[LogFile]:
         """Files of a transaction that has committed now; none of a table that failed in it."""
@@ -168,10 +174,12 @@ class Capture:
             replace(file, transaction=end) for file in spilled if file.table not in self._stopping
         ]
 
-    def _stage(self, batches: Sequence[ChangeBatch]) -> list[LogFile]:
+    def _stage(self, batches: Sequence[ChangeBatch], undo: ExitStack) -> list[LogFile]:
         for batch in batches:
             self.learn(batch.schema)
-        return self._log.stage_all(batches) if batches else []
+        files = self._log.stage_all(batches) if batches else []
+        undo.callback(self._log.discard, files)
+        return files
 
     def learn(self, schema: TableSchema) -> None:
         """Record a schema version in the log before anything refers to it."""

@@ -15,6 +15,9 @@ class Staging:
 
     A file's name holds the number of the commit that was next when it was begun, so it never is
     greater than the number of the commit that names it. `settled` rests on that.
+
+    A put of a manifest that failed may have succeeded all the same. Until the next commit is known,
+    what such a manifest names is in doubt, and must not be removed.
     """
 
     def __init__(self, next_commit: int, limit: int) -> None:
@@ -22,6 +25,8 @@ class Staging:
         self._next = next_commit
         self._count = 0
         self._pending: dict[str, int] = {}
+        self._doubtful: set[str] = set()
+        self._unwanted: set[str] = set()
         self._batches: dict[str, ChangeBatch] = {}
         self._limit = limit
         self._held = 0
@@ -68,11 +73,31 @@ class Staging:
             others = (n for path, n in self._pending.items() if path not in naming)
             return min(min(others, default=self._next), self._next) - 1
 
+    def doubt(self, paths: Iterable[str]) -> None:
+        """A manifest that names them is about to be put."""
+        with self._lock:
+            self._doubtful.update(paths)
+
+    def removable(self, paths: Iterable[str]) -> list[str]:
+        """Those of `paths` that no manifest can name; those in doubt are kept in mind."""
+        with self._lock:
+            staged = [path for path in paths if path in self._pending]
+            self._unwanted.update(self._doubtful.intersection(staged))
+            return [path for path in staged if path not in self._doubtful]
+
+    def unwanted(self) -> list[str]:
+        """What may be removed now and could not while it was in doubt."""
+        with self._lock:
+            left = [path for path in self._unwanted if path in self._pending]
+            self._unwanted.clear()
+            return left
+
     def committed(self, paths: Iterable[str]) -> dict[str, ChangeBatch]:
         """The next commit is durable and names `paths`; the batches of them that were held."""
         with self._lock:
             self._next += 1
             self._count = 0
+            self._doubtful.clear()
             held = {}
             for path in paths:
                 del self._pending[path]

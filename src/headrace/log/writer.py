@@ -18,7 +18,7 @@ from typing import Final, Self
 import pyarrow as pa
 
 from headrace import failpoints
-from headrace.errors import LogError, LogLockedError, ObjectExistsError
+from headrace.errors import LogError, LogLockedError, LogUnavailableError, ObjectExistsError
 from headrace.log.documents import latest_schemas, read_manifest, write_schema
 from headrace.log.feed import LogFeed
 from headrace.log.layout import Layout
@@ -209,17 +209,20 @@ class LogWriter:
         writer.written = SnapshotFile(path, rows.rows, size)
         failpoints.hit("snapshot.chunk_written")
 
+    def discard(self, files: Iterable[LogFile | SnapshotFile]) -> None:
+        """Remove staged files that the caller commits no more.
+
+        Those that a commit of unknown outcome names stay until the next commit tells whether it
+        was made; committed ones stay for good.
+        """
+        self._forget(self._staging.removable(file.path for file in files))
+
     def _forget(self, paths: Sequence[str]) -> None:
-        """Remove what a failed write may have left; where that fails too, the next start does."""
+        """Remove what nobody will name; where that fails, the next start does."""
         with contextlib.suppress(LogError):
+            self._lock.check()  # the next writer gives the same names
             self.storage.delete(paths)
             self._staging.drop(paths)
-
-    def discard(self, files: Iterable[LogFile | SnapshotFile]) -> None:
-        """Remove staged files that will not be committed."""
-        paths = [file.path for file in files]
-        self.storage.delete(paths)
-        self._staging.drop(paths)
 
     def add_schema(self, schema: TableSchema) -> SchemaChange:
         """Record a schema version durably; the next commit tells of it.
@@ -242,20 +245,25 @@ class LogWriter:
     def commit(self, draft: CommitDraft) -> Manifest:
         """Make staged files, and the position, part of the log: all of it or nothing.
 
-        After LogFullError or LogUnavailableError the same draft may be committed again.
+        After LogFullError or LogUnavailableError the same draft may be committed again, or another
+        one whose changes begin at `position` as it stands then.
 
         Raises:
             LogLockedError: another writer has committed; this one must stop.
+            LogUnavailableError: also where an earlier commit, of unknown outcome, turns out to have
+                been made: `position` has moved.
             LogError: the draft goes back, repeats changes, or names files that are not staged.
         """
         self._lock.check()
         with self._committing:
-            manifest = self._put(self._manifest(draft))
-            failpoints.hit("log.manifest_put")
-            self._head = manifest
-            del self._schemas[: len(manifest.schemas)]
-            self.feed.publish(manifest, self._staging.committed(manifest.paths))
-            return manifest
+            manifest = self._manifest(draft)
+            found = self._put(manifest)
+            self._head = found
+            del self._schemas[: len(found.schemas)]
+            self.feed.publish(found, self._staging.committed(found.paths))
+            self._forget(self._staging.unwanted())
+            _require_same(found, manifest)
+            return found
 
     def _manifest(self, draft: CommitDraft) -> Manifest:
         position = self._head.to_lsn if self._head else Lsn(0)
@@ -277,19 +285,20 @@ class LogWriter:
         return replace(manifest, settled=self._staging.settled(manifest.paths))
 
     def _put(self, manifest: Manifest) -> Manifest:
+        """Put a manifest; gives the one that stands there now, which this writer made."""
         path = self.layout.manifest(manifest.commit)
+        self._staging.doubt(manifest.paths)
         try:
             self.storage.put(path, encode(manifest), create=True)
         except ObjectExistsError as error:
             found = read_manifest(self.storage, self.layout, manifest.commit)
-            # A put that succeeded without our knowing it differs in what time changes.
-            ours = replace(found, written_at=manifest.written_at, settled=manifest.settled)
-            if ours == manifest:
-                return found
+            if found.writer == self._token:
+                return found  # an earlier put succeeded without our knowing it
             raise LogLockedError(
                 f"{self.storage.location(path)} was put by another writer",
                 hint="stop the other process; this one goes on after a restart",
             ) from error
+        failpoints.hit("log.manifest_put")
         return manifest
 
     def _fence(self) -> None:
@@ -310,6 +319,16 @@ class LogWriter:
         """Let go of the lock; staged files are left to the next start's sweep."""
         self.feed.detach()
         self._lock.release()
+
+
+def _require_same(found: Manifest, meant: Manifest) -> None:
+    """Tell the caller that an earlier draft was committed; the same one differs in times only."""
+    if replace(found, written_at=meant.written_at, settled=meant.settled) != meant:
+        raise LogUnavailableError(
+            f"commit {found.commit} was made after all when its put failed; its changes are not "
+            "to be committed again",
+            hint="Headrace goes on after it by itself",
+        )
 
 
 def _check_range(manifest: Manifest) -> None:
