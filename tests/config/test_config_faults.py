@@ -10,6 +10,7 @@ from config_files import FILE, edited, settings_of, with_entries
 from headrace.errors import ConfigError
 
 HEAD = FILE[: FILE.index("pipelines:")]
+OLD_LAKE = "  old: {type: delta, location: ./old}\npipelines:"
 
 
 def shop(line: str) -> str:
@@ -153,6 +154,13 @@ FAULTS = {
         "no connection is called shpo",
         "did you mean shop?",
     ),
+    "one connection": (
+        edited("destination: lake", "destination: shop"),
+        13,
+        "pipelines.shop_to_lake.destination",
+        "source and destination are one connection",
+        "name another connection",
+    ),
     "schedule": (
         pipeline("schedule: often"),
         14,
@@ -226,11 +234,10 @@ NOT_YET = {
     ),
     "interval": (pipeline("schedule: 5m"), "schedule", "5m"),
     "cron": (pipeline('schedule: "*/5 * * * *"'), "schedule", "*/5 * * * *"),
-    "Delta as source": (edited("source: shop", "source: lake"), "source", "delta"),
-    "Postgres as destination": (
-        edited("destination: lake", "destination: shop"),
+    "Delta to Delta": (
+        edited("source: shop", "source: old").replace("pipelines:", OLD_LAKE),
         "destination",
-        "postgres",
+        "a delta connection as destination of a delta source",
     ),
 }
 

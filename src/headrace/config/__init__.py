@@ -1,9 +1,10 @@
 """headrace.yaml as typed settings."""
 
 from headrace.config.connections import Connection, DeltaConnection, PostgresConnection
+from headrace.config.entries import Mode, TableEntry
 from headrace.config.load import DEFAULT_FILE, load, parse
 from headrace.config.selection import SelectedTable, select_tables
-from headrace.config.settings import Capture, Mode, Pipeline, Settings, TableEntry, json_schema
+from headrace.config.settings import Capture, Pipeline, Settings, Sync, Throttle, json_schema
 
 __all__ = [
     "DEFAULT_FILE",
@@ -15,7 +16,9 @@ __all__ = [
     "PostgresConnection",
     "SelectedTable",
     "Settings",
+    "Sync",
     "TableEntry",
+    "Throttle",
     "json_schema",
     "load",
     "parse",

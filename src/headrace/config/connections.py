@@ -6,16 +6,16 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
     SecretStr,
     Tag,
-    WithJsonSchema,
     field_validator,
     model_validator,
 )
+
+from headrace.config.quantities import Port
 
 SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
 
@@ -27,27 +27,6 @@ class Frozen(BaseModel):
     """Settings never change after loading, and know every key they may hold."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-
-def _not_a_bool(value: object) -> object:
-    if isinstance(value, bool):  # Python counts True as 1
-        raise ValueError("expected a number")
-    return value
-
-
-Port = Annotated[
-    int,
-    Field(ge=1, le=65535),
-    BeforeValidator(_not_a_bool),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "integer", "minimum": 1, "maximum": 65535},
-                {"type": "string", "pattern": r"^\$\{[A-Za-z_][A-Za-z0-9_]*\}$"},
-            ]
-        }
-    ),
-]
 
 
 class PostgresConnection(Frozen):
@@ -65,7 +44,10 @@ class PostgresConnection(Frozen):
     port: Port = Field(default=5432, description="TCP port.")
     database: str | None = Field(default=None, min_length=1, description="Database name.")
     user: str | None = Field(
-        default=None, min_length=1, description="Role; it needs REPLICATION and SELECT."
+        default=None,
+        min_length=1,
+        description="Role; as a source's it needs REPLICATION and SELECT, "
+        "as a destination's CREATE on the database.",
     )
     password: SecretStr | None = Field(
         default=None, description="Its password; ${NAME} reads the environment."
@@ -106,7 +88,9 @@ class DeltaConnection(Frozen):
 
     type: Literal["delta"] = Field(description="The kind of system.")
     location: str = Field(
-        min_length=1, description="A folder, or s3://, gs://, az:// or abfss:// and a path."
+        min_length=1,
+        description="A folder, or s3://, gs://, az:// or abfss:// and a path, or uc:// and a "
+        "Unity Catalog catalog (as a source).",
     )
     storage_options: dict[str, SecretStr] = Field(
         default_factory=dict, description="Credentials and options of the object store."

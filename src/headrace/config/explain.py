@@ -14,9 +14,10 @@ from headrace.config.connections import (
     PostgresConnection,
 )
 from headrace.config.document import Document
+from headrace.config.entries import ColumnSelection, TableEntry
 from headrace.config.names import NAME_PATTERN, SLOT_PATTERN
 from headrace.config.problems import KeyPath, Problem, did_you_mean
-from headrace.config.settings import ColumnSelection, Pipeline, Settings, TableEntry
+from headrace.config.settings import Pipeline, Settings
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pydantic import BaseModel, ValidationError
 
@@ -16,8 +16,9 @@ from headrace.config.connections import (
 )
 from headrace.config.document import Document, read_document
 from headrace.config.explain import explain_all
-from headrace.config.problems import KeyPath, Problem, config_error, did_you_mean
-from headrace.config.settings import Origin, Pipeline, Settings, TableEntry
+from headrace.config.problems import Problem, config_error, did_you_mean
+from headrace.config.settings import Origin, Settings
+from headrace.config.suitability import LATER, unsuitable
 from headrace.errors import ConfigError
 
 DEFAULT_FILE: Final = "headrace.yaml"
@@ -40,10 +41,10 @@ def parse(text: str, file: str, folder: Path, environment: Mapping[str, str]) ->
     settings, problems = _validate(document, folder)
     problems += [*document.problems, *_dangling(document)]
     if settings is not None:
-        problems += _not_yet(document, settings)
+        settings._origin = Origin(file, tuple({**document.lines, **document.key_lines}.items()))
+        problems += [*_future(settings), *unsuitable(settings)]
     if problems or settings is None:
         raise config_error(file, problems)
-    settings._origin = Origin(file, tuple({**document.lines, **document.key_lines}.items()))
     settings.captures()  # raises where pipelines of one slot contradict each other
     return settings
 
@@ -118,42 +119,9 @@ def _dangling(document: Document) -> Iterator[Problem]:
                 yield document.problem(("pipelines", name, side), what, hint)
 
 
-def _not_yet(document: Document, settings: Settings) -> Iterator[Problem]:
+def _future(settings: Settings) -> Iterator[Problem]:
     for name, connection in settings.connections.items():
         if isinstance(connection, FutureConnection):
-            yield _later(document, ("connections", name, "type"), connection.type)
-    for name, pipeline in settings.pipelines.items():
-        path = ("pipelines", name)
-        if pipeline.schedule != "continuous":
-            yield _later(document, (*path, "schedule"), f"the schedule {pipeline.schedule}")
-        yield from _sides_not_yet(document, settings, name, pipeline)
-        for i, entry in enumerate(pipeline.tables):
-            yield from _entry_not_yet(document, (*path, "tables", i), entry)
-
-
-def _sides_not_yet(
-    document: Document, settings: Settings, name: str, pipeline: Pipeline
-) -> Iterator[Problem]:
-    sides = {
-        "source": (pipeline.source, PostgresConnection, "postgres"),
-        "destination": (pipeline.destination, DeltaConnection, "delta"),
-    }
-    for side, (wanted, kind, type_name) in sides.items():
-        connection = settings.connections.get(wanted)
-        if connection is not None and not isinstance(connection, kind | FutureConnection):
-            what = f"a {connection.type} connection as {side} is not yet supported"
-            hint = f"name a connection of type {type_name}"
-            yield document.problem(("pipelines", name, side), what, hint)
-
-
-def _entry_not_yet(document: Document, path: KeyPath, entry: TableEntry) -> Iterator[Problem]:
-    if entry.mode not in (None, "scd1"):
-        yield _later(document, (*path, "mode"), f"the mode {entry.mode}")
-    given: dict[str, Any] = {"mask": entry.mask, "where": entry.where, "columns": entry.columns}
-    for key, value in given.items():
-        if value is not None:
-            yield _later(document, (*path, key), key)
-
-
-def _later(document: Document, path: KeyPath, what: str) -> Problem:
-    return document.problem(path, f"{what} is not yet supported", "remove it for now")
+            path = ("connections", name, "type")
+            what = f"{connection.type} {LATER}"
+            yield settings.origin.problem(path, what, "remove it for now")

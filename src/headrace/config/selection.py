@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
+from headrace.config.connections import DeltaConnection, PostgresConnection
+from headrace.config.entries import Mode, TableEntry
 from headrace.config.problems import Problem, config_error
-from headrace.config.settings import Settings, TableEntry
-from headrace.model import TableId
+from headrace.config.refining import delivery_of, merged, rules_of
+from headrace.config.settings import Settings
+from headrace.model import Delivery, RowRules, TableId
 
 
 @dataclass(frozen=True)
 class SelectedTable:
-    """A table of the source, its place at the destination, and its key if the file names one."""
+    """A table of the source, its place at the destination, its key if the file names one, and how
+    its rows get there. The key's columns are the source's."""
 
     source: TableId
     target: TableId
     key: tuple[str, ...] | None = None
+    mode: Mode = "scd1"
+    delivery: Delivery = field(default_factory=Delivery)
+    rules: RowRules = field(default_factory=RowRules)
+
+
+@dataclass(frozen=True)
+class Refined:
+    """What the file says of one table: all its entries as one, and their numbers."""
+
+    entry: TableEntry
+    numbers: tuple[int, ...]
+
+    def add(self, number: int, entry: TableEntry) -> Refined:
+        return Refined(merged(self.entry, entry), (*self.numbers, number))
 
 
 def select_tables(
@@ -29,19 +47,21 @@ def select_tables(
     A glob that only excludes may match nothing.
 
     Raises:
-        ConfigError: an entry matches nothing, or two tables would share one place.
+        ConfigError: an entry matches nothing, two tables would share one place, or what the entries
+            of one table come to contradicts itself.
     """
-    selected: dict[TableId, SelectedTable] = {}
+    refined: dict[TableId, Refined] = {}
     problems: list[Problem] = []
     for number, entry in enumerate(settings.pipelines[pipeline].tables):
         matches = [table for table in found if _matches(entry, table)]
         if not matches and not (entry.exclude and entry.is_glob):
             problems.append(_matches_nothing(settings, pipeline, number, found))
-        _refine(selected, entry, matches)
+        _refine(refined, number, entry, matches)
+    selected = {t: _selected(settings, pipeline, t, refined[t].entry) for t in sorted(refined)}
     problems += _shared_places(settings, pipeline, selected)
     if problems:
         raise config_error(settings.origin.file, problems)
-    return [selected[table] for table in sorted(selected)]
+    return list(selected.values())
 
 
 def _matches(entry: TableEntry, table: TableId) -> bool:
@@ -53,13 +73,29 @@ def _matches(entry: TableEntry, table: TableId) -> bool:
 
 
 def _refine(
-    selected: dict[TableId, SelectedTable], entry: TableEntry, matches: Iterable[TableId]
+    refined: dict[TableId, Refined], number: int, entry: TableEntry, matches: Iterable[TableId]
 ) -> None:
     for table in matches:
-        before = selected.pop(table, SelectedTable(table, table))
-        if not entry.exclude:
-            target = before.target if entry.name is None else TableId.parse(entry.name)
-            selected[table] = replace(before, target=target, key=entry.key or before.key)
+        if entry.exclude:
+            refined.pop(table, None)
+        else:
+            before = refined.get(table, Refined(TableEntry(source=str(table)), ()))
+            refined[table] = before.add(number, entry)
+
+
+def _selected(
+    settings: Settings, pipeline: str, table: TableId, entry: TableEntry
+) -> SelectedTable:
+    sides = settings.source(pipeline), settings.destination(pipeline)
+    native = all(isinstance(side, PostgresConnection) for side in sides)
+    return SelectedTable(
+        source=table,
+        target=table if entry.name is None else TableId.parse(entry.name),
+        key=entry.key,
+        mode=entry.mode or "scd1",
+        delivery=delivery_of(settings.pipelines[pipeline], entry, native_types=native),
+        rules=rules_of(entry),
+    )
 
 
 def _matches_nothing(
@@ -70,9 +106,16 @@ def _matches_nothing(
     elsewhere = {f"{t.schema}.{pattern}" for t in found if fnmatchcase(t.name, pattern)}
     known = sorted({str(table) for table in found} | elsewhere)
     near = get_close_matches(source, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else "check the schema, and that the role may see it"
+    hint = f"did you mean {near[0]}?" if near else _where_to_look(settings, pipeline)
     path = ("pipelines", pipeline, "tables", number, "source")
     return settings.origin.problem(path, f"{source} matches no table of the source", hint)
+
+
+def _where_to_look(settings: Settings, pipeline: str) -> str:
+    source = settings.source(pipeline)
+    if isinstance(source, DeltaConnection):
+        return f"check that {source.location}/<schema>/<table>/_delta_log is there"
+    return "check the schema, and that the role may see it"
 
 
 def _shared_places(

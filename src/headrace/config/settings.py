@@ -4,91 +4,42 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import (
-    Field,
-    GetJsonSchemaHandler,
-    PrivateAttr,
-    StringConstraints,
-    field_validator,
-    model_validator,
-)
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic import Field, PrivateAttr, StringConstraints, field_validator
 
 from headrace.config.connections import Connection, DeltaConnection, Frozen, PostgresConnection
-from headrace.config.names import NAME_PATTERN, SLOT_PATTERN, default_slot
+from headrace.config.entries import Name, TableEntry, Text
+from headrace.config.names import SLOT_PATTERN, default_slot
 from headrace.config.problems import KeyPath, Problem, config_error, dotted
+from headrace.config.quantities import Count, Duration, Positive, Share
 from headrace.errors import ConfigError
+from headrace.model.delivery import QUARANTINE_ROWS, REBUILD_ABOVE
 
-Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
-Text = Annotated[str, StringConstraints(min_length=1)]
-Mode = Literal["scd1", "scd2", "append"]
+SHORTEST_POLL: Final = 0.1  # seconds; a look at an object store takes about a third of it
 
 _INTERVAL = re.compile(r"[1-9]\d*[smhd]\Z")
 _CRON = re.compile(r"(?:[\d*/,A-Za-z-]+ +){4}[\d*/,A-Za-z-]+\Z")
 
 
-class ColumnSelection(Frozen):
-    """Which columns reach the destination."""
+class Quarantine(Frozen):
+    """Where rows go that the destination refuses."""
 
-    include: tuple[Text, ...] | None = Field(default=None, description="Only these columns.")
-    exclude: tuple[Text, ...] | None = Field(default=None, description="All but these columns.")
+    max_rows: Count = Field(
+        default=QUARANTINE_ROWS,
+        description="So many rows of a table may stand there before the table stops.",
+    )
 
 
-class TableEntry(Frozen):
-    """Tables of the source, by name or glob, and what is special about them."""
+class Throttle(Frozen):
+    """How much a destination is asked at most."""
 
-    source: Text = Field(description="schema.table at the source; * ? and [ ] are globs.")
-    name: Text | None = Field(default=None, description="schema.table at the destination.")
-    mode: Mode | None = Field(
+    max_rows_per_second: Positive | None = Field(default=None, description="Rows sent a second.")
+    max_bytes_per_second: Positive | None = Field(default=None, description="Bytes sent a second.")
+    max_latency: Duration | None = Field(
         default=None,
-        description="scd1: current state (default); scd2: history; append: every change as a row.",
+        description="Send less while the destination answers more slowly than this, such as 200ms.",
     )
-    columns: ColumnSelection | None = Field(
-        default=None, description="Columns to include or exclude."
-    )
-    mask: dict[str, Text] | None = Field(
-        default=None, description="Per column, how its values are masked, such as sha256."
-    )
-    where: Text | None = Field(default=None, description="Only rows for which this SQL is true.")
-    key: tuple[Text, ...] | None = Field(
-        default=None,
-        min_length=1,
-        description="Columns that identify a row; default: the primary key, else the replica "
-        "identity's index.",
-    )
-    exclude: bool = Field(default=False, description="Leave these tables out.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _accept_a_bare_name(cls, value: Any) -> Any:
-        return {"source": value} if isinstance(value, str) else value
-
-    @field_validator("source", "name")
-    @classmethod
-    def _has_a_schema(cls, value: str | None) -> str | None:
-        if value is not None and not all(value.partition(".")):
-            raise ValueError("expected schema.table, such as public.customers or public.*")
-        return value
-
-    @model_validator(mode="after")
-    def _name_is_for_one_table(self) -> Self:
-        if self.name is not None and self.is_glob:
-            raise ValueError("name is for one table, but source is a glob")
-        return self
-
-    @property
-    def is_glob(self) -> bool:
-        return any(character in self.source for character in "*?[")
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        bare = {"type": "string", "description": "schema.table at the source, or a glob."}
-        return {"anyOf": [bare, handler.resolve_ref_schema(handler(core_schema))]}
 
 
 class Pipeline(Frozen):
@@ -110,6 +61,34 @@ class Pipeline(Frozen):
         max_length=63,
         description="Publication; created or extended if allowed. Default: headrace_<connection>.",
     )
+    poll: Duration = Field(
+        default=1.0,
+        json_schema_extra={"default": "1s"},
+        description="How often a continuous pipeline looks for a new version of a Delta table; "
+        "100ms and up.",
+    )
+    schema_policy: Literal["evolve", "freeze", "resync"] = Field(
+        default="evolve",
+        alias="schema",
+        description="When columns change at the source. evolve: the destination follows; "
+        "freeze: the table stops; resync: it is built anew.",
+    )
+    drop_columns: bool = Field(
+        default=False,
+        description="Whether a column that the source dropped goes at the destination too; "
+        "else it stays, null in new rows.",
+    )
+    rebuild_above: Share = Field(
+        default=REBUILD_ABOVE,
+        description="When more than this share of a table's rows changed it is built anew and "
+        "swapped, instead of merged.",
+    )
+    quarantine: Quarantine = Field(
+        default_factory=Quarantine, description="Room for rows that the destination refuses."
+    )
+    throttle: Throttle = Field(
+        default_factory=Throttle, description="How much the destination is asked at most."
+    )
     tables: tuple[TableEntry, ...] = Field(
         min_length=1, description="Names or globs; later entries refine earlier ones."
     )
@@ -119,6 +98,13 @@ class Pipeline(Frozen):
     def _is_a_schedule(cls, value: str) -> str:
         if value != "continuous" and not _INTERVAL.match(value) and not _CRON.match(value):
             raise ValueError("expected continuous, an interval such as 5m or 1h, or a cron line")
+        return value
+
+    @field_validator("poll")
+    @classmethod
+    def _leaves_the_source_in_peace(cls, value: float) -> float:
+        if value < SHORTEST_POLL:
+            raise ValueError("expected a duration of at least 100ms")
         return value
 
 
@@ -135,6 +121,18 @@ class Capture:
     slot: str
     publication: str
     pipelines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sync:
+    """A pipeline from Delta tables to Postgres. `source` and `destination` name connections."""
+
+    name: str
+    source: str
+    source_connection: DeltaConnection
+    destination: str
+    destination_connection: PostgresConnection
+    pipeline: Pipeline
 
 
 @dataclass(frozen=True)
@@ -177,29 +175,43 @@ class Settings(Frozen):
     def origin(self) -> Origin:
         return self._origin
 
-    def source(self, pipeline: str) -> PostgresConnection:
-        """The pipeline's source; loading has refused every other type."""
-        connection = self.connections[self.pipelines[pipeline].source]
-        if not isinstance(connection, PostgresConnection):
-            raise self.origin.error(("pipelines", pipeline, "source"), "expected type postgres")
+    def source(self, pipeline: str) -> PostgresConnection | DeltaConnection:
+        """The connection that a pipeline reads from."""
+        return self._side(pipeline, "source", self.pipelines[pipeline].source)
+
+    def destination(self, pipeline: str) -> PostgresConnection | DeltaConnection:
+        """The connection that a pipeline writes to."""
+        return self._side(pipeline, "destination", self.pipelines[pipeline].destination)
+
+    def _side(self, pipeline: str, side: str, name: str) -> PostgresConnection | DeltaConnection:
+        connection = self.connections[name]
+        if not isinstance(connection, PostgresConnection | DeltaConnection):
+            path = ("pipelines", pipeline, side)
+            raise self.origin.error(path, f"{connection.type} is not yet supported")
         return connection
 
-    def destination(self, pipeline: str) -> DeltaConnection:
-        """The pipeline's destination; loading has refused every other type."""
-        connection = self.connections[self.pipelines[pipeline].destination]
-        if not isinstance(connection, DeltaConnection):
-            raise self.origin.error(("pipelines", pipeline, "destination"), "expected type delta")
-        return connection
+    def syncs(self) -> tuple[Sync, ...]:
+        """The pipelines from Delta tables to Postgres, in their order."""
+        found = []
+        for name, pipeline in self.pipelines.items():
+            source, destination = self.source(name), self.destination(name)
+            if isinstance(source, DeltaConnection) and isinstance(destination, PostgresConnection):
+                sides = (pipeline.source, source, pipeline.destination, destination)
+                found.append(Sync(name, *sides, pipeline))
+        return tuple(found)
 
     def captures(self) -> tuple[Capture, ...]:
-        """One capture per source connection and slot, in the order of the pipelines."""
+        """One capture per Postgres source and slot, in the order of the pipelines."""
         groups: dict[tuple[str, str], list[str]] = {}
         for name, pipeline in self.pipelines.items():
-            slot = pipeline.slot or default_slot(pipeline.source)
-            groups.setdefault((pipeline.source, slot), []).append(name)
+            if isinstance(self.source(name), PostgresConnection):
+                slot = pipeline.slot or default_slot(pipeline.source)
+                groups.setdefault((pipeline.source, slot), []).append(name)
         return tuple(self._capture(*key, tuple(names)) for key, names in groups.items())
 
     def _capture(self, source: str, slot: str, names: tuple[str, ...]) -> Capture:
+        connection = self.source(names[0])
+        assert isinstance(connection, PostgresConnection)  # so they are grouped
         default = default_slot(source)
         publications = [self.pipelines[name].publication or default for name in names]
         for name, publication in zip(names, publications, strict=True):
@@ -211,7 +223,7 @@ class Settings(Frozen):
                     "use the same publication, or give this pipeline a slot of its own",
                 )
         folder = source if slot == default else f"{source}.{slot}"
-        return Capture(folder, source, self.source(names[0]), slot, publications[0], names)
+        return Capture(folder, source, connection, slot, publications[0], names)
 
 
 def json_schema() -> dict[str, Any]:

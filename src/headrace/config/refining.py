@@ -1,0 +1,85 @@
+"""What the entries that match a table come to, and what that asks of destination and rows."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from headrace.config.entries import ColumnSelection, MaskForm, MaskRule, TableEntry
+from headrace.config.settings import Pipeline
+from headrace.model.delivery import Delivery, OnDelete, SchemaPolicy
+from headrace.model.rules import Expectation, Mask, MaskKind, OnBreach, RowRules
+
+# What `mode: append` has no use for, as it keeps every change as a row of its own.
+ONE_ROW_PER_KEY: Final = ("on_delete", "newest_by")
+
+
+def merged(before: TableEntry, after: TableEntry) -> TableEntry:
+    """`before`, refined by a later entry: its values replace, what has keys is merged key by key.
+
+    An entry that turns to `append` leaves behind what only one row per key has.
+    """
+    given = {name: getattr(after, name) for name in after.model_fields_set}
+    if after.mode == "append":
+        given = {**dict.fromkeys(ONE_ROW_PER_KEY), **given}
+    for name in ("mask", "expect"):
+        given[name] = _joined(getattr(before, name), getattr(after, name))
+    given["columns"] = _columns(before.columns, after.columns)
+    return before.model_copy(update=given)
+
+
+def _joined(before: dict[str, Any] | None, after: dict[str, Any] | None) -> dict[str, Any] | None:
+    return {**(before or {}), **(after or {})} or None
+
+
+def _columns(
+    before: ColumnSelection | None, after: ColumnSelection | None
+) -> ColumnSelection | None:
+    """Both; `include` and `exclude` replace each other."""
+    if before is None or after is None:
+        return after or before
+    chosen = before if after.include is None and after.exclude is None else after
+    return ColumnSelection.model_construct(
+        include=chosen.include,
+        exclude=chosen.exclude,
+        rename=_joined(before.rename, after.rename),
+        types=_joined(before.types, after.types),
+    )
+
+
+def delivery_of(pipeline: Pipeline, entry: TableEntry, *, native_types: bool) -> Delivery:
+    """How a table is to be kept at the destination."""
+    return Delivery(
+        on_delete=OnDelete(entry.on_delete or "delete"),
+        types=(entry.columns and entry.columns.types) or {},
+        native_types=native_types,
+        rebuild_above=pipeline.rebuild_above,
+        quarantine_rows=pipeline.quarantine.max_rows,
+        take_over=bool(entry.take_over),
+        schema_policy=SchemaPolicy(pipeline.schema_policy),
+        drop_columns=pipeline.drop_columns,
+    )
+
+
+def rules_of(entry: TableEntry) -> RowRules:
+    """What is done to each row on its way."""
+    columns = entry.columns or ColumnSelection()
+    return RowRules(
+        include=columns.include,
+        exclude=columns.exclude or (),
+        rename=columns.rename or {},
+        masks={column: _mask(form) for column, form in (entry.mask or {}).items()},
+        where=entry.where,
+        expectations=tuple(
+            Expectation(name, rule.sql, OnBreach(rule.on_breach))
+            for name, rule in (entry.expect or {}).items()
+        ),
+        newest_by=entry.newest_by,
+    )
+
+
+def _mask(form: MaskForm) -> Mask:
+    if not isinstance(form, MaskRule):
+        return Mask(MaskKind(form))
+    if form.hmac is not None:
+        return Mask(MaskKind.HMAC, key=form.hmac.get_secret_value())
+    return Mask(MaskKind.TRUNCATE, length=form.truncate or 0)

@@ -1,0 +1,141 @@
+"""What a pipeline may say, by the kinds of its source and destination.
+
+A key that would be ignored is refused instead, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from typing import Final
+
+from headrace.config.connections import Connection, DeltaConnection, PostgresConnection
+from headrace.config.problems import KeyPath, Problem
+from headrace.config.settings import Pipeline, Settings
+
+
+class Route(Enum):
+    """From what to what a pipeline leads."""
+
+    CAPTURE = "from Postgres to Delta tables"
+    TRANSFER = "from Postgres to Postgres"
+    SYNC = "from Delta tables to Postgres"
+
+
+LATER: Final = "is not yet supported"
+_FOR_DELTA_SOURCE: Final = "is for a Delta source: Postgres tells of each change by itself"
+_FOR_POSTGRES_SOURCE: Final = "is for a Postgres source: Delta tables are read without"
+_FOR_POSTGRES_DESTINATION: Final = "is for a Postgres destination"
+
+# By the keys of the file.
+_PIPELINE_KEYS: Final[Mapping[Route, Mapping[str, str]]] = {
+    Route.CAPTURE: {
+        "poll": _FOR_DELTA_SOURCE,
+        "schema": LATER,
+        "drop_columns": LATER,
+        "rebuild_above": _FOR_POSTGRES_DESTINATION,
+        "quarantine": _FOR_POSTGRES_DESTINATION,
+        "throttle": _FOR_POSTGRES_DESTINATION,
+    },
+    Route.TRANSFER: {
+        "poll": _FOR_DELTA_SOURCE,
+        "schema": LATER,
+        "drop_columns": LATER,
+        "rebuild_above": LATER,
+        "throttle": LATER,
+    },
+    Route.SYNC: {"slot": _FOR_POSTGRES_SOURCE, "publication": _FOR_POSTGRES_SOURCE},
+}
+_NEWEST_BY: Final = "is for a Delta source: a key of Postgres has one row"
+_ENTRY_KEYS: Final[Mapping[Route, Mapping[str, str]]] = {
+    Route.CAPTURE: {
+        "columns": LATER,
+        "where": LATER,
+        "mask": LATER,
+        "expect": LATER,
+        "on_delete": LATER,
+        "newest_by": _NEWEST_BY,
+        "take_over": _FOR_POSTGRES_DESTINATION,
+    },
+    Route.TRANSFER: {
+        "columns": LATER,
+        "where": LATER,
+        "mask": LATER,
+        "expect": LATER,
+        "newest_by": _NEWEST_BY,
+    },
+    Route.SYNC: {},
+}
+_MODES: Final[Mapping[Route, frozenset[str]]] = {
+    Route.CAPTURE: frozenset({"scd1"}),
+    Route.TRANSFER: frozenset({"scd1"}),
+    Route.SYNC: frozenset({"scd1", "append"}),
+}
+
+
+def route(source: Connection, destination: Connection) -> Route | None:
+    """What a pipeline between two connections is; None where there is no such pipeline."""
+    match source, destination:
+        case PostgresConnection(), DeltaConnection():
+            return Route.CAPTURE
+        case PostgresConnection(), PostgresConnection():
+            return Route.TRANSFER
+        case DeltaConnection(), PostgresConnection():
+            return Route.SYNC
+    return None
+
+
+def unsuitable(settings: Settings) -> Iterator[Problem]:
+    """Whatever a pipeline says that its route has no use for, or not yet."""
+    for name, pipeline in settings.pipelines.items():
+        source = settings.connections.get(pipeline.source)
+        destination = settings.connections.get(pipeline.destination)
+        if source is not None and destination is not None:
+            yield from _of_pipeline(settings, name, pipeline, source, destination)
+
+
+def _of_pipeline(
+    settings: Settings,
+    name: str,
+    pipeline: Pipeline,
+    source: Connection,
+    destination: Connection,
+) -> Iterator[Problem]:
+    path = ("pipelines", name)
+    problem = settings.origin.problem
+    leads = route(source, destination)
+    if pipeline.source == pipeline.destination:
+        what = "source and destination are one connection"
+        yield problem((*path, "destination"), what, "name another connection")
+    elif leads is None:
+        if isinstance(source, DeltaConnection) and isinstance(destination, DeltaConnection):
+            what = "a delta connection as destination of a delta source is not yet supported"
+            yield problem((*path, "destination"), what, "name a connection of type postgres")
+    else:
+        yield from _keys(settings, path, pipeline, leads)
+
+
+def _keys(settings: Settings, path: KeyPath, pipeline: Pipeline, leads: Route) -> Iterator[Problem]:
+    if pipeline.schedule != "continuous" and leads is not Route.SYNC:
+        what = f"the schedule {pipeline.schedule} {LATER} {leads.value}"
+        yield settings.origin.problem((*path, "schedule"), what, "remove it for now")
+    given = {"schema" if key == "schema_policy" else key for key in pipeline.model_fields_set}
+    yield from _refused(settings, path, given, _PIPELINE_KEYS[leads], leads)
+    for number, entry in enumerate(pipeline.tables):
+        inner = (*path, "tables", number)
+        if entry.mode is not None and entry.mode not in _MODES[leads]:
+            what = f"the mode {entry.mode} {LATER} {leads.value}"
+            yield settings.origin.problem((*inner, "mode"), what, "remove it for now")
+        yield from _refused(settings, inner, entry.model_fields_set, _ENTRY_KEYS[leads], leads)
+
+
+def _refused(
+    settings: Settings, path: KeyPath, given: set[str], refused: Mapping[str, str], leads: Route
+) -> Iterator[Problem]:
+    for key in sorted(given & refused.keys()):
+        why = refused[key]
+        later = why == LATER
+        what = f"{key} {why} {leads.value}" if later else f"{key} {why}"
+        yield settings.origin.problem(
+            (*path, key), what, "remove it for now" if later else "remove it"
+        )
