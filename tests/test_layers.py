@@ -31,24 +31,6 @@ OUTSIDE_WORLD = {  # what pure code must not touch: sockets, files, processes
     *("socket", "ssl", "subprocess", "tempfile"),
 }
 
-Edges = frozenset[tuple[str, str]]  # (importing module, imported module)
-
-# Breaches that stand for now, each to be cured and struck out; a cured one fails the suite.
-TOLERATED_LAYERS: Edges = frozenset(
-    {
-        # Both ask what kind of storage they have; the interface does not tell yet.
-        ("headrace.connectors.delta.files", "headrace.log.local"),
-        ("headrace.connectors.delta.files", "headrace.log.objects"),
-    }
-)
-TOLERATED_CYCLES: Edges = frozenset(
-    {
-        # `open_storage` chooses an implementation in the module that declares the interface.
-        ("headrace.log.storage", "headrace.log.local"),
-        ("headrace.log.storage", "headrace.log.objects"),
-    }
-)
-
 
 @dataclass(frozen=True)
 class Import:
@@ -135,7 +117,7 @@ def _between_connectors(found: Import) -> str | None:
     return None if other in (one, None) else f"connector {one} does not know connector {other}"
 
 
-def judge(modules: Mapping[str, str], tolerated: Edges = frozenset()) -> list[str]:
+def judge(modules: Mapping[str, str]) -> list[str]:
     """Every breach as `module:line imports target: rule`, given each module's source."""
     breaches = []
     for module, source in modules.items():
@@ -144,18 +126,17 @@ def judge(modules: Mapping[str, str], tolerated: Edges = frozenset()) -> list[st
         breaches += [
             f"{module}:{found.line} imports {found.target}: {rule}"
             for found in imports(module, source, modules)
-            if (module, found.target) not in tolerated and (rule := broken_rule(found))
+            if (rule := broken_rule(found))
         ]
     return breaches
 
 
-def cycle(modules: Mapping[str, str], tolerated: Edges = frozenset()) -> list[str]:
+def cycle(modules: Mapping[str, str]) -> list[str]:
     """The modules of one import cycle, in order; empty if there is none."""
     graph: dict[str, set[str]] = {module: set() for module in modules}
     for module, source in modules.items():
         for found in imports(module, source, modules):
-            known = found.target in modules and (module, found.target) not in tolerated
-            if known and not found.typing:
+            if found.target in modules and not found.typing:
                 graph[module].add(found.target)
     try:
         TopologicalSorter(graph).prepare()
@@ -177,23 +158,13 @@ def _name(path: Path) -> str:
 def test_imports_go_down_only() -> None:
     modules = product()
     assert "headrace.model.batch" in modules
-    breaches = judge(modules, TOLERATED_LAYERS)
+    breaches = judge(modules)
     assert not breaches, "\n" + "\n".join(breaches)
 
 
 def test_no_import_goes_round_in_a_circle() -> None:
-    found = cycle(product(), TOLERATED_CYCLES)
+    found = cycle(product())
     assert not found, " -> ".join(found)
-
-
-@pytest.mark.parametrize("edge", sorted(TOLERATED_LAYERS))
-def test_a_tolerated_breach_still_stands(edge: tuple[str, str]) -> None:
-    assert judge(product(), TOLERATED_LAYERS - {edge}), f"{edge} is cured: strike it out"
-
-
-@pytest.mark.parametrize("edge", sorted(TOLERATED_CYCLES))
-def test_a_tolerated_cycle_still_stands(edge: tuple[str, str]) -> None:
-    assert cycle(product(), TOLERATED_CYCLES - {edge}), f"{edge} is cured: strike it out"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from headrace.errors import (
@@ -59,6 +61,10 @@ def test_what_is_missing_is_told_apart(storage: Storage) -> None:
     assert not storage.exists("no/such")
     with pytest.raises(ObjectMissingError, match="no/such"):
         storage.get("no/such")
+    with pytest.raises(ObjectMissingError, match="no/such"):
+        storage.size("no/such")
+    with pytest.raises(ObjectMissingError, match="no/such"), storage.open("no/such"):
+        pass
     assert storage.list("no") == []
     storage.delete(["no/such", "neither"])
 
@@ -81,6 +87,75 @@ def test_encoded_names_stay_as_they_are(storage: Storage) -> None:
     storage.put("a%46b/%C3%A9~x.json", b"x")
     assert _paths(storage) == ["a%46b/%C3%A9~x.json"]
     assert storage.get("a%46b/%C3%A9~x.json") == b"x"
+
+
+def test_a_file_is_read_by_ranges(storage: Storage) -> None:
+    storage.put("a/b", b"0123456789")
+    assert storage.size("a/b") == 10
+    assert storage.get_range("a/b", 3, 4) == b"3456"
+    with storage.open("a/b") as file:
+        file.seek(-3, os.SEEK_END)
+        assert (file.read(2), file.tell()) == (b"78", 9)
+        file.seek(0)
+        assert file.read(100) == b"0123456789"
+
+
+def test_parquet_reads_from_an_open_file(storage: Storage) -> None:
+    rows = pa.table({"n": range(1000)})
+    with storage.write() as group:
+        pq.write_table(rows, group.open("t.parquet"))
+    with storage.open("t.parquet") as source, pq.ParquetFile(source) as file:
+        assert file.read() == rows
+
+
+def test_folders_are_told_and_files_are_none(storage: Storage) -> None:
+    for path in ("a/b/c", "a/d/e", "a/f", "g"):
+        storage.put(path, b"x")
+    assert sorted(storage.folders("a")) == ["b", "d"]
+    assert [*storage.folders("")] == ["a"]
+    assert [*storage.folders("no/such")] == []
+
+
+def test_local_files_from_elsewhere_are_taken_over_whole(
+    local_storage: Storage, tmp_path: Path
+) -> None:
+    _take_over(local_storage, open_storage(f"file://{tmp_path}/else%20where"))
+
+
+def test_objects_from_elsewhere_in_a_bucket_are_taken_over_whole(
+    s3_storage: Storage, s3_options: dict[str, str]
+) -> None:
+    _take_over(s3_storage, open_storage(f"{s3_storage.url}-beside", s3_options))
+
+
+def _take_over(storage: Storage, elsewhere: Storage) -> None:
+    elsewhere.put("one", b"first")
+    elsewhere.put("two", b"second")
+    sources = {"a/1": elsewhere.location("one"), "b/2": elsewhere.location("two")}
+    assert [*storage.take_over(sources)] == []
+    elsewhere.delete(["one", "two"])
+    assert (storage.get("a/1"), storage.get("b/2")) == (b"first", b"second")
+
+
+def test_what_is_on_another_kind_of_storage_is_not_taken_over(
+    local_storage: Storage, s3_storage: Storage
+) -> None:
+    local_storage.put("x", b"local")
+    s3_storage.put("x", b"remote")
+    assert [*s3_storage.take_over({"y": local_storage.location("x")})] == ["y"]
+    assert [*local_storage.take_over({"y": s3_storage.location("x")})] == ["y"]
+    assert not local_storage.exists("y")
+
+
+def test_local_files_across_file_systems_are_not_taken_over(
+    local_storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(self: Path, target: Path) -> None:
+        raise OSError(errno.EXDEV, "another file system")
+
+    local_storage.put("x", b"x")
+    monkeypatch.setattr(Path, "hardlink_to", refused)
+    assert [*local_storage.take_over({"y": local_storage.location("x")})] == ["y"]
 
 
 def test_files_of_a_group_appear_together_at_its_end(storage: Storage) -> None:

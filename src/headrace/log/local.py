@@ -11,16 +11,28 @@ import errno
 import io
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
+from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
 
 from headrace.errors import LogError, LogFullError, ObjectExistsError, ObjectMissingError
+from headrace.log.interface import Entry
 from headrace.log.lock import FileLock
-from headrace.log.storage import Entry
 
 _TEMPORARY = ".tmp"  # with a leading dot: `.orders.json.5f3a9c.tmp`, hidden from listings
+# A hard link cannot be: across file systems, on one that has none, or one too many.
+_NO_LINK: Final = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP)
+
+
+def local_path(location: str) -> Path | None:
+    """The path that a path or a file:// URL means; None for another kind of URL."""
+    if location.startswith("file://"):
+        return Path(unquote(urlsplit(location).path))
+    return None if "://" in location else Path(location)
 
 
 @contextlib.contextmanager
@@ -88,7 +100,7 @@ class _LocalGroup:
             _give_name(pending)
         for folder in {pending.final.parent for pending in self._pending}:
             with local_errors("sync", folder):
-                sync_folder(folder)
+                _sync_folder(folder)
 
     def discard(self) -> None:
         """Remove what has not got its name; the error that led here is the one to tell."""
@@ -123,10 +135,10 @@ def _make_folder(folder: Path) -> None:
     _make_folder(folder.parent)
     with contextlib.suppress(FileExistsError):  # another thread was faster
         folder.mkdir()
-    sync_folder(folder.parent)
+    _sync_folder(folder.parent)
 
 
-def sync_folder(folder: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     """Make the names in a folder durable (fsync(2), "calling fsync() does not necessarily…")."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -152,6 +164,18 @@ class LocalStorage:
         with local_errors("read", self.root / path):
             return (self.root / path).read_bytes()
 
+    def get_range(self, path: str, offset: int, length: int) -> bytes:
+        with local_errors("read", self.root / path), (self.root / path).open("rb") as file:
+            file.seek(offset)
+            return file.read(length)
+
+    @contextlib.contextmanager
+    def open(self, path: str) -> Iterator[pa.MemoryMappedFile]:
+        with local_errors("read", self.root / path):
+            file = pa.memory_map(self.location(path))
+        with file:
+            yield file
+
     def put(self, path: str, data: bytes, *, create: bool = False) -> None:
         with self.write() as group:
             group.open(path, create=create).write(data)
@@ -165,6 +189,27 @@ class LocalStorage:
         except BaseException:
             group.discard()
             raise
+
+    def take_over(self, sources: Mapping[str, str]) -> Sequence[str]:
+        left = [path for path, source in sources.items() if not self._link(source, path)]
+        for folder in {(self.root / path).parent for path in sources.keys() - left}:
+            with local_errors("sync", folder):
+                _sync_folder(folder)
+        return left
+
+    def _link(self, source: str, path: str) -> bool:
+        found, target = local_path(source), self.root / path
+        if found is None:
+            return False
+        with local_errors("link", target):
+            _make_folder(target.parent)
+            try:
+                target.hardlink_to(found)
+            except OSError as error:
+                if error.errno in _NO_LINK:
+                    return False
+                raise
+        return True
 
     def list(self, prefix: str) -> list[Entry]:
         with local_errors("list", self.root / prefix):
@@ -182,9 +227,20 @@ class LocalStorage:
             for name in names:
                 yield Path(folder, name)
 
+    def folders(self, folder: str) -> Sequence[str]:
+        place = self.root / folder
+        with local_errors("list", place):
+            return (
+                [path.name for path in place.iterdir() if path.is_dir()] if place.is_dir() else []
+            )
+
     def exists(self, path: str) -> bool:
         with local_errors("look for", self.root / path):
             return (self.root / path).is_file()
+
+    def size(self, path: str) -> int:
+        with local_errors("look at", self.root / path):
+            return (self.root / path).stat().st_size
 
     def delete(self, paths: Iterable[str]) -> None:
         for path in paths:
@@ -198,7 +254,7 @@ class LocalStorage:
             for path in filter(lambda path: _is_temporary(path.name), self._files(prefix)):
                 path.unlink(missing_ok=True)
             for folder in folders:
-                sync_folder(folder)
+                _sync_folder(folder)
 
     def location(self, path: str) -> str:
         return str(self.root / path)

@@ -8,11 +8,13 @@ a part of one.
 from __future__ import annotations
 
 import contextlib
+import io
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, Final
+from urllib.parse import urlsplit
 
 import obstore
 from obstore import exceptions as refused
@@ -24,9 +26,9 @@ from headrace.errors import (
     ObjectExistsError,
     ObjectMissingError,
 )
+from headrace.log.interface import Entry
 from headrace.log.local import local_errors
 from headrace.log.lock import Lease
-from headrace.log.storage import Entry
 
 SPOOL: Final = 32 << 20  # bytes of one file kept in memory before it goes to a temporary file
 UPLOADS: Final = 8  # of one group, at a time
@@ -108,6 +110,35 @@ class _ObjectGroup:
             spool.close()
 
 
+class _ObjectFile(io.RawIOBase):
+    """An object read by ranges, as Parquet's reader wants a file."""
+
+    def __init__(self, storage: ObjectStorage, path: str) -> None:
+        self._storage, self._path = storage, path
+        self._at, self._size = 0, storage.size(path)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = start + offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any, /) -> int:
+        length = min(len(buffer), self._size - self._at)
+        if length > 0:
+            buffer[:length] = self._storage.get_range(self._path, self._at, length)
+            self._at += length
+        return max(length, 0)
+
+
 class ObjectStorage:
     """Objects below a URL's prefix."""
 
@@ -115,6 +146,7 @@ class ObjectStorage:
 
     def __init__(self, url: str, options: Mapping[str, str]) -> None:
         self.url = url.rstrip("/")
+        self._options = dict(options)
         client: dict[str, Any] = {}
         config: dict[str, str] = {}
         for key, value in options.items():
@@ -127,6 +159,13 @@ class ObjectStorage:
     def get(self, path: str) -> bytes:
         with object_errors("get", self.location(path)):
             return bytes(obstore.get(self.store, path).bytes())
+
+    def get_range(self, path: str, offset: int, length: int) -> bytes:
+        with object_errors("get", self.location(path)):
+            return bytes(obstore.get_range(self.store, path, start=offset, length=length))
+
+    def open(self, path: str) -> _ObjectFile:
+        return _ObjectFile(self, path)
 
     def put(self, path: str, data: bytes, *, create: bool = False) -> None:
         with object_errors("put", self.location(path)):
@@ -141,6 +180,18 @@ class ObjectStorage:
         finally:
             group.close()
 
+    def take_over(self, sources: Mapping[str, str]) -> Sequence[str]:
+        return [path for path, source in sources.items() if not self._copy(source, path)]
+
+    def _copy(self, source: str, path: str) -> bool:
+        here, there = urlsplit(source), urlsplit(self.location(path))
+        if here[:2] != there[:2]:
+            return False
+        bucket = ObjectStorage(f"{there.scheme}://{there.netloc}", self._options)
+        with object_errors("copy", source):
+            obstore.copy(bucket.store, here.path.lstrip("/"), there.path.lstrip("/"))
+        return True
+
     def list(self, prefix: str) -> list[Entry]:
         with object_errors("list", self.location(prefix)):
             found = [
@@ -150,6 +201,11 @@ class ObjectStorage:
             ]
         return sorted(found, key=lambda entry: entry.path)
 
+    def folders(self, folder: str) -> Sequence[str]:
+        with object_errors("list", self.location(folder)):
+            found = obstore.list_with_delimiter(self.store, folder or None)
+        return [prefix.rstrip("/").rpartition("/")[2] for prefix in found["common_prefixes"]]
+
     def exists(self, path: str) -> bool:
         try:
             with object_errors("look for", self.location(path)):
@@ -157,6 +213,10 @@ class ObjectStorage:
         except ObjectMissingError:
             return False
         return True
+
+    def size(self, path: str) -> int:
+        with object_errors("look at", self.location(path)):
+            return int(obstore.head(self.store, path)["size"])
 
     def delete(self, paths: Iterable[str]) -> None:
         """Some stores tell of a missing object, and then not which of the others are gone."""

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from headrace.connectors.delta import actions
 from headrace.connectors.delta.actions import Action
-from headrace.connectors.delta.files import file_size, open_parquet, take_over
+from headrace.connectors.delta.files import open_parquet, take_over
 from headrace.connectors.delta.names import new_name
 from headrace.connectors.delta.rows import live_rows
 from headrace.connectors.delta.stats import file_stats
@@ -42,7 +42,7 @@ def _adopted(storage: Storage, name: str, stored: pa.Schema) -> Action | None:
     with open_parquet(storage, name) as file:
         metadata, arrow = file.metadata, file.schema_arrow
     if metadata.num_rows and _readable_as(arrow, stored):
-        return actions.add(name, file_size(storage, name), file_stats(metadata))
+        return actions.add(name, storage.size(name), file_stats(metadata))
     add = _rewritten(storage, name, stored) if metadata.num_rows else None
     storage.delete([name])
     return add

@@ -11,34 +11,15 @@ import pyarrow as pa
 from deltalake import DeltaTable, QueryBuilder
 from deltalake.exceptions import DeltaError
 
-from headrace.connectors.delta.files import folders
+from headrace.connectors.delta.discovery import folder_of, tables_in
 from headrace.connectors.delta.plans import PIPELINE
-from headrace.connectors.delta.state import LOG, load_state
+from headrace.connectors.delta.state import load_state
 from headrace.connectors.delta.table import MergeOnReadTable
 from headrace.errors import DestinationError, LogError
 from headrace.log.storage import Storage, open_storage
 from headrace.model import TableId
 
 _TABLE_NAME: Final = re.compile(r'(?:"([^"]+)"|([\w$]+))\s*\.\s*(?:"([^"]+)"|([\w$]+))')
-
-# In the name of a folder these lead out of it, or the Delta libraries decode or refuse them, so
-# that nobody could read the table.
-_UNREADABLE: Final = re.compile(r"[/\\%\[\]^|\0]|\A\.\.?\Z")
-
-
-def _folder(name: TableId) -> str:
-    """A table's folder below the location.
-
-    Raises:
-        DestinationError: the name cannot be that of a folder that readers of Delta find.
-    """
-    if any(_UNREADABLE.search(part) for part in (name.schema, name.name)):
-        raise DestinationError(
-            f"table {name} cannot be a folder of a lake by this name",
-            hint="give it another `name:` in headrace.yaml, or exclude it",
-            table=str(name),
-        )
-    return f"{name.schema}/{name.name}"
 
 
 class DeltaDestination:
@@ -68,7 +49,7 @@ class DeltaDestination:
             DestinationError: there can be no folder of this name.
         """
         return MergeOnReadTable(
-            self._storage(_folder(name)),
+            self._storage(folder_of(name)),
             name,
             pipeline,
             self._options,
@@ -93,17 +74,11 @@ class DeltaDestination:
 
     def tables(self) -> list[TableId]:
         """The Delta tables at this location, whoever made them."""
-        storage = self._storage()
-        return sorted(
-            TableId(schema, table)
-            for schema in folders(storage, "")
-            for table in folders(storage, schema)
-            if LOG in folders(storage, f"{schema}/{table}")
-        )
+        return tables_in(self._storage())
 
     def owner(self, name: TableId) -> str | None:
         """The pipeline that made a table; None for another's table, or where there is none."""
-        state = load_state(self._storage(_folder(name)))
+        state = load_state(self._storage(folder_of(name)))
         return None if state is None else state.configuration.get(PIPELINE)
 
     def query(self, sql: str) -> pa.Table:
@@ -133,7 +108,7 @@ class DeltaDestination:
 
     def open(self, name: TableId) -> DeltaTable:
         """The table in the deltalake library, at its newest version."""
-        url = self._storage(_folder(name)).url
+        url = self._storage(folder_of(name)).url
         return DeltaTable(url, storage_options=self._options or None)
 
 
