@@ -42,8 +42,12 @@ _MODELS: Final = {
     "PostgresConnection": "A connection of type postgres",
     "DeltaConnection": "A connection of type delta",
     "Pipeline": "A pipeline",
+    "Quarantine": "quarantine of a pipeline",
+    "Throttle": "throttle of a pipeline",
     "TableEntry": "An entry of tables",
     "ColumnSelection": "columns of an entry",
+    "MaskRule": "A mask with a parameter",
+    "ExpectationEntry": "A rule under expect of an entry",
 }
 
 

@@ -3,6 +3,7 @@
 from headrace.config.connections import Connection, DeltaConnection, PostgresConnection
 from headrace.config.entries import Mode, TableEntry
 from headrace.config.load import DEFAULT_FILE, load, parse
+from headrace.config.routes import Route
 from headrace.config.selection import SelectedTable, select_tables
 from headrace.config.settings import Capture, Pipeline, Settings, Sync, Throttle, json_schema
 
@@ -14,6 +15,7 @@ __all__ = [
     "Mode",
     "Pipeline",
     "PostgresConnection",
+    "Route",
     "SelectedTable",
     "Settings",
     "Sync",

@@ -118,6 +118,8 @@ class _Reader:
             value = self.loader.construct_object(node)
         except (yaml.YAMLError, ValueError):  # such as a date in month 13
             return str(node.value)
+        if value is None and _is_mask(path) and node.value:
+            return "null"  # YAML's own null is the mask of that name, quoted or not
         if value is None:
             return self._refuse(path, "has no value", "write one, or remove the key")
         return self._interpolated(value, path) if isinstance(value, str) else value
@@ -148,6 +150,11 @@ class _Reader:
     def _refuse(self, path: KeyPath, what: str, hint: str = "", keep: str | None = None) -> Any:
         self.document.problems.append(self.document.problem(path, what, hint))
         return keep
+
+
+def _is_mask(path: KeyPath) -> bool:
+    """Whether the value is `pipelines.<name>.tables[n].mask.<column>`."""
+    return path[0:1] == ("pipelines",) and path[2:3] == ("tables",) and path[4:-1] == ("mask",)
 
 
 def _syntax_problem(error: yaml.MarkedYAMLError) -> Problem:

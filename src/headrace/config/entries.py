@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
 from pydantic import (
     Discriminator,
@@ -12,6 +12,7 @@ from pydantic import (
     SecretStr,
     StringConstraints,
     Tag,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -78,8 +79,9 @@ def _mask_form(value: Any) -> str:
     return "[rule]" if isinstance(value, dict | MaskRule) else "[word]"
 
 
+_WORDS: Final = WithJsonSchema({"enum": [*get_args(MaskWord), None]})  # YAML's null is the word
 MaskForm = Annotated[
-    Annotated[MaskWord, Tag("[word]")] | Annotated[MaskRule, Tag("[rule]")],
+    Annotated[MaskWord, Tag("[word]"), _WORDS] | Annotated[MaskRule, Tag("[rule]")],
     Discriminator(_mask_form),
 ]
 
@@ -164,6 +166,13 @@ class TableEntry(Frozen):
     def _has_a_schema(cls, value: str | None) -> str | None:
         if value is not None and not all(value.partition(".")):
             raise ValueError("expected schema.table, such as public.customers or public.*")
+        return value
+
+    @field_validator("key")
+    @classmethod
+    def _names_each_column_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value is not None and len(set(value)) < len(value):
+            raise ValueError("names a column twice")
         return value
 
     @model_validator(mode="after")

@@ -17,6 +17,7 @@ from headrace.config.connections import (
 from headrace.config.document import Document, read_document
 from headrace.config.explain import explain_all
 from headrace.config.problems import Problem, config_error, did_you_mean
+from headrace.config.selection import contradictory
 from headrace.config.settings import Origin, Settings
 from headrace.config.suitability import LATER, unsuitable
 from headrace.errors import ConfigError
@@ -43,6 +44,8 @@ def parse(text: str, file: str, folder: Path, environment: Mapping[str, str]) ->
     if settings is not None:
         settings._origin = Origin(file, tuple({**document.lines, **document.key_lines}.items()))
         problems += [*_future(settings), *unsuitable(settings)]
+    if settings is not None and not problems:
+        problems += contradictory(settings)
     if problems or settings is None:
         raise config_error(file, problems)
     settings.captures()  # raises where pipelines of one slot contradict each other

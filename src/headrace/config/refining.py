@@ -18,7 +18,7 @@ def merged(before: TableEntry, after: TableEntry) -> TableEntry:
 
     An entry that turns to `append` leaves behind what only one row per key has.
     """
-    given = {name: getattr(after, name) for name in after.model_fields_set}
+    given = {name: getattr(after, name) for name in after.model_fields_set - {"source"}}
     if after.mode == "append":
         given = {**dict.fromkeys(ONE_ROW_PER_KEY), **given}
     for name in ("mask", "expect"):

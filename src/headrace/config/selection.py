@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
-from headrace.config.connections import DeltaConnection, PostgresConnection
+from headrace.config.connections import DeltaConnection
+from headrace.config.contradictions import contradictions
 from headrace.config.entries import Mode, TableEntry
-from headrace.config.problems import Problem, config_error
+from headrace.config.problems import KeyPath, Problem, config_error
 from headrace.config.refining import delivery_of, merged, rules_of
+from headrace.config.routes import Route
 from headrace.config.settings import Settings
 from headrace.model import Delivery, RowRules, TableId
 
@@ -50,18 +52,41 @@ def select_tables(
         ConfigError: an entry matches nothing, two tables would share one place, or what the entries
             of one table come to contradicts itself.
     """
-    refined: dict[TableId, Refined] = {}
-    problems: list[Problem] = []
-    for number, entry in enumerate(settings.pipelines[pipeline].tables):
-        matches = [table for table in found if _matches(entry, table)]
-        if not matches and not (entry.exclude and entry.is_glob):
-            problems.append(_matches_nothing(settings, pipeline, number, found))
-        _refine(refined, number, entry, matches)
+    entries = settings.pipelines[pipeline].tables
+    problems = [
+        _matches_nothing(settings, pipeline, number, found)
+        for number, entry in enumerate(entries)
+        if not (entry.exclude and entry.is_glob) and not any(_matches(entry, t) for t in found)
+    ]
+    refined = _refine(entries, found)
     selected = {t: _selected(settings, pipeline, t, refined[t].entry) for t in sorted(refined)}
     problems += _shared_places(settings, pipeline, selected)
+    problems += _contradictory(settings, pipeline, refined)
     if problems:
         raise config_error(settings.origin.file, problems)
     return list(selected.values())
+
+
+def contradictory(settings: Settings) -> Iterator[Problem]:
+    """What contradicts itself about tables that have an entry by name: no source need be asked."""
+    for pipeline in settings.pipelines:
+        entries = settings.pipelines[pipeline].tables
+        named = [TableId.parse(entry.source) for entry in entries if not entry.is_glob]
+        yield from _contradictory(settings, pipeline, _refine(entries, named))
+
+
+def _contradictory(
+    settings: Settings, pipeline: str, refined: Mapping[TableId, Refined]
+) -> Iterator[Problem]:
+    if settings.route(pipeline) is not Route.SYNC:
+        return
+    for table in refined.values():
+        for found in contradictions(table.entry):
+            paths: list[KeyPath] = [
+                ("pipelines", pipeline, "tables", number, *found.keys) for number in table.numbers
+            ]
+            saying = [path for path in paths if settings.origin.holds(path)]
+            yield settings.origin.problem([*paths, *saying][-1], found.what, found.hint)
 
 
 def _matches(entry: TableEntry, table: TableId) -> bool:
@@ -72,22 +97,23 @@ def _matches(entry: TableEntry, table: TableId) -> bool:
     return entry.is_glob and fnmatchcase(table.schema, schema) and fnmatchcase(table.name, name)
 
 
-def _refine(
-    refined: dict[TableId, Refined], number: int, entry: TableEntry, matches: Iterable[TableId]
-) -> None:
-    for table in matches:
-        if entry.exclude:
-            refined.pop(table, None)
-        else:
-            before = refined.get(table, Refined(TableEntry(source=str(table)), ()))
-            refined[table] = before.add(number, entry)
+def _refine(entries: Sequence[TableEntry], found: Collection[TableId]) -> dict[TableId, Refined]:
+    """What the entries come to for each table that they select."""
+    refined: dict[TableId, Refined] = {}
+    for number, entry in enumerate(entries):
+        for table in found:
+            if not _matches(entry, table):
+                continue
+            before = refined.pop(table, Refined(TableEntry(source=str(table)), ()))
+            if not entry.exclude:
+                refined[table] = before.add(number, entry)
+    return refined
 
 
 def _selected(
     settings: Settings, pipeline: str, table: TableId, entry: TableEntry
 ) -> SelectedTable:
-    sides = settings.source(pipeline), settings.destination(pipeline)
-    native = all(isinstance(side, PostgresConnection) for side in sides)
+    native = settings.route(pipeline) is Route.TRANSFER
     return SelectedTable(
         source=table,
         target=table if entry.name is None else TableId.parse(entry.name),

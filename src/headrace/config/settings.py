@@ -13,6 +13,7 @@ from headrace.config.entries import Name, TableEntry, Text
 from headrace.config.names import SLOT_PATTERN, default_slot
 from headrace.config.problems import KeyPath, Problem, config_error, dotted
 from headrace.config.quantities import Count, Duration, Positive, Share
+from headrace.config.routes import Route, route
 from headrace.errors import ConfigError
 from headrace.model.delivery import QUARANTINE_ROWS, REBUILD_ABOVE
 
@@ -142,6 +143,10 @@ class Origin:
     file: str = "headrace.yaml"
     key_lines: tuple[tuple[KeyPath, int], ...] = ()
 
+    def holds(self, path: KeyPath) -> bool:
+        """Whether the file has a value at exactly this path."""
+        return any(known == path for known, _ in self.key_lines)
+
     def problem(self, path: KeyPath, what: str, hint: str = "") -> Problem:
         """A problem with the value at `path`, with its line."""
         lines = dict(self.key_lines)
@@ -189,6 +194,10 @@ class Settings(Frozen):
             path = ("pipelines", pipeline, side)
             raise self.origin.error(path, f"{connection.type} is not yet supported")
         return connection
+
+    def route(self, pipeline: str) -> Route | None:
+        """From what to what a pipeline leads."""
+        return route(self.source(pipeline), self.destination(pipeline))
 
     def syncs(self) -> tuple[Sync, ...]:
         """The pipelines from Delta tables to Postgres, in their order."""

@@ -6,22 +6,14 @@ A key that would be ignored is refused instead, with the reason.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from enum import Enum
 from typing import Final
 
-from headrace.config.connections import Connection, DeltaConnection, PostgresConnection
+from headrace.config.connections import Connection, DeltaConnection
 from headrace.config.problems import KeyPath, Problem
+from headrace.config.routes import Route, route
 from headrace.config.settings import Pipeline, Settings
 
-
-class Route(Enum):
-    """From what to what a pipeline leads."""
-
-    CAPTURE = "from Postgres to Delta tables"
-    TRANSFER = "from Postgres to Postgres"
-    SYNC = "from Delta tables to Postgres"
-
-
+UNITY_CATALOG: Final = "uc://"
 LATER: Final = "is not yet supported"
 _FOR_DELTA_SOURCE: Final = "is for a Delta source: Postgres tells of each change by itself"
 _FOR_POSTGRES_SOURCE: Final = "is for a Postgres source: Delta tables are read without"
@@ -73,18 +65,6 @@ _MODES: Final[Mapping[Route, frozenset[str]]] = {
 }
 
 
-def route(source: Connection, destination: Connection) -> Route | None:
-    """What a pipeline between two connections is; None where there is no such pipeline."""
-    match source, destination:
-        case PostgresConnection(), DeltaConnection():
-            return Route.CAPTURE
-        case PostgresConnection(), PostgresConnection():
-            return Route.TRANSFER
-        case DeltaConnection(), PostgresConnection():
-            return Route.SYNC
-    return None
-
-
 def unsuitable(settings: Settings) -> Iterator[Problem]:
     """Whatever a pipeline says that its route has no use for, or not yet."""
     for name, pipeline in settings.pipelines.items():
@@ -112,7 +92,15 @@ def _of_pipeline(
             what = "a delta connection as destination of a delta source is not yet supported"
             yield problem((*path, "destination"), what, "name a connection of type postgres")
     else:
+        yield from _places(settings, path, destination)
         yield from _keys(settings, path, pipeline, leads)
+
+
+def _places(settings: Settings, path: KeyPath, destination: Connection) -> Iterator[Problem]:
+    if isinstance(destination, DeltaConnection) and destination.location.startswith(UNITY_CATALOG):
+        what = f"{destination.location} as destination {LATER}"
+        hint = "name a connection whose location is a folder or an object store"
+        yield settings.origin.problem((*path, "destination"), what, hint)
 
 
 def _keys(settings: Settings, path: KeyPath, pipeline: Pipeline, leads: Route) -> Iterator[Problem]:
