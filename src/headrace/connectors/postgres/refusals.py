@@ -30,10 +30,11 @@ _NOT_ROWS: Final = frozenset({"22P03", "22P04"})
 
 UNIQUE: Final = "23505"
 FOREIGN_KEY: Final = "23503"
+RESTRICT: Final = "23001"  # a delete of a row that others point to, from 18 on; 23503 before
+EXCLUSION: Final = "23P01"
 
-# What another row of the batch may cure by being applied first: restrict, foreign key, unique,
-# exclusion.
-_DEPENDENT: Final = frozenset({"23001", FOREIGN_KEY, UNIQUE, "23P01"})
+# What another row of the batch may cure by being applied first.
+_DEPENDENT: Final = frozenset({UNIQUE, FOREIGN_KEY, RESTRICT, EXCLUSION})
 
 # Whose DETAIL names no more than the values of the key in question. That of CHECK and NOT NULL
 # shows the whole row as it would stand, with columns that are not ours to tell.
