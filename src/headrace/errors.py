@@ -184,6 +184,13 @@ class ExpectationFailedError(DestinationError):
     """A row breaks an `expect:` rule that stops its table; nothing was applied."""
 
 
+class RuleError(DestinationError):
+    """A `where:` or `expect:` rule cannot be computed for some row; nothing was applied.
+
+    Context: table, rule.
+    """
+
+
 class HistoryLostError(SourceError):
     """Changes since the applied version cannot be read, and nothing else would be exact."""
 
