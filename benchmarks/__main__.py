@@ -1,10 +1,18 @@
-"""`python -m benchmarks [NAME…]`: run all benchmarks, or those named."""
+"""`python -m benchmarks [NAME…] [--size ROWS]`: run all benchmarks, or those named."""
 
+import argparse
 import importlib
-import sys
 
-NAMES = ("capture", "snapshot", "apply", "latency")
+NAMES = (
+    *("capture", "snapshot", "apply", "latency"),
+    *("reverse_load", "reverse_upsert", "reverse_latency", "reverse_merge_or_rebuild"),
+)
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or NAMES:
-        importlib.import_module(f"benchmarks.{name}").main()
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[*NAMES, []], metavar="NAME")
+    parser.add_argument("--size", type=int, help="rows, where a benchmark can do with others")
+    given = parser.parse_args()
+    for name in given.names or NAMES:
+        module = importlib.import_module(f"benchmarks.{name}")
+        module.main(given.size) if given.size else module.main()

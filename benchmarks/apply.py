@@ -13,54 +13,15 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable, write_deltalake
 
 from benchmarks import report
+from benchmarks.wide import ROWS_PER_FILE, SCHEMA, TABLE, rows
 from headrace.connectors.delta.destination import DeltaDestination
-from headrace.model import Checkpoint, Column, Lsn, NetChanges, TableId, TableSchema
+from headrace.model import Checkpoint, Lsn, NetChanges
 
 SIZES = (1_000_000, 10_000_000)
 KEYS = 1000
 BATCHES = 15
 WARM_UP = 3
 MERGES = 3
-ROWS_PER_FILE = 525_000  # about 32 MB of these rows, in files as a bulk load leaves them
-TABLE = TableId("public", "wide")
-
-SCHEMA = TableSchema(
-    TABLE,
-    1,
-    (
-        Column("id", pa.int64(), "bigint", 1),
-        Column("a", pa.int32(), "integer", 2),
-        Column("status", pa.string(), "text", 3),
-        Column("amount", pa.decimal128(18, 4), "numeric(18,4)", 4),
-        Column("placed", pa.timestamp("us", "UTC"), "timestamptz", 5),
-        Column("shipped", pa.timestamp("us", "UTC"), "timestamptz", 6),
-        Column("paid", pa.bool_(), "boolean", 7),
-        Column("note", pa.string(), "text", 8),
-    ),
-    ("id",),
-)
-
-
-def rows(ids: np.ndarray, seed: int) -> pa.Table:
-    """Rows of about 60 bytes in Parquet."""
-    random = np.random.default_rng(seed)
-    n = len(ids)
-    times = (1_767_225_600_000_000 + ids * 1_000_000).astype("datetime64[us]")
-    return pa.table(
-        [
-            pa.array(ids, pa.int64()),
-            pa.array(random.integers(0, 1000, n), pa.int32()),
-            pa.array(np.array(["new", "paid", "sent", "back", "lost"])[ids % 5]),
-            pa.array(random.integers(0, 10**6, n))
-            .cast(pa.decimal128(38, 4))
-            .cast(pa.decimal128(18, 4)),
-            pa.array(times, pa.timestamp("us")).cast(pa.timestamp("us", "UTC")),
-            pa.array(times, pa.timestamp("us")).cast(pa.timestamp("us", "UTC")),
-            pa.array(ids % 2 == 0),
-            pa.array(np.char.add("note number ", random.integers(10**17, 10**18, n).astype(str))),
-        ],
-        schema=SCHEMA.arrow(),
-    )
 
 
 def fill(folder: str, size: int) -> list[str]:

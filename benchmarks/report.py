@@ -79,8 +79,8 @@ def percentile(values: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def write(name: str, result: Mapping[str, Any]) -> None:
-    """Put the report where the docs quote it from, and print it."""
+def write(name: str, result: Mapping[str, Any], *, keep: bool = True) -> None:
+    """Print the report, and `keep` it where the docs quote it from."""
     report = {
         "benchmark": name,
         "headrace": headrace.__version__,
@@ -93,7 +93,8 @@ def write(name: str, result: Mapping[str, Any]) -> None:
         },
         **result,
     }
-    REPORTS.mkdir(exist_ok=True)
     text = json.dumps(report, indent=2) + "\n"
-    (REPORTS / f"{name}.json").write_text(text)
+    if keep:
+        REPORTS.mkdir(exist_ok=True)
+        (REPORTS / f"{name}.json").write_text(text)
     print(text, flush=True)
