@@ -6,32 +6,28 @@ classic checkpoint and the commits after it, and then follows the log commit by 
 
 from __future__ import annotations
 
-import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import unquote
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from headrace.connectors.delta.actions import Action, decode, log_path
+from headrace.connectors.delta.checkpoints import (
+    LOG,
+    checkpoints_by_uuid,
+    classic_checkpoints,
+    classic_path,
+    is_v2,
+    read_checkpoint,
+)
 from headrace.connectors.delta.vectors import unique_id, vector_path
 from headrace.errors import DestinationError, ObjectMissingError
 from headrace.log.storage import Storage
 
-LOG: Final = "_delta_log"
 _LAST_CHECKPOINT: Final = f"{LOG}/_last_checkpoint"
 _COMMIT: Final = re.compile(rf"{LOG}/(\d{{20}})\.json")
-_CHECKPOINT: Final = re.compile(
-    rf"{LOG}/(\d{{20}})\.checkpoint(?:\.(\d{{10}})\.(\d{{10}}))?\.parquet"
-)
-_UUID_CHECKPOINT: Final = re.compile(
-    rf"{LOG}/(\d{{20}})\.checkpoint\.[0-9a-f-]{{36}}\.(json|parquet)"
-)
-_KINDS: Final = ("protocol", "metaData", "txn", "remove", "add")
 
 
 @dataclass
@@ -141,31 +137,32 @@ def _decoded(storage: Storage, version: int, data: bytes) -> list[Action]:
         ) from error
 
 
+def commit_versions(paths: Iterable[str]) -> list[int]:
+    """The versions whose commits are among the paths of a log, in order."""
+    return sorted(int(m[1]) for m in map(_COMMIT.fullmatch, paths) if m)
+
+
 def _from_last_checkpoint(storage: Storage) -> TableState | None:
     """By the pointer, which saves the listing; it is a hint and may be absent or stale."""
     try:
         pointer = json.loads(storage.get(_LAST_CHECKPOINT))
         if pointer.get("parts") or pointer.get("v2Checkpoint"):
             return None
-        return _read_checkpoint(storage, pointer["version"], [_classic_path(pointer["version"])])
+        return _read_checkpoint(storage, pointer["version"], [classic_path(pointer["version"])])
     except (ObjectMissingError, ValueError, KeyError):
         return None
 
 
-def _classic_path(version: int) -> str:
-    return f"{LOG}/{version:020d}.checkpoint.parquet"
-
-
 def _from_listing(storage: Storage) -> TableState | None:
     paths = [entry.path for entry in storage.list(LOG)]
-    commits = sorted(int(m[1]) for m in map(_COMMIT.fullmatch, paths) if m)
+    commits = commit_versions(paths)
     if commits and commits[0] == 0:
         return TableState()
-    checkpoints = _complete_checkpoints(paths)
+    checkpoints = classic_checkpoints(paths)
     if checkpoints:
         version = max(checkpoints)
         return _read_checkpoint(storage, version, checkpoints[version])
-    if any(map(_UUID_CHECKPOINT.fullmatch, paths)):
+    if checkpoints_by_uuid(paths):
         raise _v2_error(storage)
     if commits:
         raise DestinationError(
@@ -173,21 +170,6 @@ def _from_listing(storage: Storage) -> TableState | None:
             hint=f"restore {storage.url}/{LOG} from a backup, or move the folder away",
         )
     return None
-
-
-def _complete_checkpoints(paths: Iterable[str]) -> dict[int, list[str]]:
-    """Paths of the files of each checkpoint that has all of its parts."""
-    whole: dict[int, list[str]] = {}
-    parts: dict[tuple[int, int], list[str]] = {}
-    for match in filter(None, map(_CHECKPOINT.fullmatch, sorted(paths))):
-        if match[3] is None:
-            whole[int(match[1])] = [match[0]]
-        else:
-            parts.setdefault((int(match[1]), int(match[3])), []).append(match[0])
-    for (version, count), found in parts.items():
-        if len(found) == count:
-            whole.setdefault(version, found)
-    return whole
 
 
 def _v2_error(storage: Storage) -> DestinationError:
@@ -199,19 +181,8 @@ def _v2_error(storage: Storage) -> DestinationError:
 
 def _read_checkpoint(storage: Storage, version: int, paths: Iterable[str]) -> TableState:
     state = TableState(checkpoint_version=version)
-    for path in paths:
-        table = pq.read_table(io.BytesIO(storage.get(path)))
-        if any(
-            name in table.column_names and table.column(name).null_count < table.num_rows
-            for name in ("checkpointMetadata", "sidecar")
-        ):
-            raise _v2_error(storage)
-        state.replay(version, _checkpoint_actions(table))
+    actions = list(read_checkpoint(storage, paths))
+    if any(map(is_v2, actions)):
+        raise _v2_error(storage)
+    state.replay(version, actions)
     return state
-
-
-def _checkpoint_actions(table: pa.Table) -> Iterator[Action]:
-    for kind in _KINDS:
-        if kind in table.column_names:
-            for value in table.column(kind).drop_null().to_pylist(maps_as_pydicts="strict"):
-                yield {kind: value}
