@@ -5,7 +5,8 @@ until the refused rows stand alone: about 2 log2(n) statements for each of them.
 
 A constraint between rows (unique, foreign key, exclusion) may refuse a part of a batch for want of
 the other part: a value handed from one row to another, a child before its parent. Such a part is
-not halved while others still move, and is tried again, joined, after them. Values that go round (a
+not halved while others still move, and is tried again, joined, after them. Rows that a foreign
+key stands against for good are then told apart by one query. Values that go round (a
 swap) no order of single rows can apply: where the table allows it, their rows make room first
 (`Part.vacate`) and come back together.
 """
@@ -22,7 +23,8 @@ import numpy.typing as npt
 import psycopg
 import pyarrow as pa
 
-from headrace.connectors.postgres.refusals import UNIQUE, Refusal, refusal
+from headrace.connectors.postgres.foreign_keys import against
+from headrace.connectors.postgres.refusals import FOREIGN_KEYS, UNIQUE, Refusal, refusal
 
 Connection = psycopg.Connection[Any]
 Positions = npt.NDArray[np.int64]
@@ -152,8 +154,18 @@ class _Search:
                 failed.append(piece)
                 self._spend([p for p in failed if p.single])
             else:
-                todo.extend(reversed(piece.halves()))
+                todo.extend(reversed(self._divided(piece)))
         return failed
+
+    def _divided(self, piece: _Piece) -> Sequence[_Piece]:
+        """Apart from each other, as far as can be told: rows to blame, and rows that are not."""
+        if piece.refusal and piece.refusal.sqlstate in FOREIGN_KEYS:
+            blamed = against(self._connection, piece.refusal, piece.rows)
+            if blamed and len(blamed) < len(piece.positions):
+                mask = np.zeros(len(piece.positions), np.bool_)
+                mask[list(blamed)] = True
+                return [_Piece(piece.part, piece.positions[side]) for side in (~mask, mask)]
+        return piece.halves()
 
     def _try(self, piece: _Piece) -> Refusal | None:
         found = _attempt(self._connection, piece.rows, piece.part.land)

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.connectors.postgres.bisection import Operation
+from headrace.connectors.postgres.refusals import Refusal
 from headrace.model import TableId
 
 Key = tuple[str | None, ...]
@@ -45,6 +46,12 @@ class ParkedRow:
     tried_at: datetime
     attempts: int
     row: pa.Table  # of one row, as it was to be applied
+
+    @property
+    def refusal(self) -> Refusal:
+        """Why it is here."""
+        constraint = (self.constraint_schema, self.constraint_table, self.constraint)
+        return Refusal(self.code, self.reason, self.sqlstate, *constraint, self.column)
 
     @property
     def replay(self) -> str:

@@ -250,8 +250,8 @@ def _records(
 
 def _why(refusal: Refusal) -> list[str]:
     """In the order of the columns of _PARK and _REFUSED_AGAIN."""
-    constraint = [refusal.schema, refusal.table, refusal.constraint]
-    return [refusal.reason, refusal.sqlstate, *constraint, refusal.column]
+    named = [refusal.schema, refusal.table, refusal.constraint, refusal.column]
+    return [refusal.reason, refusal.sqlstate, *named]
 
 
 def _full(quarantine: Quarantine, reasons: Counter[str]) -> QuarantineFullError:

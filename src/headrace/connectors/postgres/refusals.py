@@ -33,6 +33,9 @@ FOREIGN_KEY: Final = "23503"
 RESTRICT: Final = "23001"  # a delete of a row that others point to, from 18 on; 23503 before
 EXCLUSION: Final = "23P01"
 
+# A row points nowhere, or others point to a row that is to go.
+FOREIGN_KEYS: Final = frozenset({FOREIGN_KEY, RESTRICT})
+
 # What another row of the batch may cure by being applied first.
 _DEPENDENT: Final = frozenset({UNIQUE, FOREIGN_KEY, RESTRICT, EXCLUSION})
 
@@ -51,11 +54,11 @@ class Refusal:
 
     code: str  # Postgres' name of the condition in lower case, such as `unique_violation`
     reason: str  # a sentence for a person
-    sqlstate: str
-    constraint: str = ""
-    column: str = ""
+    sqlstate: str  # empty where not the server but a rule refused it
     schema: str = ""  # of the table whose constraint it is
     table: str = ""
+    constraint: str = ""
+    column: str = ""
 
     @property
     def dependent(self) -> bool:
@@ -76,10 +79,10 @@ def refusal(error: psycopg.Error) -> Refusal | None:
         code=_condition(error),
         reason=_sentence(error),
         sqlstate=sqlstate,
-        constraint=diag.constraint_name or "",
-        column=diag.column_name or _copied_column(diag.context),
         schema=diag.schema_name or "",
         table=diag.table_name or "",
+        constraint=diag.constraint_name or "",
+        column=diag.column_name or _copied_column(diag.context),
     )
 
 

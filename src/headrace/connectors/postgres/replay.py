@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Final
 
 import pyarrow as pa
 
 from headrace.connectors.postgres import quarantine
 from headrace.connectors.postgres.bisection import Operation, Part, land
+from headrace.connectors.postgres.foreign_keys import against
 from headrace.connectors.postgres.parked import ParkedRow
 from headrace.connectors.postgres.quarantine import Cursor, Quarantine
-from headrace.connectors.postgres.refusals import Refusal
-from headrace.connectors.postgres.waiting import ready
+from headrace.connectors.postgres.refusals import FOREIGN_KEYS, Refusal
 from headrace.model import TableSchema
 
 # From upserts and deletes to the parts that land them, as for a batch of changes.
@@ -58,9 +59,28 @@ def retry_waiting(
 ) -> Replayed:
     """Apply again the parked rows whose foreign key can be fulfilled by now; as `retry`.
 
-    One statement where no row waits, and one for each foreign key that rows wait for.
+    One statement where no row waits, and two for each foreign key that rows wait for.
     """
-    return _replay(cursor, place, schema, parts, ready(cursor, _named(cursor, place, None)))
+    waiting = [r for r in _named(cursor, place, None) if r.sqlstate in FOREIGN_KEYS]
+    return _replay(cursor, place, schema, parts, _ready(cursor, schema, waiting))
+
+
+def _ready(cursor: Cursor, schema: TableSchema, waiting: Sequence[ParkedRow]) -> list[ParkedRow]:
+    """The rows that wait no longer, as far as that can be asked; those of a foreign key that is
+    gone are among them."""
+    ready: list[ParkedRow] = []
+    for _, group in groupby(sorted(waiting, key=_foreign_key), key=_foreign_key):
+        rows = list(group)
+        conformed = pa.concat_tables(_conformed(row, schema) for row in rows)
+        blocked = against(cursor.connection, rows[0].refusal, conformed)
+        if blocked is not None:
+            ready.extend(row for i, row in enumerate(rows) if i not in blocked)
+    return ready
+
+
+def _foreign_key(row: ParkedRow) -> tuple[str, str, str, str]:
+    why = row.refusal
+    return (why.schema, why.table, why.constraint, row.operation.value)
 
 
 def _named(cursor: Cursor, place: Quarantine, ids: Sequence[int] | None) -> list[ParkedRow]:
