@@ -1,0 +1,218 @@
+"""What Headrace remembers at a Postgres destination: the schema `headrace`.
+
+Checkpoints are written in the transaction that writes the rows, so that data and position are
+never apart (DESIGN.md §10). User tables themselves get no technical columns.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from headrace.config.connections import PostgresConnection
+from headrace.connectors.postgres.config import address
+from headrace.connectors.postgres.target_session import Cursor, connect_target, target_errors
+from headrace.errors import DestinationLockedError
+from headrace.model import Checkpoint, Lsn, TableId, TableSchema
+
+# Two processes that create it at once wait for one another: IF NOT EXISTS alone races.
+_LOCK: Final = "SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('headrace', 0))"
+
+_IS_THERE: Final = "SELECT pg_catalog.to_regclass('headrace.checkpoints') IS NOT NULL"
+
+_DDL: Final = """
+CREATE SCHEMA IF NOT EXISTS headrace;
+COMMENT ON SCHEMA headrace IS 'What Headrace remembers about the tables that it writes';
+CREATE TABLE IF NOT EXISTS headrace.checkpoints (
+    table_schema text NOT NULL,
+    table_name   text NOT NULL,
+    pipeline     text NOT NULL,
+    log_id       text,            -- null until rows were taken
+    commit       bigint,          -- of that log, all applied; a Delta table's version
+    lsn          numeric(20),
+    commit_ts    timestamptz,     -- when the source committed the newest change applied
+    applied_at   timestamptz,
+    schema       jsonb,           -- of what was applied last
+    held         text,            -- why the table is to be left alone
+    previous     text,            -- the table's former generation, in schema headrace_previous
+    PRIMARY KEY (table_schema, table_name)
+)
+"""
+
+_READ: Final = """
+SELECT pipeline, log_id, commit, lsn, commit_ts, schema, held, previous
+  FROM headrace.checkpoints
+ WHERE table_schema = %s AND table_name = %s
+"""
+
+# Whose the table is; where it stands is left as it is.
+_OWN: Final = """
+INSERT INTO headrace.checkpoints AS c (table_schema, table_name, pipeline, schema)
+VALUES (%s, %s, %s, %s)
+ON CONFLICT (table_schema, table_name)
+DO UPDATE SET pipeline = excluded.pipeline, schema = excluded.schema
+"""
+
+_WRITE: Final = """
+INSERT INTO headrace.checkpoints AS c
+       (table_schema, table_name, pipeline, log_id, commit, lsn, commit_ts, applied_at, schema)
+VALUES (%(table_schema)s, %(table_name)s, %(pipeline)s, %(log_id)s, %(commit)s, %(lsn)s,
+        %(commit_ts)s, pg_catalog.clock_timestamp(), %(schema)s)
+ON CONFLICT (table_schema, table_name)
+DO UPDATE SET pipeline = excluded.pipeline, log_id = excluded.log_id, commit = excluded.commit,
+              lsn = excluded.lsn, commit_ts = coalesce(excluded.commit_ts, c.commit_ts),
+              applied_at = excluded.applied_at, schema = coalesce(excluded.schema, c.schema)
+"""
+
+_FORGET_POSITION: Final = """
+UPDATE headrace.checkpoints SET log_id = NULL, commit = NULL, lsn = NULL, commit_ts = NULL
+ WHERE table_schema = %s AND table_name = %s
+"""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row of headrace.checkpoints; `at` is None until rows were taken."""
+
+    pipeline: str
+    at: Checkpoint | None
+    commit_ts: datetime | None
+    schema: TableSchema | None
+    held: str | None
+    previous: str | None
+
+
+def ensure(cursor: Cursor, *ddl: str) -> None:
+    """Make the schema and its tables where they are missing; `ddl` makes further ones.
+
+    Each statement must be harmless where its object stands. Run inside a transaction, it waits for
+    another process that does the same.
+    """
+    if not ddl and are_there(cursor):
+        return  # a role without CREATE may write where somebody else made it
+    cursor.execute(_LOCK)
+    for statement in (_DDL, *ddl):
+        cursor.execute(statement.encode())
+
+
+def are_there(cursor: Cursor) -> bool:
+    """Whether anything was recorded in this database yet."""
+    return bool(_row(cursor.execute(_IS_THERE))[0])
+
+
+def read(cursor: Cursor, name: TableId, *, lock: bool = False) -> Record | None:
+    """A table's record; `lock` keeps other writers of it out until the transaction ends."""
+    query = _READ + (" FOR UPDATE" if lock else "")
+    row = cursor.execute(query.encode(), [name.schema, name.name]).fetchone()
+    if row is None:
+        return None
+    pipeline, log_id, commit, lsn, commit_ts, schema, held, previous = row
+    at = None if log_id is None else Checkpoint(log_id, commit, Lsn(int(lsn)))
+    known = None if schema is None else TableSchema.from_json(schema)
+    return Record(pipeline, at, commit_ts, known, held, previous)
+
+
+def own(cursor: Cursor, name: TableId, pipeline: str, schema: TableSchema) -> None:
+    """Note whose table this is and what it was made for; its position stays."""
+    cursor.execute(_OWN, [name.schema, name.name, pipeline, Jsonb(schema.to_json())])
+
+
+def write(
+    cursor: Cursor,
+    name: TableId,
+    pipeline: str,
+    at: Checkpoint,
+    *,
+    commit_ts: datetime | None = None,
+    schema: TableSchema | None = None,
+) -> None:
+    """Set a table's position; `schema` only where it is another one than before."""
+    values: dict[str, Any] = {
+        "table_schema": name.schema,
+        "table_name": name.name,
+        "pipeline": pipeline,
+        "log_id": at.log_id,
+        "commit": at.commit,
+        "lsn": int(at.lsn),
+        "commit_ts": commit_ts,
+        "schema": None if schema is None else Jsonb(schema.to_json()),
+    }
+    cursor.execute(_WRITE, values)
+
+
+def forget_position(cursor: Cursor, name: TableId) -> None:
+    """The table is gone or empty: where it stood says nothing any more."""
+    cursor.execute(_FORGET_POSITION, [name.schema, name.name])
+
+
+def _row(cursor: Cursor) -> tuple[Any, ...]:
+    row = cursor.fetchone()
+    assert row is not None  # the query always has one
+    return row
+
+
+# -- one run per pipeline --------------------------------------------------------------------------
+
+_TRY_CLAIM: Final = """
+SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended('headrace ' || %s, 0)),
+       pg_catalog.set_config('application_name', %s, false)
+"""
+
+# An advisory lock of one bigint key stands in pg_locks as its two halves (objsubid 1).
+_HOLDER: Final = """
+SELECT a.pid, coalesce(a.client_hostname, host(a.client_addr), 'this machine''s socket'),
+       a.application_name
+  FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a USING (pid),
+       pg_catalog.hashtextextended('headrace ' || %s, 0) AS key
+ WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+   AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+   AND (l.classid::bigint << 32) | l.objid::bigint = key
+"""
+
+
+@contextmanager
+def claim(settings: PostgresConnection, pipeline: str) -> Iterator[None]:
+    """Be the only run of a pipeline that writes to this database, for the length of a block.
+
+    Held by a session of its own, so that it goes with the process, however that ends. Should the
+    session be lost earlier, two runs are still kept apart by the checkpoints' compare-and-set.
+
+    Raises:
+        DestinationLockedError: another run holds it; says which.
+        DestinationError: the server cannot be reached or refuses us.
+    """
+    connection = connect_target(settings)
+    try:
+        with target_errors(settings):
+            _take(connection, settings, pipeline)
+        yield
+    finally:
+        with suppress(psycopg.Error):
+            connection.close()
+
+
+def _take(
+    connection: psycopg.Connection[tuple[Any, ...]], settings: PostgresConnection, pipeline: str
+) -> None:
+    ours = f"headrace {pipeline}@{socket.gethostname()}:{os.getpid()}"
+    with connection.cursor() as cursor:
+        if _row(cursor.execute(_TRY_CLAIM, [pipeline, ours]))[0]:
+            return
+        holder = cursor.execute(_HOLDER, [pipeline]).fetchone()
+    pid, host, application = holder or ("unknown", "unknown", "unknown")
+    raise DestinationLockedError(
+        f"another run of the pipeline {pipeline!r} writes to {address(settings)}: server process "
+        f"{pid}, from {host}, application {application!r}",
+        hint=f"stop that run first; if it is a remnant: SELECT pg_terminate_backend({pid})",
+        pid=pid,
+        host=host,
+        application=application,
+    )

@@ -1,0 +1,208 @@
+"""One table of a Postgres database, kept as its source by net changes in transactions.
+
+Rows, what could not be applied, and the checkpoint are committed together: each change is there
+exactly once, and a reader sees whole commits of the source only (DESIGN.md §13, 3 and 11). A COMMIT
+whose outcome was lost with its connection is learnt from the checkpoint by the next call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from headrace.connectors.postgres import existing, records
+from headrace.connectors.postgres.merge import (
+    ORDINAL,
+    Landing,
+    WritePlan,
+    delete_staging,
+    fill_staging,
+    upsert_staging,
+)
+from headrace.connectors.postgres.records import Record
+from headrace.connectors.postgres.staging import Pace, Staging, ensure
+from headrace.connectors.postgres.target_session import Cursor, TargetSession
+from headrace.connectors.postgres.target_table import Target, read_target
+from headrace.connectors.postgres.writing import write_plan
+from headrace.errors import (
+    DestinationConflictError,
+    DivergedError,
+    HeadraceError,
+)
+from headrace.failpoints import hit
+from headrace.model import Checkpoint, Delivery, NetChanges, TableId, TableSchema
+
+
+class PostgresTable:
+    """Fulfils `SyncedTable`; used by one thread at a time."""
+
+    def __init__(
+        self,
+        session: TargetSession,
+        name: TableId,
+        pipeline: str,
+        delivery: Delivery,
+        pace: Pace,
+    ) -> None:
+        self.name = name
+        self._session = session
+        self._pipeline = pipeline
+        self._delivery = delivery
+        self._pace = pace
+        self._seen: Record | None = None  # the record as we last read or wrote it
+        self._plan: tuple[TableSchema, WritePlan] | None = None
+
+    # -- where it stands ---------------------------------------------------------------------------
+
+    def standing(self) -> Checkpoint | None:
+        """Where the table stands, whatever log that is in; None if it never took anything."""
+        record = self._read()
+        return None if record is None else record.at
+
+    def checkpoint(self, log_id: str) -> Checkpoint | None:
+        """Where this table stands in that log; None if it never took anything from it."""
+        at = self.standing()
+        return at if at is not None and at.log_id == log_id else None
+
+    def held(self) -> str | None:
+        """Why the table is to be left alone (its last rebuild was undone), or None."""
+        record = self._read()
+        return None if record is None else record.held
+
+    def rest(self) -> float:
+        """A commit costs the next one's readers nothing: the next may follow at once."""
+        return 0.0
+
+    def close(self) -> None:
+        self._session.close()
+
+    # -- making it ---------------------------------------------------------------------------------
+
+    def prepare(self, schema: TableSchema) -> None:
+        """Make the table if it is missing, else make sure that it can hold `schema`.
+
+        Raises:
+            ForeignTableError: another pipeline's table, or one with somebody else's rows.
+            UnsuitableTableError: a column, type, key or constraint does not fit.
+        """
+        self._plan = None
+        with self._session.transaction() as cursor:
+            self._seen = existing.prepare(cursor, self.name, self._pipeline, schema, self._delivery)
+
+    # -- changing it -------------------------------------------------------------------------------
+
+    def apply(self, changes: NetChanges, to: Checkpoint) -> None:
+        """Apply changes and checkpoint in one commit; at or before the checkpoint, do nothing.
+
+        Raises:
+            DestinationConflictError: another run has moved the table's checkpoint.
+            DestinationUnavailableError: the connection was lost; call again.
+            DivergedError: the table lacks rows that the source says it must have.
+            QuarantineFullError: too many rows are refused; nothing was applied.
+        """
+        try:
+            self._apply(changes, to)
+        except HeadraceError:
+            self._plan = None  # somebody may have changed the table
+            raise
+
+    def _apply(self, changes: NetChanges, to: Checkpoint) -> None:
+        plan = self._plan_for(changes.schema)
+        ensure(self._session, stagings(plan, changes))
+        with self._session.transaction() as cursor:
+            record = self._lock(cursor)
+            if _is_at_or_after(record.at, to):
+                self._seen = record
+                return
+            self._check_unmoved(record)
+            self._land(cursor, plan, changes)
+            written = self._write(cursor, record, changes, to)
+            hit("postgres.applied")
+        hit("postgres.committed")
+        self._seen = written
+
+    def _land(self, cursor: Cursor, plan: WritePlan, changes: NetChanges) -> None:
+        landing = Landing(cursor, plan, self._pace, changes.commit_ts)
+        if changes.truncate:
+            landing.truncate()
+        landing.read_fills(changes.fills)
+        landing.delete(changes.deletes)
+        landing.upsert(_numbered(changes))
+
+    def _write(self, cursor: Cursor, record: Record, changes: NetChanges, to: Checkpoint) -> Record:
+        known = record.schema is not None and record.schema.same_shape(changes.schema)
+        schema = None if known else changes.schema
+        records.write(
+            cursor, self.name, self._pipeline, to, commit_ts=changes.commit_ts, schema=schema
+        )
+        return Record(
+            self._pipeline,
+            to,
+            changes.commit_ts or record.commit_ts,
+            schema or record.schema,
+            record.held,
+            record.previous,
+        )
+
+    # -- what is known of it -----------------------------------------------------------------------
+
+    def _read(self) -> Record | None:
+        with self._session.transaction() as cursor:
+            self._seen = records.read(cursor, self.name) if records.are_there(cursor) else None
+        return self._seen
+
+    def _lock(self, cursor: Cursor) -> Record:
+        record = records.read(cursor, self.name, lock=True)
+        if record is None or record.pipeline != self._pipeline:
+            raise DivergedError(
+                f"{self.name} is no longer recorded as a table of the pipeline {self._pipeline!r}",
+                hint=f"headrace resync {self.name}",
+                table=str(self.name),
+            )
+        return record
+
+    def _check_unmoved(self, record: Record) -> None:
+        if self._seen is not None and self._seen.at != record.at:
+            raise DestinationConflictError(
+                f"the checkpoint of {self.name} was moved by another run of the pipeline",
+                hint="stop the other run; this one reads the checkpoint again",
+                table=str(self.name),
+            )
+
+    def _plan_for(self, schema: TableSchema) -> WritePlan:
+        if self._plan is None or self._plan[0] != schema:
+            with self._session.transaction() as cursor:
+                target = self._target(cursor)
+            self._plan = (schema, write_plan(schema, target, self._delivery))
+        return self._plan[1]
+
+    def _target(self, cursor: Cursor) -> Target:
+        target = read_target(cursor, self.name)
+        if target is None:
+            raise DivergedError(
+                f"{self.name} is gone: somebody dropped it",
+                hint=f"headrace resync {self.name}",
+                table=str(self.name),
+            )
+        return target
+
+
+def stagings(plan: WritePlan, changes: NetChanges) -> Iterator[Staging]:
+    """The staging tables that a batch needs."""
+    yield delete_staging(plan)
+    yield upsert_staging(plan, numbered=bool(changes.fills))
+    if changes.fills:
+        yield fill_staging(plan)
+
+
+def _is_at_or_after(at: Checkpoint | None, to: Checkpoint) -> bool:
+    return at is not None and at.log_id == to.log_id and at.commit >= to.commit
+
+
+def _numbered(changes: NetChanges) -> pa.Table:
+    """The upserts, numbered where fills refer to their places."""
+    rows = changes.upserts
+    if not changes.fills:
+        return rows
+    return rows.append_column(ORDINAL, pa.array(range(rows.num_rows), pa.int64()))
