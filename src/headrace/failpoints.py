@@ -24,6 +24,8 @@ FAILPOINTS: Final[dict[str, str]] = {
     "delta.dv_written": "the deletion vector file is durable, no Delta commit names it",
     "delta.data_written": "the data file is durable, no Delta commit names it",
     "delta.log_put": "the Delta commit, with its checkpoint, is durable; we do not know it yet",
+    "postgres.applied": "rows and checkpoint are written, their transaction is not committed",
+    "postgres.committed": "the transaction is committed; we do not know it yet",
     "materialize.checkpoint": "the position of a pipeline was recorded in the log folder",
 }
 
