@@ -176,6 +176,20 @@ class DestinationLockedError(DestinationError):
     """Another run writes this pipeline's tables."""
 
 
+class UnswappableError(DestinationError):
+    """A table cannot be replaced by a new generation; its rows are to be changed in place."""
+
+
+class TableBusyError(DestinationError):
+    """Other sessions did not let a table be swapped in time; nothing was changed."""
+
+    transient = True
+
+
+class NoGenerationError(DestinationError):
+    """There is no former generation of a table that could be brought back."""
+
+
 class QuarantineFullError(DestinationError):
     """More rows of a table could not be applied than its budget allows; nothing was applied."""
 

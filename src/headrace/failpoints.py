@@ -25,6 +25,11 @@ FAILPOINTS: Final[dict[str, str]] = {
     "delta.data_written": "the data file is durable, no Delta commit names it",
     "delta.log_put": "the Delta commit, with its checkpoint, is durable; we do not know it yet",
     "postgres.applied": "rows and checkpoint are written, their transaction is not committed",
+    "postgres.load": "rows of a new generation are committed, more are to come; nobody reads it",
+    "postgres.built": "a new generation has its keys and indexes; nobody reads it",
+    "postgres.swap": "the new generation bears the name, the transaction is not committed",
+    "postgres.swapped": "the swap is committed; foreign keys are not validated yet",
+    "postgres.undo": "the former generation bears the name again, nothing is committed",
     "postgres.committed": "the transaction is committed; we do not know it yet",
     "materialize.checkpoint": "the position of a pipeline was recorded in the log folder",
 }
