@@ -165,7 +165,15 @@ FAULTS = {
         pipeline("schedule: often"),
         14,
         "pipelines.shop_to_lake.schedule",
-        "expected continuous, an interval such as 5m or 1h, or a cron line, found often",
+        "expected continuous, an interval such as 5m or 1h, or a cron line such as 0 3 * * *, "
+        "not 'often'",
+        None,
+    ),
+    "cron line": (
+        pipeline('schedule: "61 * * * *"'),
+        14,
+        "pipelines.shop_to_lake.schedule",
+        "'61 * * * *' is not a cron line",
         None,
     ),
     "slot": (

@@ -214,6 +214,8 @@ def _found(document: Document, path: KeyPath, expected: str) -> str:
     written = document.written.get(path)
     if written is None or not _SECRET_KEYS.isdisjoint(map(str, path)):
         return expected
+    if repr(written) in expected:  # the model's own words quote it
+        return expected
     return f"{expected}, found {_shortened(written)}"
 
 

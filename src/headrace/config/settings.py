@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
@@ -16,11 +15,9 @@ from headrace.config.quantities import Count, Duration, Positive, Share
 from headrace.config.routes import Route, route
 from headrace.errors import ConfigError
 from headrace.model.delivery import QUARANTINE_ROWS, REBUILD_ABOVE
+from headrace.model.schedule import Schedule
 
 SHORTEST_POLL: Final = 0.1  # seconds; a look at an object store takes about a third of it
-
-_INTERVAL = re.compile(r"[1-9]\d*[smhd]\Z")
-_CRON = re.compile(r"(?:[\d*/,A-Za-z-]+ +){4}[\d*/,A-Za-z-]+\Z")
 
 
 class Quarantine(Frozen):
@@ -50,7 +47,7 @@ class Pipeline(Frozen):
     destination: str = Field(description="The connection to write to.")
     schedule: str = Field(
         default="continuous",
-        description="continuous, an interval such as 5m or 1h, or a cron line.",
+        description="continuous, an interval such as 5m or 1h, or a cron line (in UTC).",
     )
     slot: Annotated[str, StringConstraints(pattern=SLOT_PATTERN)] | None = Field(
         default=None,
@@ -87,8 +84,8 @@ class Pipeline(Frozen):
     quarantine: Quarantine = Field(
         default_factory=Quarantine, description="Room for rows that the destination refuses."
     )
-    throttle: Throttle = Field(
-        default_factory=Throttle, description="How much the destination is asked at most."
+    throttle: Throttle | None = Field(
+        default=None, description="How much the destination is asked at most."
     )
     tables: tuple[TableEntry, ...] = Field(
         min_length=1, description="Names or globs; later entries refine earlier ones."
@@ -97,9 +94,7 @@ class Pipeline(Frozen):
     @field_validator("schedule")
     @classmethod
     def _is_a_schedule(cls, value: str) -> str:
-        if value != "continuous" and not _INTERVAL.match(value) and not _CRON.match(value):
-            raise ValueError("expected continuous, an interval such as 5m or 1h, or a cron line")
-        return value
+        return Schedule.parse(value).text
 
     @field_validator("poll")
     @classmethod
