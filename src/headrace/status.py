@@ -37,7 +37,12 @@ class CaptureStatus:
 
 @dataclass(frozen=True)
 class TableStatus:
-    """One table of one pipeline. `lag_seconds` is the age of the oldest change not applied."""
+    """One table of one pipeline. `lag_seconds` is the age of the oldest change not applied.
+
+    What is None does not apply: tables of a capture have no versions, those from Delta no WAL.
+    `version` is applied, `source_version` the newest known; `breaches` count the rows that broke
+    each `expect:` rule in the last run; `notice` says what was done out of the ordinary, and why.
+    """
 
     pipeline: str
     table: str
@@ -47,6 +52,12 @@ class TableStatus:
     lag_bytes: int | None
     lag_seconds: float | None
     error: str | None
+    version: int | None = None
+    source_version: int | None = None
+    lag_versions: int | None = None
+    quarantined: int | None = None
+    breaches: Mapping[str, int] | None = None
+    notice: str | None = None
 
 
 @dataclass(frozen=True)
