@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import pyarrow as pa
@@ -89,7 +89,14 @@ class Layout:
     def only(self, names: Sequence[str]) -> Layout:
         """Restricted to some columns, in the order of `names`."""
         known = {column.name: column for column in self.columns}
-        return Layout(tuple(known[n] for n in names), self.partitioned_by, self.by_id)
+        return replace(self, columns=tuple(known[name] for name in names))
+
+    def plus(self, column: DataColumn) -> Layout:
+        return replace(self, columns=(*self.columns, column))
+
+    def place_of(self, column: DataColumn) -> str | int:
+        """What finds a column in a file: its field id, or its name there."""
+        return column.field_id if self.by_id and column.field_id else column.physical
 
     def arrow(self) -> pa.Schema:
         return pa.schema([pa.field(c.name, c.type) for c in self.columns])
@@ -106,17 +113,15 @@ def _unmapped(field: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def in_file(layout: Layout, schema: pa.Schema) -> dict[str, pa.Field]:
     """Which field of a data file holds each column of the layout that the file has."""
-    held = {_place_of(field, by_id=layout.by_id): field for field in schema}
+    held: dict[str | int, pa.Field] = {field.name: field for field in schema}
+    if layout.by_id:
+        held |= {_parquet_id(field): field for field in schema}
     found = {}
     for column in layout.columns:
-        field = held.get(column.field_id if layout.by_id else column.physical)
+        field = held.get(layout.place_of(column))
         if field is not None and column.name not in layout.partitioned_by:
             found[column.name] = field
     return found
-
-
-def _place_of(held: pa.Field, *, by_id: bool) -> str | int:
-    return _parquet_id(held) if by_id else str(held.name)
 
 
 def _parquet_id(field: pa.Field) -> int:

@@ -6,11 +6,11 @@ added ones; a file whose deletion vector grew or shrank counts with just those r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from headrace.connectors.delta.columns import DataColumn, Layout
-from headrace.connectors.delta.feed import files_of, missing_files
-from headrace.connectors.delta.scan import AddFile, FileRows, OpenStorage, row_parts
+from headrace.connectors.delta.columns import Layout
+from headrace.connectors.delta.feed import missing_files, vector_files
+from headrace.connectors.delta.scan import FileRows, OpenStorage, row_parts
 from headrace.connectors.delta.state import TableState
 from headrace.connectors.delta.vectors import unique_id
 from headrace.model import FileDiff, RowPart, TableSchema
@@ -54,19 +54,15 @@ def _rows(state: TableState, other: TableState) -> list[FileRows]:
 def _has_columns(old: TableState, keys: Layout) -> bool:
     """Whether the older files hold the key as the newer table knows it."""
     before = Layout.of(old.metadata)
-    held = {_held_as(column, before) for column in before.columns}
-    return {_held_as(column, keys) for column in keys.columns} <= held
+    held = {(before.place_of(column), column.type) for column in before.columns}
+    return {(keys.place_of(column), column.type) for column in keys.columns} <= held
 
 
-def _held_as(column: DataColumn, layout: Layout) -> tuple[str | int, str]:
-    return column.field_id if layout.by_id else column.physical, str(column.type)
-
-
-def _paths(rows: Iterable[FileRows]) -> set[str]:
-    wanted: list[AddFile] = [piece.add for piece in rows]
-    vectors = [v for piece in rows for v in piece.between or () if v]
-    wanted += [{"path": piece["path"], "deletionVector": v} for piece in wanted for v in vectors]
-    return {path for file in wanted for path in files_of(file)}
+def _paths(rows: Iterable[FileRows]) -> Iterator[str]:
+    for piece in rows:
+        yield piece.add["path"]
+        for vector in piece.vectors:
+            yield from vector_files(vector)
 
 
 def _count(parts: Sequence[RowPart]) -> int:

@@ -36,6 +36,21 @@ PART_BYTES: Final = 64 << 20  # of Parquet in one part: seconds of work for whoe
 BATCH_BYTES: Final = 16 << 20  # of values in one batch, roughly
 _FEWEST_ROWS: Final = 64  # in a batch, however wide its rows are
 
+# Features of readers that this scan knows. It knows no variant columns, but tables may allow them.
+READABLE: Final = frozenset(
+    {
+        "columnMapping",
+        "deletionVectors",
+        "timestampNtz",
+        "typeWidening",
+        "typeWidening-preview",
+        "v2Checkpoint",
+        "vacuumProtocolCheck",
+        "variantType",
+        "variantType-preview",
+    }
+)
+
 AddFile = Mapping[str, Any]
 OpenStorage = Callable[[], Storage]  # credentials may be renewed between two readings
 
@@ -51,6 +66,12 @@ class FileRows:
     add: AddFile
     between: tuple[Mapping[str, Any] | None, Mapping[str, Any] | None] | None = None
     groups: tuple[int, ...] | None = None
+
+    @property
+    def vectors(self) -> tuple[Mapping[str, Any], ...]:
+        """The deletion vectors that say which rows are meant."""
+        mine = (self.add.get("deletionVector"),)
+        return tuple(vector for vector in self.between or mine if vector)
 
     @property
     def rows(self) -> int | None:

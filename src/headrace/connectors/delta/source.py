@@ -16,17 +16,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable, QueryBuilder
 
+from headrace.connectors.delta.changes import read_changes
 from headrace.connectors.delta.columns import Layout
 from headrace.connectors.delta.discovery import folder_of, tables_in
 from headrace.connectors.delta.failures import source_errors
-from headrace.connectors.delta.feed import plan_feed, read_feed
+from headrace.connectors.delta.feed import plan_feed
 from headrace.connectors.delta.file_diff import diff_files
 from headrace.connectors.delta.files import inside
 from headrace.connectors.delta.history import Commit, Header, TableHistory, lost
 from headrace.connectors.delta.places import Locator, Place
-from headrace.connectors.delta.scan import FileRows, row_parts
+from headrace.connectors.delta.scan import READABLE, FileRows, row_parts
 from headrace.connectors.delta.unity import UnityCatalog, is_unity
-from headrace.errors import TableNotFoundError, UnusableKeyError
+from headrace.errors import SourceUnavailableError, TableNotFoundError, UnusableKeyError
 from headrace.log.storage import Storage
 from headrace.model import (
     Checkpoint,
@@ -36,21 +37,6 @@ from headrace.model import (
     TableId,
     TableSchema,
     TableVersion,
-)
-
-# Features that our own reading of data files knows; a table with others is read by deltalake.
-_READABLE = frozenset(
-    {
-        "columnMapping",
-        "deletionVectors",
-        "timestampNtz",
-        "typeWidening",
-        "typeWidening-preview",
-        "v2Checkpoint",
-        "vacuumProtocolCheck",
-        "variantType",
-        "variantType-preview",
-    }
 )
 
 
@@ -208,7 +194,20 @@ class DeltaSourceTable:
         Raises:
             SourceUnavailableError: the storage does not answer, or a file or version vanished.
         """
-        return read_feed(self._place, schema, first, last)
+        with source_errors(self.name):
+            layout = Layout.of(self._header(last).metadata).only(schema.names)
+            yield from read_changes(self._storage(), layout, self._commits(first, last))
+
+    def _commits(self, first: int, last: int) -> Iterator[Commit]:
+        for version in range(first, last + 1):
+            commit = self._history.commit(version)
+            if commit is None:
+                raise SourceUnavailableError(
+                    f"{self.name}: version {version} vanished from the log while it was read",
+                    hint="Headrace looks at the table again",
+                    table=str(self.name),
+                )
+            yield commit
 
     def file_diff(self, after: Checkpoint, to: int) -> FileDiff | None:
         """What the files of two versions differ by; None where the older one is not known, or the
@@ -257,7 +256,7 @@ class DeltaSourceTable:
     def _is_readable(self, header: Header, files: Iterable[FileRows]) -> bool:
         """Whether our own scan reads the table: it knows its features, and where its files lie."""
         storage = self._storage()
-        return header.reader_features <= _READABLE and not any(
+        return header.reader_features <= READABLE and not any(
             "://" in inside(storage, piece.add["path"]) for piece in files
         )
 
