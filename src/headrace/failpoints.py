@@ -31,6 +31,9 @@ FAILPOINTS: Final[dict[str, str]] = {
     "postgres.swapped": "the swap is committed; foreign keys are not validated yet",
     "postgres.undo": "the former generation bears the name again, nothing is committed",
     "postgres.committed": "the transaction is committed; we do not know it yet",
+    "sync.loaded": "a table was built anew and swapped in; we have noted nothing yet",
+    "sync.applied": "a version is durable at the destination; we have noted nothing yet",
+    "sync.recorded": "the state of a pipeline was recorded for `headrace status`",
     "materialize.checkpoint": "the position of a pipeline was recorded in the log folder",
 }
 

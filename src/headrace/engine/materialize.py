@@ -50,6 +50,7 @@ class Phase(Enum):
     STREAMING = "streaming"  # changes are applied as they come
     RETRYING = "retrying"  # a transient error; tried again by itself
     FAILED = "failed"  # waits for a person
+    HELD = "held"  # left alone: its last rebuild was undone; a resync releases it
 
 
 @dataclass(frozen=True)

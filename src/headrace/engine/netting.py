@@ -60,13 +60,18 @@ def net(schema: TableSchema, feed: pa.Table, newest_by: str | None = None) -> Ne
     if not schema.key:
         upserts, deletes = _balance(rows, kinds)
         return NetChanges(schema, upserts, deletes, commit_ts=_newest(feed))
-    keyless = _without_key(schema, rows)
+    keyless = without_key(schema, rows)
     changes = _net_by_key(schema, feed, kinds, np.flatnonzero(~keyless), newest_by)
     if keyless.any():
         which = np.flatnonzero(keyless)
         unkeyed, _ = _balance(take(rows, which), kinds[which])
-        changes = replace(changes, rejected=(*changes.rejected, *_null_keys(schema, unkeyed)))
+        changes = replace(changes, rejected=(*changes.rejected, *null_keys(schema, unkeyed)))
     return replace(changes, commit_ts=_newest(feed))
+
+
+def feed_schema(schema: TableSchema) -> pa.Schema:
+    """The Arrow schema of what a feed tells of a table."""
+    return pa.schema([*schema.arrow(), *FEED_COLUMNS])
 
 
 def append_schema(schema: TableSchema) -> TableSchema:
@@ -100,9 +105,7 @@ def as_feed(
     told = [
         pa.repeat(pa.scalar(v, f.type), count) for v, f in zip(stamps, FEED_COLUMNS, strict=True)
     ]
-    return pa.Table.from_arrays(
-        [*columns, *told], schema=pa.schema([*schema.arrow(), *FEED_COLUMNS])
-    )
+    return pa.Table.from_arrays([*columns, *told], schema=feed_schema(schema))
 
 
 # -- reading a feed --------------------------------------------------------------------------------
@@ -132,7 +135,7 @@ def _newest(feed: pa.Table) -> datetime | None:
     return newest
 
 
-def _without_key(schema: TableSchema, rows: pa.Table) -> Bools:
+def without_key(schema: TableSchema, rows: pa.Table) -> Bools:
     """Which rows lack a part of their key."""
     lacking = np.zeros(rows.num_rows, np.bool_)
     for name in schema.key:
@@ -221,13 +224,15 @@ def _decide(
 def _rank(values: pa.ChunkedArray) -> Ints:
     """Dense ranks of values, equal ones sharing theirs; null ranks lowest."""
     ranks: Ints = pc.rank(values, "ascending", tiebreaker="dense").to_numpy().astype(np.int64)
-    return np.where(values.is_null().to_numpy(), 0, ranks)
+    ranks[values.is_null().to_numpy()] = 0
+    return ranks
 
 
 def _unchanged(rows: pa.Table, keyed: Ints, kinds: Ints, groups: _Groups) -> Ints:
     """New images equal to the old ones, of keys of which the range holds nothing else."""
     pairs = np.flatnonzero(_sizes(groups) == len((_BEFORE, _AFTER)))
-    before, after = groups.order[groups.first[pairs]], groups.order[groups.last[pairs]]
+    before: Ints = groups.order[groups.first[pairs]]
+    after: Ints = groups.order[groups.last[pairs]]
     images = (kinds[before] == _BEFORE) & (kinds[after] == _AFTER)
     before, after = before[images], after[images]
     for name in rows.column_names:  # each column leaves fewer to look at
@@ -244,11 +249,11 @@ def _equal(column: pa.ChunkedArray, left: Ints, right: Ints) -> Bools:
     if pa.types.is_nested(column.type) or pa.types.is_floating(column.type):
         both = pa.table({"v": pa.chunked_array([*one.chunks, *other.chunks], column.type)})
         codes = factorize(both, zeros_equal=False).values
-        same: Bools = codes[: len(left)] == codes[len(left) :]
+        same: Bools = np.equal(codes[: len(left)], codes[len(left) :])
         return same
     nulls = pc.and_(one.is_null(), other.is_null())
-    same = pc.or_(pc.fill_null(pc.equal(one, other), False), nulls).to_numpy()
-    return same
+    equal: Bools = pc.or_(pc.fill_null(pc.equal(one, other), False), nulls).to_numpy()
+    return equal
 
 
 # -- by row --------------------------------------------------------------------------------------
@@ -268,7 +273,8 @@ def _balance(rows: pa.Table, kinds: Ints) -> tuple[pa.Table, pa.Table]:
 # -- what cannot be applied ------------------------------------------------------------------------
 
 
-def _null_keys(schema: TableSchema, rows: pa.Table) -> tuple[Rejected, ...]:
+def null_keys(schema: TableSchema, rows: pa.Table) -> tuple[Rejected, ...]:
+    """`rows`, which lack a part of their key, as what must not be applied; nothing if none."""
     reason = f"a row without a value of its key ({', '.join(schema.key)})"
     return (Rejected(rows, "null_key", reason),) if rows.num_rows else ()
 

@@ -206,6 +206,10 @@ class SyncedTable(DestinationTable, Protocol):
         """Where the table stands, whatever log that is in; None if it never took anything."""
         ...
 
+    def applied_schema(self) -> TableSchema | None:
+        """What `replace`, `evolve` or `apply` was last given; None if it never took anything."""
+        ...
+
     def held(self) -> str | None:
         """Why the table is to be left alone (its last rebuild was undone), or None."""
         ...

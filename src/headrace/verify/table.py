@@ -19,7 +19,7 @@ from headrace.engine.collapse import collapse
 from headrace.errors import DivergedError
 from headrace.model import ChangeBatch, Lsn, NetChanges, TableId, TableSchema
 from headrace.model.fingerprint import Hasher, Hashes, Words, concat_hashes
-from headrace.verify.compare import difference, rows_of
+from headrace.engine.compare import difference, rows_of
 
 SAMPLES = 10  # keys that a difference shows
 
