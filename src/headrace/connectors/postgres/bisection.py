@@ -49,13 +49,15 @@ class Part:
     `land` may be rolled back to a savepoint and called again with fewer rows: what it makes in the
     database goes with it (a temporary table too), and it must keep no memory of that.
     `vacate`, where given, removes the rows that stand under the same keys, so that their unique
-    values are free; it is followed by `land` of the same rows, or rolled back.
+    values are free; it is followed by `land` of the same rows, or rolled back. Whether the table
+    allows that, `vacatable` is asked first, and only where it is needed.
     """
 
     operation: Operation
     rows: pa.Table
     land: LandRows
     vacate: LandRows | None = None
+    vacatable: Callable[[], bool] = lambda: True
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class TooManyRefusedError(Exception):
 
 def land(connection: Connection, parts: Sequence[Part], limit: int) -> list[Refused]:
     """Land the parts in their order, all but the rows returned; a transaction must be open.
+
+    Each operation has at most one part.
 
     Raises:
         TooManyRefusedError: more than `limit` rows are refused; the transaction is to be rolled
@@ -120,6 +124,7 @@ class _Search:
     def __init__(self, connection: Connection, limit: int) -> None:
         self._connection = connection
         self._limit = limit
+        self._vacate: dict[Operation, LandRows | None] = {}
         self.refused: list[_Piece] = []
 
     def advance(self, pieces: Sequence[_Piece]) -> Sequence[_Piece]:
@@ -169,43 +174,45 @@ class _Search:
 
     def _try(self, piece: _Piece) -> Refusal | None:
         found = _attempt(self._connection, piece.rows, piece.part.land)
-        if found and found.sqlstate == UNIQUE and piece.part.vacate:
-            return _attempt(self._connection, piece.rows, piece.part.vacate, piece.part.land)
-        return found
+        vacate = self._vacating(piece.part) if found and found.sqlstate == UNIQUE else None
+        if vacate is None:
+            return found
+        return _attempt(self._connection, piece.rows, vacate, piece.part.land)
+
+    def _vacating(self, part: Part) -> LandRows | None:
+        if part.operation not in self._vacate:
+            allowed = part.vacate is not None and part.vacatable()
+            self._vacate[part.operation] = part.vacate if allowed else None
+        return self._vacate[part.operation]
 
     def _together(self, waiting: Sequence[_Piece]) -> list[_Piece]:
-        """Let rows whose unique values go round make room for each other; return the others."""
-        rotating = [p for p in waiting if p.part.vacate and _state(p) == UNIQUE]
-        left = [p for p in waiting if not (p.part.vacate and _state(p) == UNIQUE)]
-        for group in _joined(rotating):
-            left.extend(self._rotate(group))
-        return left
+        """Let rows whose unique values go round make room for each other; return the others.
 
-    def _rotate(self, group: _Piece) -> list[_Piece]:
-        """Vacate all rows of the group, and land them one by one if need be.
-
-        Those that are refused even then are refused by rows that stay where they are. They keep
-        their former values, which others may want: they are left out, and the rest is tried anew.
+        All of them make room. Those that are refused even then are refused by rows that stay where
+        they are: they keep their former values, which others may want, and the rest is tried anew.
         """
-        left: list[_Piece] = []
-        settled = False
-        while len(group.positions) and not settled:
-            blocked = self._land_vacated(group)
+        rotating = [p for p in waiting if _state(p) == UNIQUE and self._vacating(p.part)]
+        left = [p for p in waiting if p not in rotating]
+        while rotating:
+            blocked = self._land_vacated(rotating)
+            if not blocked:
+                break
             left.extend(blocked)
-            out = np.concatenate([np.empty(0, np.int64), *(p.positions for p in blocked)])
-            group = _Piece(group.part, np.setdiff1d(group.positions, out))
-            settled = not blocked
+            out = {int(piece.positions[0]) for piece in blocked}
+            rotating = [p for p in rotating if int(p.positions[0]) not in out]
         return left
 
-    def _land_vacated(self, group: _Piece) -> list[_Piece]:
-        """Land the group in the room it made, or nothing of it: the rows that are refused."""
-        assert group.part.vacate is not None
-        blocked: list[_Piece] = []
+    def _land_vacated(self, rotating: Sequence[_Piece]) -> Sequence[_Piece]:
+        """Land single rows in the room they make, or nothing of them: those that are refused."""
+        (group,) = _joined(rotating)
+        vacate = self._vacating(group.part)
+        assert vacate is not None
+        blocked: Sequence[_Piece] = ()
         with self._connection.transaction():
-            group.part.vacate(group.rows)
-            bare = replace(group.part, vacate=None)
-            found = self._pass([_Piece(bare, group.positions)], halve_curable=True)
-            blocked = [replace(p, part=group.part) for p in found]
+            if _attempt(self._connection, group.rows, vacate):
+                blocked = rotating
+            else:
+                blocked = self._pass([group], halve_curable=True)
             if blocked:
                 raise psycopg.Rollback
         return blocked

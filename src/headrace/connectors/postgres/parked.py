@@ -56,7 +56,7 @@ class ParkedRow:
     @property
     def replay(self) -> str:
         """The command that tries it again."""
-        return f"headrace quarantine retry {self.table} --id {self.id}"
+        return f"headrace quarantine retry {self.id}"
 
     def values(self) -> dict[str, str | None]:
         """Column by column as text, long values shortened."""

@@ -262,7 +262,7 @@ def _full(quarantine: Quarantine, reasons: Counter[str]) -> QuarantineFullError:
         f"({quarantine.max_rows}, quarantine.max_rows); nothing of this batch was applied. "
         f"Among the reasons: {first}",
         hint=f"headrace quarantine list {table} shows those parked before; cure the cause, then "
-        f"headrace quarantine retry {table} or drop {table}; or raise quarantine: {{max_rows: …}}",
+        f"headrace quarantine retry --table {table} (or drop); or raise quarantine: {{max_rows: …}}",
         table=str(table),
     )
 
