@@ -26,6 +26,8 @@ CREATE TABLE {} (
 )
 """
 
+FEED = {"delta.enableChangeDataFeed": "true"}
+
 _databases = (f"bench_{number}" for number in itertools.count())
 
 
@@ -39,9 +41,7 @@ def write_lake(location: str, size: int) -> str:
     """A Delta table with a Change Data Feed, made on the local disk; gives its path."""
     path = f"{location}/{TABLE.schema}/{TABLE.name}"
     for part in parts(size):
-        write_deltalake(
-            path, part, mode="append", configuration={"delta.enableChangeDataFeed": "true"}
-        )
+        write_deltalake(path, part, mode="append", configuration=FEED)
     return path
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -28,7 +29,7 @@ from benchmarks.report import Measured
 from benchmarks.wide import SCHEMA, rows
 from headrace.config import PostgresConnection
 from headrace.connectors.postgres.destination import PostgresDestination
-from headrace.model import Checkpoint, Lsn, NetChanges, RowPart, TableId
+from headrace.model import Checkpoint, Lsn, NetChanges, TableId
 from headrace.testing.postgres import EmbeddedPostgres
 
 SIZE = 5_000_000
@@ -39,6 +40,7 @@ PAGE = 1000  # rows in a statement of execute_values; its default of 100 is slow
 DLT = "dlt_merge"
 PEERS = ("staged_insert", "row_by_row", "execute_values", DLT)
 
+APPLIED = replace(SCHEMA, table=TableId("public", "applied"))
 _COLUMNS = ", ".join(SCHEMA.arrow().names)
 _ASSIGNED = ", ".join(f"{name} = EXCLUDED.{name}" for name in SCHEMA.arrow().names[1:])
 UPSERT = f"INSERT INTO {{}} ({_COLUMNS}) {{}} ON CONFLICT (id) DO UPDATE SET {_ASSIGNED}"
@@ -114,7 +116,7 @@ def dlt_merge(dsn: str, folder: str, size: int, number: int) -> float:
     """In its fastest form: Parquet through ADBC, MERGE, and a primary key, which it makes none."""
     part = changed(size, number)
     run = _dlt(dsn, folder)
-    run(part.slice(0, 0))  # it looks at the destination first, and remembers
+    run(part.slice(0, 1))  # it looks at the destination first, and remembers
     reverse.settle(dsn, DLT)
     return report.timed(lambda: run(part))
 
@@ -160,13 +162,13 @@ def make_peers_tables(dsn: str, folder: str, size: int) -> None:
 
 def destination_table(dsn: str) -> Any:
     connection = PostgresConnection(type="postgres", url=SecretStr(dsn))
-    return PostgresDestination(connection).table(TableId("public", "applied"), "bench")
+    return PostgresDestination(connection).table(APPLIED.table, "bench")
 
 
 def applied(dsn: str, size: int, number: int) -> float:
     """The destination alone: net changes in memory, committed with their checkpoint."""
     part = changed(size, number)
-    changes = NetChanges(SCHEMA, part, part.select(["id"]).slice(0, 0))
+    changes = NetChanges(APPLIED, part, part.select(["id"]).slice(0, 0))
     table = destination_table(dsn)
     to = Checkpoint("bench", number, Lsn(number))
     table.checkpoint("bench")  # connected, as it is when a run goes on
@@ -174,15 +176,11 @@ def applied(dsn: str, size: int, number: int) -> float:
     return report.timed(lambda: table.apply(changes, to))
 
 
-def fill_applied(dsn: str, size: int) -> None:
-    parts = [RowPart(partial(_batches, part)) for part in reverse.parts(size)]
-    table = destination_table(dsn)
-    table.prepare(SCHEMA)
-    table.replace(SCHEMA, parts, Checkpoint("bench", 0, Lsn(0)))
-
-
-def _batches(part: pa.Table) -> Any:
-    return iter(part.to_batches(max_chunksize=1 << 16))
+def fill_applied(dsn: str) -> None:
+    """The table as the destination makes it, with the peers' rows."""
+    destination_table(dsn).prepare(APPLIED)
+    with psycopg.connect(dsn) as session:
+        session.execute(f"INSERT INTO applied ({_COLUMNS}) SELECT {_COLUMNS} FROM staged_insert")
 
 
 def commit_to_lake(path: str, size: int, number: int) -> None:
@@ -207,8 +205,8 @@ def contest(server: EmbeddedPostgres, size: int, folder: str) -> dict[str, list[
         lake = reverse.write_lake(f"{folder}/lake", size)
         project = str(write_reverse_project(folder, f"{folder}/lake", dsn, reverse.NAME))
         reverse.catch_up(headrace.load(project))
-        fill_applied(dsn, size)
         make_peers_tables(dsn, f"{folder}/dlt", size)
+        fill_applied(dsn)
 
         def ours() -> Measured:
             commit_to_lake(lake, size, next(numbers["headrace"]))
