@@ -10,9 +10,9 @@ from typing import Any
 import psycopg
 import pyarrow as pa
 import pytest
+from parking_lot import Kept, Maker
 
 from headrace.testing.database import Database
-from parking_lot import Kept, Maker
 
 
 @dataclass(frozen=True)
@@ -263,8 +263,11 @@ def test_a_serialization_failure_is_not_quarantined(database: Database) -> None:
     with database.connect() as connection:
         maker = Maker(connection, kept)
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-        with pytest.raises(psycopg.errors.SerializationFailure), connection.transaction():
-            connection.execute("select from t")
-            database.execute("update t set v = 'other' where id = 1")
-            maker.apply(kept.changes([{"id": 1, "v": "new"}, {"id": 2, "v": "b"}]))
+        connection.autocommit = False
+        connection.execute("select from t")
+        database.execute("update t set v = 'other' where id = 1")
+        changes = kept.changes([{"id": 1, "v": "new"}, {"id": 2, "v": "b"}])
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            maker.apply(changes)
+        connection.rollback()
     assert (kept.rows(), kept.parked()) == ([(1, "other")], [])

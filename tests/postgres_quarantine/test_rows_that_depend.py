@@ -6,10 +6,10 @@ import random
 
 import pyarrow as pa
 import pytest
+from parking_lot import Kept, Maker
 
 from headrace.errors import QuarantineFullError
 from headrace.testing.database import Database
-from parking_lot import Kept, Maker
 
 UNIQUE = "create table t (id int8 primary key, v text not null unique)"
 UNIQUE_COLUMNS = {"id": pa.int64(), "v": pa.string()}
@@ -141,7 +141,10 @@ def test_rows_that_wait_for_another_table_are_applied_when_it_has_theirs(
 
 
 def test_a_waiting_row_is_not_applied_over_a_newer_one(database: Database) -> None:
-    ddl = "create table parent (id int primary key); create table t (id int8 primary key, v int references parent)"
+    ddl = """
+    create table parent (id int primary key);
+    create table t (id int8 primary key, v int references parent)
+    """
     kept = Kept.make(database, ddl, {"id": pa.int64(), "v": pa.int32()})
     kept.apply([{"id": 1, "v": 5}])
     kept.apply([{"id": 1, "v": None}], version=8)

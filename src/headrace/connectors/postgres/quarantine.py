@@ -259,10 +259,10 @@ def _full(quarantine: Quarantine, reasons: Counter[str]) -> QuarantineFullError:
     first = "; ".join(reason for reason, _ in reasons.most_common(SHOWN_REASONS))
     return QuarantineFullError(
         f"{table}: more rows cannot be applied than its quarantine may hold "
-        f"({quarantine.max_rows}, quarantine.max_rows); nothing of this batch was applied. "
+        f"({quarantine.max_rows}); nothing of this batch was applied. "
         f"Among the reasons: {first}",
         hint=f"headrace quarantine list {table} shows those parked before; cure the cause, then "
-        f"headrace quarantine retry --table {table} (or drop); or raise quarantine: {{max_rows: …}}",
+        f"headrace quarantine retry --table {table}, or drop; or raise quarantine.max_rows",
         table=str(table),
     )
 
