@@ -18,6 +18,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from headrace.config.connections import PostgresConnection
+from headrace.connectors.postgres import quarantine
 from headrace.connectors.postgres.config import address
 from headrace.connectors.postgres.target_session import Cursor, connect_target, target_errors
 from headrace.errors import DestinationLockedError
@@ -26,7 +27,10 @@ from headrace.model import Checkpoint, Lsn, TableId, TableSchema
 # Two processes that create it at once wait for one another: IF NOT EXISTS alone races.
 _LOCK: Final = "SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('headrace', 0))"
 
-_IS_THERE: Final = "SELECT pg_catalog.to_regclass('headrace.checkpoints') IS NOT NULL"
+_IS_THERE: Final = """
+SELECT pg_catalog.to_regclass('headrace.checkpoints') IS NOT NULL
+   AND pg_catalog.to_regclass('headrace.quarantine') IS NOT NULL
+"""
 
 _DDL: Final = """
 CREATE SCHEMA IF NOT EXISTS headrace;
@@ -91,15 +95,15 @@ class Record:
 
 
 def ensure(cursor: Cursor, *ddl: str) -> None:
-    """Make the schema and its tables where they are missing; `ddl` makes further ones.
+    """Make the schema and its tables where they are missing, inside a transaction.
 
-    Each statement must be harmless where its object stands. Run inside a transaction, it waits for
-    another process that does the same.
+    It waits for another process that does the same. Where all is there nothing needs be allowed
+    but to write. `ddl` makes what else is needed, and must be harmless where that stands.
     """
-    if not ddl and are_there(cursor):
-        return  # a role without CREATE may write where somebody else made it
+    if are_there(cursor) and not ddl:
+        return
     cursor.execute(_LOCK)
-    for statement in (_DDL, *ddl):
+    for statement in (_DDL, *quarantine.DDL, *ddl):
         cursor.execute(statement.encode())
 
 

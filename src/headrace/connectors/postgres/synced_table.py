@@ -8,18 +8,22 @@ whose outcome was lost with its connection is learnt from the checkpoint by the 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pyarrow as pa
 
-from headrace.connectors.postgres import existing, records
+from headrace.connectors.postgres import existing, quarantine, records
+from headrace.connectors.postgres.bisection import TooManyRefusedError, land
+from headrace.connectors.postgres.fills import ORDINAL
 from headrace.connectors.postgres.merge import (
-    ORDINAL,
     Landing,
     WritePlan,
     delete_staging,
     fill_staging,
     upsert_staging,
 )
+from headrace.connectors.postgres.parts import parts
+from headrace.connectors.postgres.quarantine import Quarantine
 from headrace.connectors.postgres.records import Record
 from headrace.connectors.postgres.staging import Pace, Staging, ensure
 from headrace.connectors.postgres.target_session import Cursor, TargetSession
@@ -116,19 +120,31 @@ class PostgresTable:
                 self._seen = record
                 return
             self._check_unmoved(record)
-            self._land(cursor, plan, changes)
+            self._land(cursor, plan, changes, to)
             written = self._write(cursor, record, changes, to)
             hit("postgres.applied")
         hit("postgres.committed")
         self._seen = written
 
-    def _land(self, cursor: Cursor, plan: WritePlan, changes: NetChanges) -> None:
+    def _land(self, cursor: Cursor, plan: WritePlan, changes: NetChanges, to: Checkpoint) -> None:
+        """Apply what can be, park what cannot."""
+        place = self._quarantine(changes.schema)
         landing = Landing(cursor, plan, self._pace, changes.commit_ts)
         if changes.truncate:
             landing.truncate()
         landing.read_fills(changes.fills)
-        landing.delete(changes.deletes)
-        landing.upsert(_numbered(changes))
+        left = quarantine.supersede(cursor, place, changes)
+        made = parts(cursor, plan, landing, _numbered(left), left.deletes)
+        try:
+            refused = land(cursor.connection, made, place.max_rows)
+        except TooManyRefusedError as error:
+            refused = list(error.refused)  # which `park` raises as too many
+        whole = [replace(r, row=landing.completed(r.row)) for r in refused]
+        quarantine.park(cursor, place, whole, left.rejected, to)
+
+    def _quarantine(self, schema: TableSchema) -> Quarantine:
+        rows = self._delivery.quarantine_rows
+        return Quarantine(self.name, self._pipeline, schema.key, rows)
 
     def _write(self, cursor: Cursor, record: Record, changes: NetChanges, to: Checkpoint) -> Record:
         known = record.schema is not None and record.schema.same_shape(changes.schema)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from headrace.connectors.postgres.compatibility import TEXTS
-from headrace.connectors.postgres.merge import WritePlan, WrittenColumn
+from headrace.connectors.postgres.statements import WritePlan, WrittenColumn
 from headrace.connectors.postgres.target_table import Target, TargetColumn
 from headrace.connectors.postgres.target_types import arrival_at
 from headrace.errors import UnsuitableTableError
-from headrace.model import DELETED_AT, Column, Delivery, OnDelete, TableSchema
+from headrace.model import DELETED_AT, Column, Delivery, TableSchema
 
 _TEXT: Final = ("text", "text[]")
 
@@ -48,7 +48,3 @@ def _written(column: Column, target: TargetColumn) -> WrittenColumn:
     arrival = arrival_at(column.type, target.cast)
     own = arrival.staging in _TEXT and target.family not in TEXTS
     return WrittenColumn(column.name, arrival, target.cast, target.cast if own else None)
-
-
-def keeps_deleted(delivery: Delivery) -> bool:
-    return delivery.on_delete is not OnDelete.DELETE
