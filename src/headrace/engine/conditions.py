@@ -57,17 +57,25 @@ def compile_condition(
     sample = _projection(schema.arrow().empty_table(), columns)
     try:
         kind = sandbox.bind_condition(sql, sample)
+        _refuse_wrong_constants(sql, sample, sandbox)
     except duckdb.Error as error:
         raise ConfigError(
             f"{where}: {_first_words(error)}", hint=_hint_for(tree, schema), table=schema.table
         ) from error
-    if kind not in ("BOOLEAN", '"NULL"'):
+    if kind != "BOOLEAN":
         raise ConfigError(
             f"{where}: it is {kind}, not true or false",
             hint="compare it with something, such as amount > 0",
             table=schema.table,
         )
     return Condition(rule, sql, columns)
+
+
+def _refuse_wrong_constants(sql: str, sample: pa.Table, sandbox: Sandbox) -> None:
+    """Raise duckdb.ConversionException for `id = 'x'`: it fails even where every value is null."""
+    nulls = pa.table([pa.nulls(1, kind) for kind in sample.schema.types], schema=sample.schema)
+    with suppress(duckdb.InvalidInputException, duckdb.OutOfRangeException):
+        sandbox.select([f"({sql}\n)"], nulls)  # the others may be error() in a branch for nulls
 
 
 def evaluate(

@@ -97,7 +97,9 @@ class Judge:
         self._schema = schema
         self._sandbox = sandbox
         self._where = (
-            compile_condition("where", rules.where, schema, sandbox) if rules.where else None
+            None
+            if rules.where is None
+            else compile_condition("where", rules.where, schema, sandbox)
         )
         self._expectations = rules.expectations
         self._conditions = [

@@ -8,8 +8,9 @@ that the destination itself refuses.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,10 @@ from headrace.engine.sandbox import Sandbox
 from headrace.errors import ExpectationFailedError, QuarantineFullError
 from headrace.model import Fill, NetChanges, Rejected, RowPart, RowRules, TableSchema
 from headrace.model.delivery import QUARANTINE_ROWS
+
+# Rows of a load that are transformed at a time, if that many bytes hold them.
+BATCH_ROWS: Final = 65_536
+BATCH_BYTES: Final = 8 << 20
 
 
 class Transform:
@@ -183,8 +188,7 @@ class _Load:
 
     def _read(self, number: int, part: RowPart) -> Iterator[pa.RecordBatch]:
         reading = _Reading()
-        for batch in part.read():
-            rows = pa.Table.from_batches([batch])
+        for rows in _gathered(part.read()):
             verdict = self.judge.judge(rows)
             _stop_if_fatal(verdict, rows, self.columns)
             reading.add(_parked(verdict, rows, self.columns), verdict.counts())
@@ -204,6 +208,19 @@ class _Load:
                 hint="correct the rows at the source or the rule, or raise quarantine: max_rows",
                 table=self.columns.source.table,
             )
+
+
+def _gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Small batches as larger tables: a query costs a millisecond, however few its rows."""
+    gathered: list[pa.RecordBatch] = []
+    for batch in batches:
+        gathered.append(batch)
+        rows, size = sum(b.num_rows for b in gathered), sum(b.nbytes for b in gathered)
+        if rows >= BATCH_ROWS or size >= BATCH_BYTES:
+            yield pa.Table.from_batches(gathered)
+            gathered = []
+    if gathered:
+        yield pa.Table.from_batches(gathered)
 
 
 def _parked(verdict: Verdict, rows: pa.Table, columns: OutputColumns) -> list[Rejected]:
