@@ -94,9 +94,18 @@ def cli_page() -> str:
         "and `hint`. Without it errors and hints go to stderr. `headrace run` stops cleanly at "
         "Ctrl-C or SIGTERM, and at once at the second.",
         codes,
-        *(_command(name, sub) for name, sub in command.commands.items()),
+        *(_command(name, sub) for name, sub in _commands(command)),
     ]
     return _joined(parts)
+
+
+def _commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command with its whole name, those inside of others included."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", command
 
 
 def _command(name: str, command: Any) -> str:

@@ -5,9 +5,17 @@ from __future__ import annotations
 import pyarrow as pa
 from rich.console import Console, RenderableType
 
-from headrace.cli.listings import SHOWN_ROWS, findings_view, rows_view, verification_view
+from headrace.cli.listings import (
+    SHOWN_ROWS,
+    findings_view,
+    rows_view,
+    status_view,
+    verification_view,
+)
+from headrace.engine.materialize import Phase
 from headrace.model import Lsn, TableId
 from headrace.model.finding import Finding, Severity
+from headrace.status import CaptureStatus, Status, TableStatus
 from headrace.verify import TableVerification
 
 
@@ -52,3 +60,60 @@ def test_a_difference_names_its_rows():
     lines = shown(verification_view([table]))
     assert lines[-1] == "0 of 1 tables equal their source"
     assert "public.t differs at id=7" in lines
+
+
+# -- status ----------------------------------------------------------------------------------------
+
+CAPTURE = CaptureStatus("shop", None, 7, Lsn(16), None, None, None, error="away")
+FOLLOWED = TableStatus("p", "public.t", Phase.STREAMING, 10, Lsn(16), 100, 0.5, None)
+SYNCED = TableStatus(
+    "s",
+    "crm.t",
+    Phase.STREAMING,
+    5000,
+    None,
+    None,
+    61.0,
+    None,
+    version=12,
+    source_version=15,
+    lag_versions=3,
+    quarantined=2,
+    breaches={"adult": 4, "known": 0},
+    notice="rebuilt: the log was cleaned",
+)
+
+
+def test_a_status_of_both_directions_shows_each_in_its_own_terms():
+    lines = shown(status_view(Status((CAPTURE,), (FOLLOWED, SYNCED))))
+    rows = [line.split() for line in lines]
+    assert ["p", "public.t", "streaming", "10", "0/10", "100", "bytes", "0.5", "s"] in rows
+    assert [
+        "s",
+        "crm.t",
+        "streaming",
+        "5,000",
+        "12",
+        "15",
+        "3",
+        "versions",
+        "1",
+        "min",
+        "1",
+        "s",
+        "2",
+    ] in rows
+    assert lines[-1] == "shop: away"
+    assert "crm.t: rebuilt: the log was cleaned" in lines
+    assert "crm.t: rows that broke a rule: adult 4" in lines
+    assert "crm.t: 2 rows refused: headrace quarantine list" in lines
+
+
+def test_a_status_without_captures_has_no_empty_table_of_them():
+    lines = shown(status_view(Status((), (SYNCED,))))
+    assert lines[0].split()[:3] == ["pipeline", "table", "phase"]
+    assert not any("WAL" in line for line in lines)
+
+
+def test_a_status_before_the_first_run_says_how_to_begin():
+    assert shown(status_view(Status((), ()))) == ["no table has been copied yet: headrace run"]

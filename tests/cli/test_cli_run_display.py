@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, cast
 
 from rich.console import Console
 
 from headrace.cli.display import PROGRESS_INTERVAL, SHOWN_COPIES, RunLog, live_view
 from headrace.cli.events import Event, happenings, progress
-from headrace.cli.numbers import CopyNumbers, RunNumbers, StreamNumbers, TableNumbers
+from headrace.cli.numbers import (
+    CopyNumbers,
+    RunNumbers,
+    StreamNumbers,
+    SyncNumbers,
+    TableNumbers,
+    read_numbers,
+)
+from headrace.engine.judging import RuleCount
 from headrace.engine.materialize import Phase
+from headrace.engine.sync_state import SyncState, SyncTarget, SyncView
+from headrace.errors import ConfigError
+from headrace.model import Checkpoint, Lsn, TableId, TableVersion
 
 UP = StreamNumbers("p", connected=True)
 DOWN = StreamNumbers("p", connected=False)
@@ -157,3 +171,137 @@ def test_a_failed_table_stays_in_sight_with_its_reason():
     text = shown(now)
     assert "1 of 1 tables failed" in text
     assert "public.t: no room\\x1b[2J" in text
+
+
+# -- tables that follow versions -------------------------------------------------------------------
+
+SYNCED = SyncNumbers("s", "crm.t", Phase.STREAMING, version=12, head=12, lag_versions=0)
+BEHIND = replace(SYNCED, head=15, lag_versions=3, lag_seconds=4.2)
+
+
+def test_a_synced_table_shows_its_version_and_how_far_it_is_behind():
+    now = RunNumbers(2.0, tables=(replace(BEHIND, applied=500),), applied=500, lag_seconds=4.2)
+    first, last = shown(RunNumbers(0.0, tables=(SYNCED,)), now).splitlines()
+    assert first.split() == [
+        "crm.t",
+        "streaming",
+        "version",
+        "12",
+        "of",
+        "15,",
+        "4.2",
+        "s",
+        "behind",
+        "500",
+        "rows",
+    ]
+    assert "watching   250 rows/s   500 applied   lag 3 versions, 4.2 s" in last
+    assert "captured" not in last
+
+
+def test_a_capture_and_a_sync_stand_in_one_view():
+    now = RunNumbers(0.0, (UP,), tables=(in_phase(Phase.STREAMING), SYNCED), lag_bytes=2000)
+    text = shown(now)
+    assert "crm.t  streaming  version 12" in text
+    assert "streaming   0 changes/s   0 captured, 0 applied   lag 2.0 kB, 0 versions" in text
+
+
+def test_tables_that_need_a_look_come_first():
+    tables = [replace(SYNCED, table=f"crm.t{n}") for n in range(30)]
+    tables += [
+        replace(BEHIND, table="crm.behind"),
+        replace(SYNCED, table="x.y", phase=Phase.FAILED),
+    ]
+    lines = shown(RunNumbers(0.0, tables=tuple(tables))).splitlines()
+    assert [line.split()[0] for line in lines[:2]] == ["crm.behind", "x.y"]
+    assert "and 20 more: headrace status" in lines[-2]
+
+
+def test_broken_rules_and_what_was_out_of_the_ordinary_are_in_sight():
+    table = replace(SYNCED, breaches=(("adult", 3), ("known", 0)), notice="rebuilt: log cleaned")
+    text = shown(RunNumbers(0.0, tables=(table,)))
+    assert "broken: adult 3" in text
+    assert "known" not in text
+    assert "crm.t: rebuilt: log cleaned" in text
+
+
+def test_a_notice_and_the_first_breach_of_a_rule_are_one_line_each():
+    broken = replace(SYNCED, breaches=(("adult", 1),), notice="compared whole tables")
+    moments = [
+        RunNumbers(0, tables=(SYNCED,)),
+        RunNumbers(1, tables=(broken,)),
+        RunNumbers(2, tables=(replace(broken, breaches=(("adult", 9),)),)),
+    ]
+    told = [lines(a, b) for a, b in zip([None, *moments], moments, strict=False)]
+    assert told == [
+        ["table pipeline=s table=crm.t phase=streaming version=12"],
+        [
+            'notice pipeline=s table=crm.t notice="compared whole tables"',
+            "expectation_broken pipeline=s table=crm.t rule=adult rows=1",
+        ],
+        [],
+    ]
+
+
+def test_progress_of_a_sync_counts_versions_and_breaches():
+    before = RunNumbers(10.0, tables=(SYNCED,))
+    table = replace(BEHIND, breaches=(("adult", 2), ("known", 1)))
+    now = RunNumbers(20.0, tables=(table,), applied=1000, lag_seconds=4.2)
+    assert str(progress(before, now)) == (
+        "progress applied=1000 applied_per_second=100 lag_versions=3 breaches=3 lag_seconds=4.2"
+        " failed_tables=0"
+    )
+
+
+def test_the_end_of_a_run_closes_its_stream_and_does_not_lose_it():
+    going = RunNumbers(0, (UP,))
+    ended = replace(going, at=1.0, ended=True, streams=(replace(DOWN, error="closed"),))
+    assert lines(going, ended) == []
+    text = shown(going, ended)
+    assert "ended" in text
+    assert "closed" not in text
+
+
+# -- what is read of a run -------------------------------------------------------------------------
+
+
+def view(**state: Any) -> SyncView:
+    target = cast(SyncTarget, None)  # nothing is read of it
+    return SyncView("s", {TableId("crm", "t"): SyncState(target, **state)})
+
+
+def test_a_sync_is_read_as_numbers():
+    head = TableVersion("log", 9, datetime.now(UTC))
+    counted = SimpleNamespace(counts={"adult": RuleCount(checked=100, breaches=4)})
+    at = Checkpoint("log", 7, Lsn(7))
+    now = read_numbers(
+        [
+            view(
+                phase=Phase.STREAMING,
+                checkpoint=at,
+                head=head,
+                behind_since=datetime.now(UTC) - timedelta(hours=1),
+                applied_rows=50,
+                transforms=[counted],
+                notice="told",
+            )
+        ]
+    )
+    (table,) = now.syncs
+    assert (table.table, table.version, table.head, table.lag_versions) == ("crm.t", 7, 9, 2)
+    assert (table.breaches, table.notice, now.applied) == ((("adult", 4),), "told", 50)
+    assert now.lag_versions == 2
+    assert now.lag_seconds >= 3600
+    assert (now.streams, now.copies) == ((), ())
+
+
+def test_a_table_that_is_read_whole_is_a_copy_until_it_is_at_the_destination():
+    loading = view(phase=Phase.LOADING, copied_rows=40, expected_rows=100)
+    assert read_numbers([loading]).copies == (CopyNumbers("crm.t", 100, 40),)
+    assert read_numbers([loading]).copying
+    at = Checkpoint("log", 7, Lsn(7))
+    loaded = view(phase=Phase.STREAMING, copied_rows=100, expected_rows=100, checkpoint=at)
+    assert read_numbers([loaded]).copies == (CopyNumbers("crm.t", 100, 100, done=True),)
+    failed = view(phase=Phase.FAILED, copied_rows=9, error=ConfigError("no", hint="x"))
+    (copy,) = read_numbers([failed]).copies
+    assert (copy.done, copy.ended) == (False, True)

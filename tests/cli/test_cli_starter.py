@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,3 +113,34 @@ def test_init_into_a_folder_that_is_not_there_is_wrong_use(command_line):
     )
     assert done.code == 2
     assert "none/headrace.yaml cannot be written" in done.err
+
+
+# -- from Delta tables to Postgres -----------------------------------------------------------------
+
+REVERSE = replace(PARTS, reverse=True, tables="crm.customers", key=("id", "Region"))
+
+
+def test_in_reverse_postgres_is_the_destination_and_the_key_is_named():
+    settings = load(REVERSE)
+    (sync,) = settings.syncs()
+    assert (sync.source_connection.location, sync.destination_connection.host) == (
+        "/project/lake",
+        "db",
+    )
+    (entry,) = sync.pipeline.tables
+    assert (entry.source, entry.key) == ("crm.customers", ("id", "Region"))
+
+
+def test_every_line_that_the_reverse_file_only_shows_is_valid_too():
+    text = starter_text(replace(REVERSE, tables="crm.*"))
+    head, pipelines = text.split("pipelines:")
+    shown = re.sub(r"(?m)^( +)# ", r"\1", pipelines)
+    assert shown.count("#") < pipelines.count("#") - 10
+    variables = {**VARIABLES, "KEY": "pepper"}
+    settings = parse(f"{head}pipelines:{shown}", "headrace.yaml", Path("/project"), variables)
+    assert settings.syncs()[0].pipeline.tables[1].expect is not None
+
+
+def test_in_reverse_no_password_is_written_either():
+    with pytest.raises(ConfigError, match="holds a password"):
+        starter_text(replace(REVERSE, url="postgresql://a:hunter2@b/c"))

@@ -14,28 +14,27 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 import headrace
+from headrace.cli.invocation import (
+    DEFAULT_FILE,
+    AsJson,
+    ConfigFile,
+    OnePipeline,
+    Verbose,
+    Yes,
+    confirmed,
+    load_project,
+)
 from headrace.cli.output import INTERRUPTED, Output, reporting
+from headrace.cli.quarantine import quarantine_app
 from headrace.errors import ConfigError, HeadraceError
 
 if TYPE_CHECKING:
-    from headrace.project import Project, TableFailure
+    from headrace.project import TableFailure
 
 BLOCKED: Final = 3  # exit code: a check found a blocker
 DIFFERENT: Final = 4  # exit code: a verification found a difference
 
-ConfigFile = Annotated[
-    Path, typer.Option("--config", "-c", metavar="FILE", help="The project's file.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON lines, for programs.")]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Show everything, and tracebacks of errors.")
-]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-OnePipeline = Annotated[
-    str | None, typer.Argument(metavar="[PIPELINE]", help="Only this pipeline.", show_default=False)
-]
-PASSWORD_ENV: Final = "SOURCE_PASSWORD"  # noqa: S105  # a variable's name
-DEFAULT_FILE: Final = Path("headrace.yaml")
+PASSWORD_ENV: Final = {False: "SOURCE_PASSWORD", True: "DESTINATION_PASSWORD"}  # by --reverse
 
 app = typer.Typer(
     name="headrace",
@@ -44,6 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(quarantine_app)
 
 
 def main() -> None:
@@ -81,21 +81,37 @@ def headrace_command(
 
 @app.command()
 def init(
-    source_url: Annotated[
+    url: Annotated[
         str,
-        typer.Option(help="postgresql://user@host:port/database without a password, or ${NAME}."),
+        typer.Option(
+            "--url",
+            "--source-url",
+            help="postgresql://user@host:port/database without a password, or ${NAME}.",
+        ),
     ] = "",
-    host: Annotated[str, typer.Option(help="The source's host.")] = "",
+    host: Annotated[str, typer.Option(help="The Postgres server's host.")] = "",
     port: Annotated[int, typer.Option(help="Its port.")] = 5432,
-    database: Annotated[str, typer.Option(help="The database to read from.")] = "",
-    user: Annotated[str, typer.Option(help="The role to read as.")] = "",
+    database: Annotated[str, typer.Option(help="The database.")] = "",
+    user: Annotated[str, typer.Option(help="The role to work as.")] = "",
     password_env: Annotated[
-        str, typer.Option(metavar="NAME", help="Environment variable with its password.")
-    ] = PASSWORD_ENV,
-    location: Annotated[str, typer.Option(help="Where the Delta tables go.")] = "./lake",
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Environment variable with its password; SOURCE_PASSWORD if not given, with "
+            "--reverse DESTINATION_PASSWORD.",
+            show_default=False,
+        ),
+    ] = None,
+    location: Annotated[str, typer.Option(help="Where the Delta tables are, or go.")] = "./lake",
     tables: Annotated[str, typer.Option(help="Which tables, as schema.table or a glob.")] = (
         "public.*"
     ),
+    reverse: Annotated[
+        bool, typer.Option("--reverse", help="From Delta tables to Postgres.")
+    ] = False,
+    key: Annotated[
+        str, typer.Option(metavar="COLUMNS", help="With --reverse: what identifies a row, as a,b.")
+    ] = "id",
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
     config: ConfigFile = DEFAULT_FILE,
     as_json: AsJson = False,
@@ -106,13 +122,25 @@ def init(
 
     with reporting(as_json=as_json, verbose=verbose) as output:
         _refuse_to_overwrite(config, force)
-        if not source_url:
+        variable = PASSWORD_ENV[reverse] if password_env is None else password_env
+        if not url:
             host = host or _ask("--host", "Host of the Postgres server", "localhost")
             database = database or _ask("--database", "Database", "postgres")
             user = user or _ask("--user", "Role", "postgres")
-        starter = Starter(source_url, host, port, database, user, password_env, location, tables)
+        starter = Starter(
+            url=url,
+            host=host,
+            port=port,
+            database=database,
+            user=user,
+            variable=variable,
+            location=location,
+            tables=tables,
+            reverse=reverse,
+            key=tuple(part.strip() for part in key.split(",")),
+        )
         _write(config, starter_text(starter), force)
-        needed = password_env if not has_password(source_url) else ""
+        needed = variable if not has_password(url) else ""
         output.say(f"wrote {config}; next:")
         if needed:
             output.say(f"  export {needed}=…")
@@ -130,7 +158,7 @@ def _ask(option: str, question: str, default: str) -> str:
     if not sys.stdin.isatty():
         raise ConfigError(
             f"{option} is missing, and there is no terminal to ask on",
-            hint="headrace init --host HOST --database NAME --user ROLE, or --source-url URL",
+            hint="headrace init --host HOST --database NAME --user ROLE, or --url URL",
         )
     return str(typer.prompt(question, default=default, err=True))
 
@@ -168,7 +196,7 @@ def check(
     from headrace.model.finding import Severity
 
     with reporting(as_json=as_json, verbose=verbose) as output:
-        project = _load(config)
+        project = load_project(config)
         findings = project.check(pipeline)
         statements = [sql for finding in findings if finding.safe for sql in finding.sql]
         if fix and statements and _agreed_to(statements, yes, output):
@@ -186,13 +214,7 @@ def _agreed_to(statements: list[str], yes: bool, output: Output) -> bool:
     if not output.as_json:
         output.say("These statements will run at the source:")
         output.console.print(statements_view(statements))
-    return yes or _confirmed("Run them?")
-
-
-def _confirmed(question: str) -> bool:
-    if not sys.stdin.isatty():
-        raise ConfigError("there is no terminal to ask on", hint="--yes agrees beforehand")
-    return bool(typer.confirm(question, err=True))
+    return yes or confirmed("Run them?")
 
 
 @app.command()
@@ -206,7 +228,7 @@ def plan(
     from headrace.cli.listings import plan_view
 
     with reporting(as_json=as_json, verbose=verbose) as output:
-        made = _load(config).plan(pipeline)
+        made = load_project(config).plan(pipeline)
         output.show(made.steps, plan_view(made))
 
 
@@ -232,7 +254,7 @@ def run(
     from headrace.pgoutput import KERNEL
 
     with reporting(as_json=as_json, verbose=verbose) as output:
-        project = _load(config)
+        project = load_project(config)
         if not KERNEL:
             output.warn(
                 "the compiled pgoutput kernel is missing, decoding is many times slower; "
@@ -272,10 +294,27 @@ def resync(
     from headrace.cli.interruption import stopping_on_signals
 
     with reporting(as_json=as_json, verbose=verbose) as output:
-        project = _load(config)
+        project = load_project(config)
         with stopping_on_signals() as asked, showing(output) as tick:
             failures = project.resync(tables, stop=asked.stop, on_tick=tick)
         _end_run(output, failures, caught_up=True, interrupted=asked.signalled)
+
+
+@app.command()
+def undo(
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="schema.table at the destination.")],
+    yes: Yes = False,
+    config: ConfigFile = DEFAULT_FILE,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Bring back what a table held before it was last built anew; it is left alone from then on."""
+    with reporting(as_json=as_json, verbose=verbose) as output:
+        project = load_project(config)
+        if not yes and not confirmed(f"Bring back the rows that {table} had before its rebuild?"):
+            raise typer.Exit(1)
+        done = project.undo(table)
+        output.show([{"done": done}], done)
 
 
 # -- looking ---------------------------------------------------------------------------------------
@@ -289,7 +328,7 @@ def status(
     from headrace.cli.listings import status_view
 
     with reporting(as_json=as_json, verbose=verbose) as output:
-        found = _load(config).status()
+        found = load_project(config).status()
         output.show([*found.captures, *found.tables], status_view(found))
 
 
@@ -306,7 +345,7 @@ def preview(
     from headrace.cli.plain import with_short_floats
 
     with reporting(as_json=as_json, verbose=verbose) as output:
-        found = with_short_floats(_load(config).preview(table, limit))
+        found = with_short_floats(load_project(config).preview(table, limit))
         rows = changes_of_log(found, everything=as_json or verbose)
         output.show(rows.to_pylist(), rows_view(rows))
 
@@ -323,7 +362,7 @@ def query(
     from headrace.cli.plain import with_short_floats
 
     with reporting(as_json=as_json, verbose=verbose) as output:
-        rows = with_short_floats(_load(config).query(sql))
+        rows = with_short_floats(load_project(config).query(sql))
         output.show((r for b in rows.to_batches() for r in b.to_pylist()), rows_view(rows))
 
 
@@ -338,7 +377,7 @@ def verify(
     from headrace.cli.listings import verification_view
 
     with reporting(as_json=as_json, verbose=verbose) as output:
-        tables = _load(config).verify(pipeline)
+        tables = load_project(config).verify(pipeline)
         output.show(tables, verification_view(tables))
         if not all(table.equal for table in tables):
             raise typer.Exit(DIFFERENT)
@@ -357,9 +396,9 @@ def destroy(
 ) -> None:
     """Drop the slot and publication that Headrace created, and the change log; tables stay."""
     with reporting(as_json=as_json, verbose=verbose) as output:
-        project = _load(config)
+        project = load_project(config)
         what = f"of {pipeline}" if pipeline else "of every pipeline"
-        if not yes and not _confirmed(f"Drop slot, publication and change log {what}?"):
+        if not yes and not confirmed(f"Drop slot, publication and change log {what}?"):
             raise typer.Exit(1)
         for line in project.destroy(pipeline):
             output.show([{"done": line}], line)
@@ -379,9 +418,3 @@ def demo(
         code = run_demo(output, keep=keep)
         if code:
             raise typer.Exit(code)
-
-
-def _load(config: Path) -> Project:
-    from headrace.project import load
-
-    return load(config)

@@ -24,6 +24,7 @@ import psycopg
 from headrace.cli.display import Tick, showing
 from headrace.cli.interruption import Interruption, stopping_on_signals
 from headrace.cli.listings import findings_view, rows_view, statements_view, verification_view
+from headrace.cli.numbers import View
 from headrace.cli.output import INTERRUPTED, Output
 from headrace.cli.plain import count, duration
 from headrace.cli.starter import Starter, starter_text
@@ -168,9 +169,9 @@ class _Shop:
         self._stop = stop
         self.traffic: Future[_Day] | None = None
 
-    def tick(self, views: Sequence[RunView]) -> None:
+    def tick(self, views: Sequence[View]) -> None:
         self._show(views)
-        view = views[0]
+        view = next(view for view in views if isinstance(view, RunView))
         states = [state for m in view.materializations for state in m.tables.values()]
         if any(state.phase is Phase.FAILED for state in states):
             self._stop.set()

@@ -16,19 +16,20 @@ from rich.table import Table
 from rich.text import Text
 
 from headrace.cli.events import Event, happenings, progress, rate
-from headrace.cli.numbers import CopyNumbers, RunNumbers, read_numbers
+from headrace.cli.numbers import CopyNumbers, RunNumbers, SyncNumbers, View, read_numbers
 from headrace.cli.output import Output
-from headrace.cli.plain import count, duration, json_line, prose, size
+from headrace.cli.phases import phase_style
+from headrace.cli.plain import cell, count, counted, duration, json_line, prose, size
 from headrace.engine.materialize import Phase
-from headrace.engine.runner import RunView
 
 PROGRESS_INTERVAL: Final = 10.0  # seconds between log lines that nothing caused
 RATE_WINDOW: Final = 20  # ticks of 0.1 s: a rate over two seconds is steady and still moves
 SHOWN_COPIES: Final = 12  # bars that leave room on a screen of 24 lines
+SHOWN_TABLES: Final = 12
 SHOWN_PROBLEMS: Final = 5
 BAR_WIDTH: Final = 30
 
-Tick = Callable[[Sequence[RunView]], None]
+Tick = Callable[[Sequence[View]], None]
 Look = Callable[[RunNumbers], None]
 
 
@@ -38,10 +39,10 @@ def showing(output: Output) -> Iterator[Tick]:
 
     The last look is taken when the run has ended, so that what stays to be read is how it ended.
     """
-    views: list[RunView] = []
+    views: list[View] = []
     with _drawing(output.console) if output.live else _logging(output) as look:
 
-        def tick(now: Sequence[RunView]) -> None:
+        def tick(now: Sequence[View]) -> None:
             views[:] = now
             look(read_numbers(now))
 
@@ -49,7 +50,7 @@ def showing(output: Output) -> Iterator[Tick]:
             yield tick
         finally:
             if views:
-                look(replace(read_numbers(views), streams=()))  # closed, not lost
+                look(replace(read_numbers(views), ended=True))
 
 
 @contextmanager
@@ -118,7 +119,9 @@ def live_view(history: Sequence[RunNumbers]) -> RenderableType:
         parts.append(_bars(history[0], now))
     elif now.copies:
         parts.append(_copied(now))
-    parts.append(_stream_line(history[0], now))
+    if now.syncs:
+        parts.append(_syncs(now))
+    parts.append(_summary(history[0], now))
     parts += _problems(now)
     return Group(*parts)
 
@@ -169,29 +172,81 @@ def _time_left(copy: CopyNumbers, speed: float) -> str:
     return f"{duration(left / speed)} left" if speed > 0 and left > 0 else ""
 
 
-def _stream_line(before: RunNumbers, now: RunNumbers) -> Text:
+def _syncs(now: RunNumbers) -> Table:
+    """Tables that follow versions: where they stand, those that need a look first."""
+    grid = Table.grid(padding=(0, 2))
+    for justify in ("left", "left", "left", "right", "left"):
+        grid.add_column(justify=justify, no_wrap=True)
+    shown = sorted(now.syncs, key=_in_order)[:SHOWN_TABLES]
+    for table in shown:
+        grid.add_row(
+            Text(cell(table.table)),
+            Text(table.phase.value, phase_style(table.phase)),
+            Text(_versions(table)),
+            Text(f"{count(table.applied)} rows"),
+            Text(_broken(table), "yellow"),
+        )
+    if len(now.syncs) > len(shown):
+        grid.add_row(Text(f"and {len(now.syncs) - len(shown)} more: headrace status", "dim"))
+    return grid
+
+
+def _in_order(table: SyncNumbers) -> tuple[bool, int]:
+    """Those at work or in trouble first, the furthest behind before others."""
+    return table.phase is Phase.STREAMING and not table.lag_versions, -(table.lag_versions or 0)
+
+
+def _versions(table: SyncNumbers) -> str:
+    """`version 12`, or `version 12 of 15, 3 s behind`."""
+    if table.version is None:
+        return "" if table.head is None else f"version {table.head}"
+    if not table.lag_versions:
+        return f"version {table.version}"
+    return f"version {table.version} of {table.head}, {duration(table.lag_seconds)} behind"
+
+
+def _broken(table: SyncNumbers) -> str:
+    broken = [f"{rule} {count(rows)}" for rule, rows in table.breaches if rows]
+    return f"broken: {', '.join(broken)}" if broken else ""
+
+
+def _summary(before: RunNumbers, now: RunNumbers) -> Text:
     seconds = now.at - before.at
-    failed, connected = len(now.in_phase(Phase.FAILED)), all(s.connected for s in now.streams)
+    failed = len(now.in_phase(Phase.FAILED))
+    connected = now.ended or all(s.connected for s in now.streams)
+    captures = bool(now.streams) or not now.syncs
+    rates = (before.captured, now.captured) if captures else (before.applied, now.applied)
+    captured = f"{count(now.captured)} captured, " if captures else ""
     parts = [
         ("● ", "green" if connected else "yellow"),
         (_state(now, connected), ""),
-        (f"   {count(rate(before.captured, now.captured, seconds))} changes/s", "cyan"),
-        (f"   {count(now.captured)} captured, {count(now.applied)} applied", ""),
-        (f"   lag {size(now.lag_bytes)}, {duration(now.lag_seconds)}", ""),
+        (f"   {count(rate(*rates, seconds))} {'changes' if captures else 'rows'}/s", "cyan"),
+        (f"   {captured}{count(now.applied)} applied", ""),
+        (f"   lag {', '.join(_lags(now, captures))}", ""),
         (f"   {failed} of {len(now.tables)} tables failed" if failed else "", "bold red"),
     ]
     return Text.assemble(*parts)
 
 
+def _lags(now: RunNumbers, captures: bool) -> Iterator[str]:
+    if captures:
+        yield size(now.lag_bytes)
+    if now.syncs:
+        yield counted(now.lag_versions, "version")
+    yield duration(now.lag_seconds)
+
+
 def _state(now: RunNumbers, connected: bool) -> str:
-    if not now.streams:
+    if now.ended:
         return "ended"
+    if not now.streams:
+        return "watching"
     return "streaming" if connected else "connecting"
 
 
 def _problems(now: RunNumbers) -> list[Text]:
     """The first lines of what goes wrong at the moment."""
-    streams = [(s.pipelines, s.error) for s in now.streams if s.error]
+    streams = [(s.pipelines, s.error) for s in now.streams if s.error and not now.ended]
     troubled = (Phase.FAILED, Phase.RETRYING)
     tables = [(t.table, t.error) for t in now.tables if t.error and t.phase in troubled]
     found = [*streams, *tables]
@@ -202,4 +257,11 @@ def _problems(now: RunNumbers) -> list[Text]:
     ]
     if len(found) > SHOWN_PROBLEMS:
         lines.append(Text(f"  and {len(found) - SHOWN_PROBLEMS} more: headrace status"))
-    return lines
+    return [*lines, *_notices(now)]
+
+
+def _notices(now: RunNumbers) -> Iterator[Text]:
+    """What was done out of the ordinary, and why."""
+    told = [(table.table, table.notice) for table in now.syncs if table.notice]
+    for name, notice in told[:SHOWN_PROBLEMS]:
+        yield Text.assemble((f"  {cell(name)}: ", "yellow"), prose(notice.splitlines()[0]))

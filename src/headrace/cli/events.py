@@ -9,11 +9,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from headrace.cli.numbers import CopyNumbers, RunNumbers, StreamNumbers, TableNumbers
+from headrace.cli.numbers import (
+    CopyNumbers,
+    RunNumbers,
+    StreamNumbers,
+    SyncNumbers,
+    TableNumbers,
+)
 from headrace.engine.materialize import Phase
 
 _BARE: Final = re.compile(r"[^\s\"=]+\Z")
-_LEVELS: Final = {Phase.RETRYING: logging.WARNING, Phase.FAILED: logging.ERROR}
+_LEVELS: Final = {
+    Phase.RETRYING: logging.WARNING,
+    Phase.HELD: logging.WARNING,
+    Phase.FAILED: logging.ERROR,
+}
 
 
 @dataclass(frozen=True)
@@ -43,12 +53,15 @@ def happenings(before: RunNumbers | None, now: RunNumbers) -> Iterator[Event]:
     streams = {s.pipelines: s for s in before.streams} if before else {}
     copies = {c.table: c for c in before.copies} if before else {}
     tables = {(t.pipeline, t.table): t for t in before.tables} if before else {}
-    for stream in now.streams:
+    for stream in () if now.ended else now.streams:
         yield from _of_stream(streams.get(stream.pipelines), stream)
     for copy in now.copies:
         yield from _of_copy(copies.get(copy.table), copy)
     for table in now.tables:
-        yield from _of_table(tables.get((table.pipeline, table.table)), table)
+        known = tables.get((table.pipeline, table.table))
+        yield from _of_table(known, table)
+        if isinstance(table, SyncNumbers):
+            yield from _of_sync(known if isinstance(known, SyncNumbers) else None, table)
 
 
 def _of_stream(before: StreamNumbers | None, now: StreamNumbers) -> Iterator[Event]:
@@ -79,10 +92,27 @@ def _begun(copy: CopyNumbers) -> bool:
 def _of_table(before: TableNumbers | None, now: TableNumbers) -> Iterator[Event]:
     if now.phase is (before.phase if before else Phase.WAITING):
         return
-    fields = {"pipeline": now.pipeline, "table": now.table, "phase": now.phase.value}
+    fields: dict[str, Any] = _named(now) | {"phase": now.phase.value}
+    if isinstance(now, SyncNumbers) and now.version is not None:
+        fields["version"] = now.version
     if now.error:
         fields["error"] = now.error
     yield Event("table", fields, _LEVELS.get(now.phase, logging.INFO))
+
+
+def _of_sync(before: SyncNumbers | None, now: SyncNumbers) -> Iterator[Event]:
+    """What was done out of the ordinary, and the first breach of each rule."""
+    if now.notice and now.notice != (before.notice if before else None):
+        yield Event("notice", _named(now) | {"notice": now.notice}, logging.WARNING)
+    known = dict(before.breaches) if before else {}
+    for rule, rows in now.breaches:
+        if rows and not known.get(rule):
+            fields = _named(now) | {"rule": rule, "rows": rows}
+            yield Event("expectation_broken", fields, logging.WARNING)
+
+
+def _named(table: TableNumbers) -> dict[str, Any]:
+    return {"pipeline": table.pipeline, "table": table.table}
 
 
 def progress(before: RunNumbers, now: RunNumbers) -> Event:
@@ -91,14 +121,19 @@ def progress(before: RunNumbers, now: RunNumbers) -> Event:
     if now.copying:
         fields["rows_copied"] = sum(copy.rows for copy in now.copies)
         fields["rows_expected"] = sum(copy.expected for copy in now.copies)
-    fields |= {
-        "changes": now.captured,
-        "changes_per_second": round(rate(before.captured, now.captured, now.at - before.at)),
-        "applied": now.applied,
-        "lag_bytes": now.lag_bytes,
-        "lag_seconds": round(now.lag_seconds, 1),
-        "failed_tables": len(now.in_phase(Phase.FAILED)),
-    }
+    seconds = now.at - before.at
+    if now.streams or not now.syncs:
+        fields["changes"] = now.captured
+        fields["changes_per_second"] = round(rate(before.captured, now.captured, seconds))
+    fields["applied"] = now.applied
+    if now.streams or not now.syncs:
+        fields["lag_bytes"] = now.lag_bytes
+    if now.syncs:
+        fields["applied_per_second"] = round(rate(before.applied, now.applied, seconds))
+        fields["lag_versions"] = now.lag_versions
+        fields["breaches"] = sum(rows for table in now.syncs for _, rows in table.breaches)
+    fields["lag_seconds"] = round(now.lag_seconds, 1)
+    fields["failed_tables"] = len(now.in_phase(Phase.FAILED))
     return Event("progress", fields)
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, TypeVar
 
 import pyarrow as pa
 from rich.console import Group, RenderableType
+from rich.table import Table
 from rich.text import Text
 
 from headrace.cli.output import table
-from headrace.cli.plain import cell, count, duration, prose, size
-from headrace.engine.materialize import Phase
+from headrace.cli.phases import phase_style
+from headrace.cli.plain import cell, count, counted, duration, prose, size
 from headrace.model import BEFORE, COMMIT_LSN, COMMIT_TS, META_COLUMNS, OP, UNCHANGED, Lsn
 from headrace.model.finding import Finding, Severity
 from headrace.plan import Plan
@@ -25,11 +26,6 @@ _SEVERITY_STYLES: Final = {
     Severity.BLOCKER: "bold red",
     Severity.WARNING: "yellow",
     Severity.OK: "green",
-}
-_PHASE_STYLES: Final = {
-    Phase.STREAMING: "green",
-    Phase.RETRYING: "yellow",
-    Phase.FAILED: "bold red",
 }
 _ACTION_STYLES: Final = {"keep": "dim", "create": "green", "add": "green", "copy": "cyan"}
 
@@ -47,15 +43,11 @@ def findings_view(findings: Sequence[Finding], *, everything: bool) -> Renderabl
     style = "bold red" if blockers else "green"
     parts.append(
         Text(
-            f"{_counted(blockers, 'blocker')}, {_counted(warnings, 'warning')}, {passed} in order",
+            f"{counted(blockers, 'blocker')}, {counted(warnings, 'warning')}, {passed} in order",
             style,
         )
     )
     return Group(*parts)
-
-
-def _counted(number: int, thing: str) -> str:
-    return f"{count(number)} {thing}{'' if number == 1 else 's'}"
 
 
 def _finding_row(finding: Finding) -> Sequence[str | Text]:
@@ -89,19 +81,45 @@ def plan_view(plan: Plan) -> RenderableType:
 
 
 def status_view(status: Status) -> RenderableType:
-    """Captures, then tables, then the errors of both in full."""
-    captures = table(
+    """Captures, tables by the kind of their source, then all notices and errors in full."""
+    followed = [t for t in status.tables if t.version is None and t.source_version is None]
+    synced = [t for t in status.tables if t not in followed]
+    parts: list[RenderableType] = []
+    if status.captures:
+        parts += [_captures(status.captures), ""]
+    if followed:
+        parts += [_followed(followed), ""]
+    if synced:
+        parts += [_synced(synced), ""]
+    if not status.tables:
+        parts += [Text("no table has been copied yet: headrace run", "dim"), ""]
+    return Group(*parts[:-1], *_notices(synced), *_errors(status))
+
+
+def _captures(captures: Sequence[CaptureStatus]) -> Table:
+    return table(
         ("capture", "runs", "commit", "position", "lag", "slot", "WAL held"),
-        map(_capture_row, status.captures),
+        map(_capture_row, captures),
         right=("commit", "lag", "WAL held"),
     )
-    tables = table(
+
+
+def _followed(tables: Sequence[TableStatus]) -> Table:
+    """Tables whose source is Postgres."""
+    return table(
         ("pipeline", "table", "phase", "applied", "position", "lag", "behind"),
-        map(_table_row, status.tables),
+        map(_table_row, tables),
         right=("applied", "lag", "behind"),
     )
-    hint = Text("no table has been copied yet: headrace run", "dim")
-    return Group(captures, "", tables if status.tables else hint, *_errors(status))
+
+
+def _synced(tables: Sequence[TableStatus]) -> Table:
+    """Tables whose source has versions."""
+    return table(
+        ("pipeline", "table", "phase", "applied", "version", "of", "lag", "behind", "quarantine"),
+        map(_synced_row, tables),
+        right=("applied", "version", "of", "lag", "behind", "quarantine"),
+    )
 
 
 def _capture_row(capture: CaptureStatus) -> Sequence[str | Text]:
@@ -121,12 +139,39 @@ def _table_row(status: TableStatus) -> Sequence[str | Text]:
     return (
         status.pipeline,
         cell(status.table),
-        Text(status.phase.value, _PHASE_STYLES.get(status.phase, "")),
+        Text(status.phase.value, phase_style(status.phase)),
         count(status.rows_applied),
         _or_dash(str, status.lsn),
         _or_dash(size, status.lag_bytes),
         _or_dash(duration, status.lag_seconds),
     )
+
+
+def _synced_row(status: TableStatus) -> Sequence[str | Text]:
+    return (
+        status.pipeline,
+        cell(status.table),
+        Text(status.phase.value, phase_style(status.phase)),
+        count(status.rows_applied),
+        _or_dash(str, status.version),
+        _or_dash(str, status.source_version),
+        _or_dash(lambda number: counted(number, "version"), status.lag_versions),
+        _or_dash(duration, status.lag_seconds),
+        Text(_or_dash(count, status.quarantined), "yellow" if status.quarantined else ""),
+    )
+
+
+def _notices(tables: Sequence[TableStatus]) -> Iterator[Text]:
+    """What was done out of the ordinary, rules that rows broke, and rows that wait for a person."""
+    for status in tables:
+        told = [status.notice] if status.notice else []
+        broken = [f"{rule} {count(rows)}" for rule, rows in (status.breaches or {}).items() if rows]
+        if broken:
+            told.append(f"rows that broke a rule: {', '.join(broken)}")
+        if status.quarantined:
+            told.append(f"{counted(status.quarantined, 'row')} refused: headrace quarantine list")
+        for text in told:
+            yield Text.assemble((f"\n{cell(status.table)}: ", "yellow"), prose(text))
 
 
 def _or_dash(show: Callable[[T], str], value: T | None) -> str:
@@ -166,8 +211,8 @@ def rows_view(rows: pa.Table) -> RenderableType:
         right=numbers,
     )
     if rows.num_rows <= SHOWN_ROWS:
-        return Group(made, Text(f"({_counted(rows.num_rows, 'row')})", "dim"))
-    note = f"(the first {count(SHOWN_ROWS)} of {_counted(rows.num_rows, 'row')}; --json prints all)"
+        return Group(made, Text(f"({counted(rows.num_rows, 'row')})", "dim"))
+    note = f"(the first {count(SHOWN_ROWS)} of {counted(rows.num_rows, 'row')}; --json prints all)"
     return Group(made, Text(note, "yellow"))
 
 

@@ -13,7 +13,10 @@ from datetime import UTC, datetime
 
 from headrace.engine.materialize import Materialization, Phase, TableState
 from headrace.engine.runner import RunView
+from headrace.engine.sync_state import SyncView
 from headrace.model import Lsn
+
+View = RunView | SyncView
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,27 @@ class TableNumbers:
 
 
 @dataclass(frozen=True)
+class SyncNumbers(TableNumbers):
+    """One table that follows another's versions: `version` is applied, `head` the newest known.
+
+    `breaches` counts, per `expect:` rule, the rows that broke it since the start.
+    """
+
+    version: int | None = None
+    head: int | None = None
+    lag_versions: int | None = None
+    lag_seconds: float = 0.0
+    breaches: tuple[tuple[str, int], ...] = ()
+    notice: str | None = None
+
+
+@dataclass(frozen=True)
 class RunNumbers:
     """A whole run at one moment.
 
     `at` is monotonic, in seconds. `captured` and `applied` count changes since the start;
     `lag_bytes` is the WAL that was received and is not at every destination yet, `lag_seconds` the
-    age of the oldest change that waits.
+    age of the oldest change or version that waits. Once `ended`, streams are closed, not lost.
     """
 
     at: float
@@ -68,6 +86,16 @@ class RunNumbers:
     applied: int = 0
     lag_bytes: int = 0
     lag_seconds: float = 0.0
+    ended: bool = False
+
+    @property
+    def syncs(self) -> tuple[SyncNumbers, ...]:
+        return tuple(table for table in self.tables if isinstance(table, SyncNumbers))
+
+    @property
+    def lag_versions(self) -> int:
+        """Of the table that is furthest behind."""
+        return max((table.lag_versions or 0 for table in self.syncs), default=0)
 
     def in_phase(self, phase: Phase) -> tuple[TableNumbers, ...]:
         return tuple(table for table in self.tables if table.phase is phase)
@@ -79,18 +107,27 @@ class RunNumbers:
         return unfinished or any(t.phase in (Phase.WAITING, Phase.LOADING) for t in self.tables)
 
 
-def read_numbers(views: Sequence[RunView]) -> RunNumbers:
-    """Look at every capture of a run once."""
+def read_numbers(views: Sequence[View]) -> RunNumbers:
+    """Look at every capture and every sync of a run once."""
     now = datetime.now(UTC)
+    captures = [view for view in views if isinstance(view, RunView)]
+    syncs = [view for view in views if isinstance(view, SyncView)]
+    waits = [_waited(state, now) for state in _states(captures)]
     return RunNumbers(
         at=time.monotonic(),
-        streams=tuple(map(_stream, views)),
-        copies=tuple(copy for view in views for copy in _copies(view)),
-        tables=tuple(t for view in views for m in view.materializations for t in _tables(m)),
-        captured=sum(view.capture.progress.rows for view in views),
-        applied=sum(s.applied_rows for s in _states(views)),
-        lag_bytes=max(map(_lag_bytes, views), default=0),
-        lag_seconds=max((_waited(state, now) for state in _states(views)), default=0.0),
+        streams=tuple(map(_stream, captures)),
+        copies=(
+            *(copy for view in captures for copy in _copies(view)),
+            *(copy for view in syncs for copy in _synced_copies(view)),
+        ),
+        tables=(
+            *(t for view in captures for m in view.materializations for t in _tables(m)),
+            *(table for view in syncs for table in _synced(view)),
+        ),
+        captured=sum(view.capture.progress.rows for view in captures),
+        applied=sum(view.rows_applied for view in views),
+        lag_bytes=max(map(_lag_bytes, captures), default=0),
+        lag_seconds=max([*waits, *(view.lag_seconds for view in syncs)], default=0.0),
     )
 
 
@@ -111,6 +148,35 @@ def _tables(materialization: Materialization) -> Iterator[TableNumbers]:
     for table, state in materialization.tables.items():
         error = str(state.error) if state.error else None
         yield TableNumbers(materialization.name, str(table), state.phase, state.applied_rows, error)
+
+
+def _synced(view: SyncView) -> Iterator[SyncNumbers]:
+    for table, state in view.tables.items():
+        yield SyncNumbers(
+            pipeline=view.pipeline,
+            table=str(table),
+            phase=state.phase,
+            applied=state.applied_rows,
+            error=str(state.error) if state.error else None,
+            version=state.version,
+            head=state.head.number if state.head else None,
+            lag_versions=state.lag_versions,
+            lag_seconds=state.lag_seconds,
+            breaches=tuple((rule, count.breaches) for rule, count in list(state.counts.items())),
+            notice=state.notice,
+        )
+
+
+def _synced_copies(view: SyncView) -> Iterator[CopyNumbers]:
+    """Tables that are read whole, or were, for their first load or to be built anew."""
+    for table, state in view.tables.items():
+        loading = state.phase is Phase.LOADING
+        if loading or state.copied_rows:
+            error = str(state.error) if state.phase is Phase.FAILED else None
+            done = state.checkpoint is not None and not loading
+            yield CopyNumbers(
+                str(table), state.expected_rows or 0, state.copied_rows, done and not error, error
+            )
 
 
 def _states(views: Sequence[RunView]) -> Iterator[TableState]:

@@ -82,6 +82,11 @@ def count(number: float) -> str:
     return f"{number:,.0f}"
 
 
+def counted(number: int, thing: str) -> str:
+    """`1 row`, `2 rows`."""
+    return f"{count(number)} {thing}{'' if number == 1 else 's'}"
+
+
 def size(number: int) -> str:
     """1234567 bytes as `1.2 MB`."""
     return filesize.decimal(number)

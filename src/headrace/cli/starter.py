@@ -52,12 +52,58 @@ pipelines:
       #   name: crm.customers        # schema and table at the destination
 """
 
+_REVERSE_TEMPLATE: Final = """\
+# Headrace: from Delta tables into Postgres. `headrace check` looks at all of it before a run.
+# An editor completes this file from its schema: headrace schema > headrace.schema.json
+# yaml-language-server: $schema=headrace.schema.json
+version: 1
+
+# What a run records for `headrace status`: a folder (relative to this file), or s3://, gs://, az://.
+state: ./.headrace
+
+connections:
+  {lake}:
+    type: delta
+    location: {location}    # tables lie at <location>/<schema>/<table>; or uc://catalog
+    # storage_options:             # for s3://, gs://, abfss://
+    #   AWS_ACCESS_KEY_ID: ${{AWS_ACCESS_KEY_ID}}
+
+  {postgres}:
+    type: postgres
+{address}
+{password}
+    # sslmode: verify-full         # every libpq sslmode; with sslrootcert, sslcert, sslkey
+
+pipelines:
+  {lake}_to_{postgres}:
+    source: {lake}
+    destination: {postgres}
+    schedule: continuous           # or 5m, or a cron line such as "0 6 * * *"
+    # poll: 1s                     # how often a new version is looked for
+    # schema: evolve               # or freeze, or resync, when columns change
+    # quarantine: {{max_rows: 1000}} # rows that Postgres refuses; with more the table stops
+    # throttle: {{max_rows_per_second: 50000, max_latency: 200ms}}
+    tables:
+      - source: {tables}
+        key: {key}                # columns that identify a row: a Delta table declares none
+      # - source: crm.customers    # later entries refine earlier ones
+      #   name: app.customers      # schema and table in Postgres
+      #   mode: scd1               # or append: every change as a row
+      #   on_delete: delete        # or mark, or ignore
+      #   columns: {{exclude: [ssn], rename: {{mail: email}}, types: {{email: citext}}}}
+      #   where: "segment <> 'internal'"
+      #   mask: {{phone: sha256}}    # or redact, "null", {{hmac: "${{KEY}}"}}, {{truncate: 3}}
+      #   expect: {{adult: {{sql: "age >= 18", on_breach: quarantine}}}}
+"""
+
 _PARTS: Final = """\
     host: {host}
     port: {port}
     database: {database}
-    user: {user}                 # needs REPLICATION and SELECT on the tables"""
+    user: {user}                 # {needs}"""
 
+_NEEDS_AS_SOURCE: Final = "needs REPLICATION and SELECT on the tables"
+_NEEDS_AS_DESTINATION: Final = "needs CREATE on the database"
 _REFERRING: Final = "    password: ${{{variable}}}     # ${{NAME}} reads the environment"
 _REFERRING_TO_NONE: Final = (
     "    # password: ${NAME}          # reads the environment; none: as libpq does"
@@ -68,6 +114,7 @@ _REFERRING_TO_NONE: Final = (
 class Starter:
     """What `init` was told. `url` stands in place of host, port, database and user.
 
+    With `reverse`, Postgres is the destination and the Delta tables, with `key`, are the source.
     `variable` names the environment variable with the password; empty where none is needed.
     """
 
@@ -81,6 +128,8 @@ class Starter:
     tables: str = "public.*"
     source: str = "source"
     destination: str = "lake"
+    reverse: bool = False
+    key: tuple[str, ...] = ("id",)
 
 
 def starter_text(starter: Starter) -> str:
@@ -89,14 +138,16 @@ def starter_text(starter: Starter) -> str:
     Raises:
         ConfigError: a password stands where only the name of a variable may.
     """
-    return _TEMPLATE.format(
-        source=starter.source,
-        destination=starter.destination,
-        address=_address(starter),
-        password=_password(starter),
-        location=quoted(starter.location),
-        tables=quoted(starter.tables),
-    )
+    text = {
+        "address": _address(starter),
+        "password": _password(starter),
+        "location": quoted(starter.location),
+        "tables": quoted(starter.tables),
+    }
+    if not starter.reverse:
+        return _TEMPLATE.format(source=starter.source, destination=starter.destination, **text)
+    key = f"[{', '.join(map(quoted, starter.key))}]"
+    return _REVERSE_TEMPLATE.format(lake="lake", postgres="postgres", key=key, **text)
 
 
 def _address(starter: Starter) -> str:
@@ -108,6 +159,7 @@ def _address(starter: Starter) -> str:
         port=starter.port,
         database=quoted(starter.database),
         user=quoted(starter.user),
+        needs=_NEEDS_AS_DESTINATION if starter.reverse else _NEEDS_AS_SOURCE,
     )
 
 
@@ -137,7 +189,7 @@ def _passwords(url: str) -> list[str]:
         parameters = None  # its text quotes the URL, password included
     if parameters is None or not url.startswith(("postgresql://", "postgres://")):
         raise ConfigError(
-            "--source-url is not a Postgres connection URL",
+            "--url is not a Postgres connection URL",
             hint="write postgresql://user@host:port/database, or '${DATABASE_URL}' in quotes",
         )
     return [str(parameters[key]) for key in ("password", "sslpassword") if parameters.get(key)]
