@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 import platform
-import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -45,7 +44,14 @@ def in_child(function: Callable[..., Any], *arguments: Any) -> Measured:
 
 def _report_back(sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     value = function(*arguments)
-    sender.send((value, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+    sender.send((value, _peak_mib()))
+
+
+def _peak_mib() -> float:
+    """Of this process since its start; ru_maxrss would know of its parent's memory too."""
+    status = Path("/proc/self/status").read_text()
+    kib = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(kib) / 1024
 
 
 def timed(function: Callable[[], Any]) -> float:
