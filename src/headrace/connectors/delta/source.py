@@ -195,19 +195,31 @@ class DeltaSourceTable:
             SourceUnavailableError: the storage does not answer, or a file or version vanished.
         """
         with source_errors(self.name):
-            layout = Layout.of(self._header(last).metadata).only(schema.names)
+            layout = self._layout(schema, last)
             yield from read_changes(self._storage(), layout, self._commits(first, last))
+
+    def _layout(self, schema: TableSchema, version: int) -> Layout:
+        """How to read files by `schema`, that of a version. What the log no longer tells of it may
+        hold for the newest still: a plan allows that where nothing set metadata since."""
+        for number in (version, self._history.head()):
+            header = self._history.header(number)
+            if header is not None and self._schema(header).columns == schema.columns:
+                return Layout.of(header.metadata)
+        raise self._vanished(version)
 
     def _commits(self, first: int, last: int) -> Iterator[Commit]:
         for version in range(first, last + 1):
             commit = self._history.commit(version)
             if commit is None:
-                raise SourceUnavailableError(
-                    f"{self.name}: version {version} vanished from the log while it was read",
-                    hint="Headrace looks at the table again",
-                    table=str(self.name),
-                )
+                raise self._vanished(version)
             yield commit
+
+    def _vanished(self, version: int) -> SourceUnavailableError:
+        return SourceUnavailableError(
+            f"{self.name}: version {version} vanished from the log while it was read",
+            hint="Headrace looks at the table again, and for another way",
+            table=str(self.name),
+        )
 
     def file_diff(self, after: Checkpoint, to: int) -> FileDiff | None:
         """What the files of two versions differ by; None where the older one is not known, or the
