@@ -212,7 +212,7 @@ def _agreed_to(statements: list[str], yes: bool, output: Output) -> bool:
     from headrace.cli.listings import statements_view
 
     if not output.as_json:
-        output.say("These statements will run at the source:")
+        output.say("These statements will run:")
         output.console.print(statements_view(statements))
     return yes or confirmed("Run them?")
 
@@ -255,7 +255,7 @@ def run(
 
     with reporting(as_json=as_json, verbose=verbose) as output:
         project = load_project(config)
-        if not KERNEL:
+        if not KERNEL and project.settings.captures():
             output.warn(
                 "the compiled pgoutput kernel is missing, decoding is many times slower; "
                 "install a wheel, or a C compiler before installing"
@@ -394,11 +394,11 @@ def destroy(
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
-    """Drop the slot and publication that Headrace created, and the change log; tables stay."""
+    """Drop what Headrace made beside the tables: slot, publication, change log, records."""
     with reporting(as_json=as_json, verbose=verbose) as output:
         project = load_project(config)
         what = f"of {pipeline}" if pipeline else "of every pipeline"
-        if not yes and not confirmed(f"Drop slot, publication and change log {what}?"):
+        if not yes and not confirmed(f"Drop slot, publication, change log and records {what}?"):
             raise typer.Exit(1)
         for line in project.destroy(pipeline):
             output.show([{"done": line}], line)

@@ -27,7 +27,15 @@ _SEVERITY_STYLES: Final = {
     Severity.WARNING: "yellow",
     Severity.OK: "green",
 }
-_ACTION_STYLES: Final = {"keep": "dim", "create": "green", "add": "green", "copy": "cyan"}
+_ACTION_STYLES: Final = {
+    "keep": "dim",
+    "create": "green",
+    "add": "green",
+    "copy": "cyan",
+    "rebuild": "cyan",
+    "change": "yellow",
+    "drop": "red",
+}
 
 
 def findings_view(findings: Sequence[Finding], *, everything: bool) -> RenderableType:
