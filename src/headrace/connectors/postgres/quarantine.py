@@ -18,6 +18,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import psycopg
 import pyarrow as pa
 
@@ -38,7 +40,7 @@ from headrace.connectors.postgres.parked import (
 )
 from headrace.connectors.postgres.refusals import Refusal
 from headrace.errors import QuarantineFullError
-from headrace.model import Checkpoint, NetChanges, Rejected, TableId
+from headrace.model import Checkpoint, Fill, NetChanges, Rejected, TableId
 
 Cursor = psycopg.Cursor[tuple[Any, ...]]
 
@@ -145,23 +147,66 @@ def supersede(cursor: Cursor, quarantine: Quarantine, changes: NetChanges) -> Ne
     """Let go of parked rows that newer changes replace; returns the changes left to apply.
 
     To be called first in the transaction. Costs one statement where nothing is parked. Of a table
-    without a key, deletes that took away a parked row are no longer among the changes.
+    without a key, deletes that took away a parked row are no longer among the changes; of one with
+    a key, values that the source did not send because a parked row has them are filled in from it.
     """
     parked = cursor.execute(_KEYS, quarantine._name).fetchall()
     if not parked:
         return changes
-    if changes.truncate:
-        clear(cursor, quarantine.table)
-        return changes
     standing: dict[Key, list[int]] = {}
     for identity, key in parked:
         standing.setdefault(tuple(key), []).append(identity)
+    if quarantine.key:
+        changes = _filled(cursor, quarantine, standing, changes)
+    if changes.truncate:
+        clear(cursor, quarantine.table)
+        return changes
     if not quarantine.key:
         return _take_away(cursor, standing, changes)
     newer = [changes.deletes, changes.upserts, *(r.rows for r in changes.rejected)]
     touched = {k for rows in newer for k in keys_among(rows, quarantine.key, standing)}
     forget(cursor, [identity for key in touched for identity in standing[key]])
     return changes
+
+
+def _filled(
+    cursor: Cursor, quarantine: Quarantine, standing: dict[Key, list[int]], changes: NetChanges
+) -> NetChanges:
+    """The changes without fills of rows that are parked, whose values go into the upserts.
+
+    The table holds an older version of such a row, or none.
+    """
+    upserts = changes.upserts
+    fills: list[Fill] = []
+    for fill in changes.fills:
+        held = [_newest(cursor, standing.get(k, ())) for k in key_texts(fill.keys, quarantine.key)]
+        there = np.array([row is not None for row in held], np.bool_)
+        if not there.any():
+            fills.append(fill)
+            continue
+        rows = pa.concat_tables(row.select(fill.columns) for row in held if row is not None)
+        for name in fill.columns:
+            upserts = _replaced(upserts, name, fill.rows[there], rows.column(name))
+        left = fill.keys.filter(pa.array(~there))
+        fills.append(Fill(fill.columns, fill.rows[~there], left))
+    return replace(changes, upserts=upserts, fills=tuple(f for f in fills if len(f.rows)))
+
+
+def _newest(cursor: Cursor, ids: Sequence[int]) -> pa.Table | None:
+    """The newest row of these that was to be written, whole."""
+    rows = [r for r in find(cursor, ids=ids) if r.operation is Operation.UPSERT] if ids else []
+    return rows[-1].row if rows else None
+
+
+def _replaced(
+    table: pa.Table, name: str, rows: npt.NDArray[np.int64], values: pa.ChunkedArray
+) -> pa.Table:
+    index = table.schema.get_field_index(name)
+    field = table.schema.field(index)
+    take = np.arange(table.num_rows)
+    take[rows] = table.num_rows + np.arange(len(rows))
+    both = pa.chunked_array([*table.column(index).chunks, *values.cast(field.type).chunks])
+    return table.set_column(index, field, both.take(pa.array(take)))
 
 
 def _take_away(cursor: Cursor, standing: dict[Key, list[int]], changes: NetChanges) -> NetChanges:
