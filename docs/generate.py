@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any, Final, NamedTuple
 
 import typer.main
@@ -334,11 +335,55 @@ def _latency(report: Report) -> Iterator[Figure]:
         )
 
 
+def _reverse_load(report: Report) -> Iterator[Figure]:
+    form = report["limit"]
+    copied = report[f"copy_{form}_rows_per_s"]
+    yield Figure(
+        f"{report['rows']:,} rows from a Delta table into Postgres",
+        f"{report['headrace_rows_per_s']:,} rows/s",
+        f"`COPY` of a ready {form} file on the server: {copied:,} rows/s",
+        f"{report['ratio']:.2f}",
+    )
+
+
+_UPSERTS: Final = {
+    "staged_insert": "`INSERT … ON CONFLICT` from a ready staging table",
+    "row_by_row": "`psycopg`, a statement for each row",
+    "execute_values": "`psycopg2`'s `execute_values`",
+    "dlt_merge": "dlt's merge",
+}
+
+
+def _reverse_upsert(report: Report) -> Iterator[Figure]:
+    ours = median(report["headrace_seconds"])
+    for name, told in _UPSERTS.items():
+        theirs = median(report[f"{name}_seconds"])
+        yield Figure(
+            f"{report['changed']:,} rows changed in a Delta table, into {report['rows']:,} rows "
+            "of Postgres",
+            f"{ours:.2f} s",
+            f"{told}: {theirs:.2f} s",
+            f"{theirs / ours:.2f}",
+        )
+
+
+def _reverse_latency(report: Report) -> Iterator[Figure]:
+    for kind in report["kinds"]:
+        yield Figure(
+            f"Delta commit ({kind['commits']} of {kind['rows_each']} rows) to rows readable in "
+            f"Postgres, poll {report['poll_ms']} ms",
+            f"p50 {kind['p50_ms']:.0f} ms, p99 {kind['p99_ms']:.0f} ms",
+        )
+
+
 _ROWS: Final[Mapping[str, Callable[[Report], Iterator[Figure]]]] = {
     "capture": _capture,
     "snapshot": _snapshot,
     "apply": _apply,
     "latency": _latency,
+    "reverse_load": _reverse_load,
+    "reverse_upsert": _reverse_upsert,
+    "reverse_latency": _reverse_latency,
 }
 
 
