@@ -473,3 +473,26 @@ def test_settings_of_both_directions_stand_in_one_file():
     assert [capture.pipelines for capture in both.captures()] == [("shop_to_lake",)]
     assert [found.name for found in both.syncs()] == ["back"]
     assert json.loads(both.model_dump_json())["pipelines"]["back"]["source"] == "lake"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("250ms", "1"),
+        ("250ms", "often"),
+        ("freeze", "freez"),
+        ("0.5", "30"),
+        ("max_rows: 20", "max_row: 20"),
+        ("mail: sha256", "mail: sha265"),
+        ("{truncate: 3}", "{truncate: 0}"),
+        ("{truncate: 3}", "{trunc: 3}"),
+        ("on_breach: quarantine", "on_breach: drop"),
+        ("on_delete: mark", "on_delete: flag"),
+    ],
+)
+def test_the_schema_refuses_what_loading_refuses_of_a_sync(old, new):
+    text = sync(old, new)
+    with pytest.raises(ConfigError):
+        settings(text)
+    with pytest.raises(fastjsonschema.JsonSchemaValueException):
+        fastjsonschema.validate(json_schema(), yaml.safe_load(text))
