@@ -356,8 +356,8 @@ def _inserted(part: RowPart, schema: TableSchema, at: TableVersion) -> RowPart:
 
 
 def _shape(schema: TableSchema) -> object:
-    """What a destination must know of a schema; the source's own numbers do not count."""
-    return [(c.name, c.type, c.source_type) for c in schema.columns], schema.key
+    """What a destination must know of a schema: no numbers of the source's, no order."""
+    return {(c.name, c.type, c.source_type) for c in schema.columns}, schema.key
 
 
 def _difference(known: TableSchema | None, wanted: TableSchema) -> str:
@@ -370,4 +370,4 @@ def _difference(known: TableSchema | None, wanted: TableSchema) -> str:
         "changed type": [name for name in new if name in old and new[name] != old[name]],
     }
     told = [f"{', '.join(names)} {what}" for what, names in kinds.items() if names]
-    return "the columns changed: " + ("; ".join(told) or "another order or key")
+    return "the columns changed: " + ("; ".join(told) or "another key")
