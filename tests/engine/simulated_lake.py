@@ -54,6 +54,7 @@ class Lake:
     faults: dict[str, list[Exception]] = field(default_factory=dict)
     before_read: Callable[[], None] = lambda: None
     calls: list[str] = field(default_factory=list)
+    woken: bool = False
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     @classmethod
@@ -96,10 +97,12 @@ class Lake:
     def await_newer(self, than: int, timeout: float) -> bool:
         self._meet("await_newer")
         with self.changed:
-            return self.changed.wait_for(lambda: len(self.versions) - 1 > than, timeout)
+            self.changed.wait_for(lambda: self.woken or len(self.versions) - 1 > than, timeout)
+            return len(self.versions) - 1 > than
 
     def wake(self) -> None:
         with self.changed:
+            self.woken = True
             self.changed.notify_all()
 
     def schema(self, version: int) -> TableSchema:
