@@ -370,6 +370,13 @@ def test_a_part_that_is_read_again_parks_and_counts_once() -> None:
     assert transform.counts == {"adult": RuleCount(2, 1)}
 
 
+def test_a_part_that_is_read_again_does_not_fill_the_quarantine_twice() -> None:
+    transform = Transform(RowRules(expectations=(ADULT,)), PEOPLE, quarantine_rows=3)
+    parts, rejected = transform.parts([part(person(1, age=3), person(2, age=3))])
+    assert read(parts) == read(parts) == []
+    assert [r.rows.num_rows for r in rejected()] == [2]
+
+
 def test_parts_are_read_side_by_side() -> None:
     """Each thread's rows are its own, however the threads take turns."""
     transform = Transform(
@@ -452,6 +459,13 @@ def test_invariant_6_rules_that_unsent_values_would_make_wrong_are_refused(rules
     assert "REPLICA IDENTITY FULL" in refusal(rules, unsent=True).hint
     with pytest.raises(ConfigError, match="notes"):
         Transform(rules, PEOPLE).changes(net([person(1), person(2)], fills=(unsent("notes"),)))
+
+
+def test_where_is_exact_if_what_may_be_unsent_does_not_arrive() -> None:
+    rules = RowRules(include=("id", "age"), where="age > 3")
+    transform = Transform(rules, PEOPLE, unsent=True)
+    changes = transform.changes(net([person(1), person(2, age=1)], fills=(unsent("notes"),)))
+    assert (changes.upserts.num_rows, changes.fills) == (1, ())
 
 
 def test_where_is_exact_if_every_column_is_always_sent() -> None:

@@ -122,18 +122,19 @@ class Judge:
         """What `where` alone says."""
         return _flags(evaluate(self._where, (), rows, self._schema, self._sandbox)[0])
 
-    def refuse_unsent(self, columns: Collection[str]) -> None:
-        """Refuse rules that cannot be exact where the source leaves `columns` out of some rows.
+    def refuse_unsent(self, unsent: Collection[str], arriving: Collection[str]) -> None:
+        """Refuse rules that cannot be exact where the source leaves columns out of some rows.
 
         A rule cannot be computed from a value that was not sent. And a rule that chooses rows
-        leaves the destination with no row to take the value from, or with an older one.
+        leaves the destination with no row to take the value of an `arriving` column from, or with
+        an older one.
 
         Raises:
             ConfigError: there is such a rule.
         """
         for condition, chooses in self._by_choosing():
-            asked = sorted(columns) if chooses else sorted(condition.columns.intersection(columns))
-            if asked:
+            needed = condition.columns.union(arriving if chooses else ())
+            if asked := sorted(needed.intersection(unsent)):
                 raise ConfigError(
                     f"{condition.rule} of {self._schema.table}: the source does not send "
                     f"{', '.join(asked)} again when it stays as it was, so that the rule cannot "

@@ -19,10 +19,9 @@ import pyarrow as pa
 ROWS: Final = "_headrace_rows"  # a name that no column has, as it would stand for the whole row
 
 _CONFIG: Final[dict[str, str | bool | int | float | list[str]]] = {
-    "enable_external_access": False,  # no files, no network, no ATTACH, no COPY
+    "enable_external_access": False,  # no files, no network, no variables of this process
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
-    "python_enable_replacements": False,  # or a rule could name this process's variables
     "threads": 1,
 }
 # Timestamps with a time zone are read as UTC, whatever machine this is. Locked last.

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-import numpy as np
 import pyarrow as pa
 
 from headrace.engine.columns import OutputColumns, output_columns
@@ -57,7 +56,7 @@ class Transform:
         self._tally = Tally([rule.name for rule in rules.expectations])
         self._quarantine_rows = quarantine_rows
         if unsent:
-            self._judge.refuse_unsent(_may_be_unsent(schema))
+            self._judge.refuse_unsent(_may_be_unsent(schema), self._columns.names)
 
     @property
     def schema(self) -> TableSchema:
@@ -82,7 +81,7 @@ class Transform:
         if self.is_identity:
             return net
         for fill in net.fills:
-            self._judge.refuse_unsent(fill.columns)
+            self._judge.refuse_unsent(fill.columns, self._columns.names)
         verdict = self._judge.judge(net.upserts)
         _stop_if_fatal(verdict, net.upserts, self._columns)
         kept = verdict.kept()
@@ -91,7 +90,7 @@ class Transform:
             schema=self.schema,
             upserts=self._columns.rows(_take(net.upserts, kept)),
             deletes=self._deletes(net, verdict.passes),
-            fills=tuple(self._fills(net.fills, kept)),
+            fills=tuple(self._fills(net.fills)),
             rejected=(*self._still_rejected(net), *_parked(verdict, net.upserts, self._columns)),
         )
         self._tally.add(verdict.counts(), {})
@@ -126,15 +125,14 @@ class Transform:
         left_out = _take(net.upserts.select(key), ~passes)
         return self._columns.keys(pa.concat_tables([net.deletes.select(key), left_out]))
 
-    def _fills(self, fills: Sequence[Fill], kept: Flags) -> Iterator[Fill]:
-        position = np.cumsum(kept) - 1  # of each row among those kept
+    def _fills(self, fills: Sequence[Fill]) -> Iterator[Fill]:
+        """Under their new names. Where there are any, `refuse_unsent` has seen to it that every
+        upsert is kept, in its place."""
         names = self._columns.names
         for fill in fills:
             columns = tuple(names[column] for column in fill.columns if column in names)
-            stays = kept[fill.rows]
-            if columns and stays.any():
-                keys = self._columns.keys(_take(fill.keys, stays))
-                yield Fill(columns, position[fill.rows[stays]], keys)
+            if columns:
+                yield Fill(columns, fill.rows, self._columns.keys(fill.keys))
 
     def _still_rejected(self, net: NetChanges) -> Iterator[Rejected]:
         """What netting rejected, but for rows that are not wanted anyway; masked like the rest."""
