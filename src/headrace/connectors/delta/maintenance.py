@@ -107,7 +107,11 @@ def _upkeep(what: str, url: str) -> Iterator[None]:
 
 def retention_ms(configuration: Mapping[str, str]) -> int:
     """How long files are kept that only older versions name; forever if nobody can tell."""
-    text = configuration.get("delta.deletedFileRetentionDuration", _DEFAULT_RETENTION)
+    return duration_ms(configuration.get("delta.deletedFileRetentionDuration", _DEFAULT_RETENTION))
+
+
+def duration_ms(text: str) -> int:
+    """A property such as `interval 30 days`; what nobody understands lasts forever."""
     match = _DURATION.fullmatch(text.strip())
     return int(match[1]) * _UNIT_MS[match[2].lower()] if match else 1 << 62
 

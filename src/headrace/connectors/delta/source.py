@@ -7,6 +7,7 @@ log's id (DESIGN.md §1 and §11).
 from __future__ import annotations
 
 import difflib
+import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -58,9 +59,7 @@ class DeltaSource:
         self.location = location.rstrip("/")
         self._options = dict(storage_options or {})
         self._poll = poll
-        self._catalog = (
-            UnityCatalog.of(self.location, self._options) if is_unity(self.location) else None
-        )
+        self._catalog = UnityCatalog.of(location, self._options) if is_unity(location) else None
 
     def tables(self) -> list[TableId]:
         """The Delta tables here.
@@ -73,6 +72,15 @@ class DeltaSource:
             if self._catalog is not None:
                 return self._catalog.tables()
             return tables_in(Place(self.location, self._options).storage)
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether the credentials may be good for more than reading: a catalog lends no such."""
+        return self._catalog is None
+
+    def place(self, name: TableId) -> Place:
+        """Where a table lies."""
+        return self._locator(name)()
 
     def table(self, name: TableId, key: tuple[str, ...] = ()) -> DeltaSourceTable:
         """A table whose rows `key` identifies; nothing is read yet."""
@@ -253,6 +261,22 @@ class DeltaSourceTable:
         """
         with source_errors(self.name):
             return self._header(version)
+
+    def null_counts(self, version: int) -> dict[str, int]:
+        """Nulls of each key column, by the statistics of the files; those that they do not tell
+        are left out.
+
+        Raises:
+            HistoryLostError: the log no longer tells that version.
+        """
+        with source_errors(self.name):
+            state = self._history.state(version)
+            if state is None:
+                raise lost(self.name, version)
+            columns = Layout.of(state.metadata).only(self._key).columns
+            told = [json.loads(file.get("stats") or "{}") for file in state.files.values()]
+            counts = [(stats.get("nullCount") or {}) for stats in told]
+            return {c.name: sum(n.get(c.physical) or 0 for n in counts) for c in columns}
 
     def _header(self, version: int) -> Header:
         header = self._history.header(version)

@@ -161,6 +161,8 @@ def _storage_options(lent: Mapping[str, Any], table: TableId) -> dict[str, str]:
                 "aws_secret_access_key": lent[kind]["secret_access_key"],
                 "aws_session_token": lent[kind]["session_token"],
             }
+    if lent.get("gcp_oauth_token"):
+        return {"google_bearer_token": lent["gcp_oauth_token"]["oauth_token"]}
     if lent.get("azure_user_delegation_sas"):
         return {"azure_storage_sas_token": lent["azure_user_delegation_sas"]["sas_token"]}
     raise SourceError(
