@@ -24,6 +24,7 @@ FAILPOINTS: Final[dict[str, str]] = {
     "delta.dv_written": "the deletion vector file is durable, no Delta commit names it",
     "delta.data_written": "the data file is durable, no Delta commit names it",
     "delta.log_put": "the Delta commit, with its checkpoint, is durable; we do not know it yet",
+    "postgres.evolved": "a table's columns follow its source's, nothing is committed",
     "postgres.applied": "rows and checkpoint are written, their transaction is not committed",
     "postgres.load": "rows of a new generation are committed, more are to come; nobody reads it",
     "postgres.built": "a new generation has its keys and indexes; nobody reads it",

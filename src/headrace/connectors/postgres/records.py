@@ -102,9 +102,14 @@ def ensure(cursor: Cursor, *ddl: str) -> None:
     """
     if are_there(cursor) and not ddl:
         return
-    cursor.execute(_LOCK)
+    one_at_a_time(cursor)
     for statement in (_DDL, *quarantine.DDL, *ddl):
         cursor.execute(statement.encode())
+
+
+def one_at_a_time(cursor: Cursor) -> None:
+    """Until the transaction ends, make schemas and what is in ours alone."""
+    cursor.execute(_LOCK)
 
 
 def are_there(cursor: Cursor) -> bool:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Final
 
+import psycopg
 import pyarrow as pa
 
-from headrace.connectors.postgres import existing, quarantine, records
+from headrace.connectors.postgres import preparing, quarantine, records
 from headrace.connectors.postgres.bisection import TooManyRefusedError, land
+from headrace.connectors.postgres.evolution import SchemaStep, schema_steps
 from headrace.connectors.postgres.fills import ORDINAL
 from headrace.connectors.postgres.merge import (
     Landing,
@@ -33,9 +36,14 @@ from headrace.errors import (
     DestinationConflictError,
     DivergedError,
     HeadraceError,
+    TableBusyError,
 )
 from headrace.failpoints import hit
 from headrace.model import Checkpoint, Delivery, NetChanges, TableId, TableSchema
+
+# Between two attempts at an ALTER TABLE those who queued up behind us get their turn.
+LOCK_ATTEMPTS: Final = 10
+_LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '1s'"
 
 
 class PostgresTable:
@@ -92,7 +100,70 @@ class PostgresTable:
         """
         self._plan = None
         with self._session.transaction() as cursor:
-            self._seen = existing.prepare(cursor, self.name, self._pipeline, schema, self._delivery)
+            self._seen = preparing.prepare(
+                cursor, self.name, self._pipeline, schema, self._delivery
+            )
+
+    def applied_schema(self) -> TableSchema | None:
+        """What was applied last, or followed since; None if the table never took anything."""
+        record = self._read()
+        return None if record is None or record.at is None else record.schema
+
+    def planned(self, schema: TableSchema) -> list[SchemaStep]:
+        """What would be done to the table, now, for it to take rows of `schema`.
+
+        Raises:
+            UnsupportedSchemaChangeError: the table cannot follow its source's schema.
+            UnsuitableTableError: it cannot hold it.
+        """
+        with self._session.transaction() as cursor:
+            target = read_target(cursor, self.name)
+            record = records.read(cursor, self.name) if records.are_there(cursor) else None
+            if target is None:
+                return [preparing.creation(self.name, schema, self._delivery)]
+            if record is None or record.at is None or record.schema is None:
+                return []
+            return schema_steps(record.schema, schema, target, self._delivery)
+
+    def evolve(self, schema: TableSchema) -> None:
+        """Follow the source's schema, in one transaction with the record of it.
+
+        Raises:
+            UnsupportedSchemaChangeError: the table cannot follow, or the policy is to freeze.
+            TableBusyError: others held the table for too long; nothing was changed.
+        """
+        self._plan = None
+        for last in (*[False] * (LOCK_ATTEMPTS - 1), True):
+            try:
+                self._evolve(schema)
+            except psycopg.errors.LockNotAvailable as error:
+                if last:
+                    raise self._busy() from error
+            else:
+                return
+
+    def _evolve(self, schema: TableSchema) -> None:
+        """Wait for the table's lock shortly only: whoever comes later queues up behind us."""
+        with self._session.transaction(but=psycopg.errors.LockNotAvailable) as cursor:
+            record = self._lock(cursor)
+            self._check_unmoved(record)
+            steps = schema_steps(
+                record.schema or schema, schema, self._target(cursor), self._delivery
+            )
+            cursor.execute(_LOCK_TIMEOUT)
+            for statement in (statement for step in steps for statement in step.sql):
+                cursor.execute(statement.encode())
+            records.own(cursor, self.name, self._pipeline, schema)
+            hit("postgres.evolved")
+        self._seen = replace(record, schema=schema)
+
+    def _busy(self) -> TableBusyError:
+        return TableBusyError(
+            f"{self.name} is in use by others without a pause: its columns were not changed",
+            hint="Headrace tries again; SELECT * FROM pg_locks JOIN pg_stat_activity USING (pid) "
+            "shows who holds it",
+            table=str(self.name),
+        )
 
     # -- changing it -------------------------------------------------------------------------------
 

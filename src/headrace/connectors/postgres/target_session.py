@@ -54,8 +54,8 @@ class TargetSession:
         return self._connection
 
     @contextmanager
-    def transaction(self) -> Iterator[Cursor]:
-        """A transaction for the length of a block, committed at its end.
+    def transaction(self, *, but: type[psycopg.Error] | None = None) -> Iterator[Cursor]:
+        """A transaction for the length of a block, committed at its end. `but` comes out as it is.
 
         Raises:
             DestinationUnavailableError: the connection was lost; where that was in the COMMIT, the
@@ -63,7 +63,8 @@ class TargetSession:
             DestinationError: the server refused a statement.
         """
         connection = self.connection()
-        with target_errors(self.settings), connection.transaction(), connection.cursor() as cursor:
+        errors = target_errors(self.settings, but=but)
+        with errors, connection.transaction(), connection.cursor() as cursor:
             yield cursor
 
     def close(self) -> None:
@@ -89,11 +90,15 @@ def connect_target(settings: PostgresConnection) -> Connection:
 
 
 @contextmanager
-def target_errors(settings: PostgresConnection) -> Iterator[None]:
-    """What psycopg raises inside comes out as a DestinationError of ours."""
+def target_errors(
+    settings: PostgresConnection, *, but: type[psycopg.Error] | None = None
+) -> Iterator[None]:
+    """What psycopg raises inside comes out as a DestinationError of ours, all but `but`."""
     try:
         yield
     except psycopg.Error as error:
+        if but is not None and isinstance(error, but):
+            raise
         raise as_destination(query_error(error, settings)) from error
 
 

@@ -50,11 +50,11 @@ SELECT c.oid, c.relkind, c.relpersistence, pg_catalog.row_security_active(c.oid)
 
 # Indexes that make their plain columns unique for every row.
 _KEYS: Final = """
-SELECT i.indisprimary, i.indimmediate, i.indexrelid::pg_catalog.regclass::text,
+SELECT i.indisprimary, i.indimmediate, c.relname::text,
        ARRAY(SELECT a.attname::text
                FROM pg_catalog.unnest(i.indkey[0:i.indnkeyatts - 1]) k
                JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k)
-  FROM pg_catalog.pg_index i
+  FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
  WHERE i.indrelid = %s AND i.indisunique AND i.indisvalid
    AND i.indpred IS NULL AND i.indexprs IS NULL
  ORDER BY i.indisprimary DESC, i.indexrelid

@@ -1,0 +1,251 @@
+"""How a table follows its source's schema: what is done, in words and in SQL, before it is done.
+
+A column is known by its catalog number where it has one (a Delta table's column mapping, Postgres'
+attnum), so that a renamed one keeps its values; else by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.types as pt
+from psycopg import sql
+
+from headrace.connectors.postgres.existing import column_type, holds
+from headrace.connectors.postgres.target_table import Target, TargetColumn
+from headrace.errors import UnsupportedSchemaChangeError
+from headrace.model import Column, Delivery, SchemaPolicy, TableId, TableSchema
+
+
+@dataclass(frozen=True)
+class SchemaStep:
+    """One change of a table: a sentence for a person, and the statements that make it."""
+
+    sentence: str
+    sql: tuple[str, ...]
+
+
+def schema_steps(
+    old: TableSchema, new: TableSchema, target: Target, delivery: Delivery
+) -> list[SchemaStep]:
+    """What makes a table that holds `old` hold `new`, in order; nothing where it does.
+
+    Raises:
+        UnsupportedSchemaChangeError: the table cannot follow, or the user does not want it to.
+    """
+    prior = _matched(old, new)
+    _check_key(old, new, prior)
+    steps = [
+        *_drops(old, new, prior, target, delivery),
+        *_renames(old, new, prior, target, delivery),
+        *_retypes(new, prior, target, delivery),
+        *_additions(new, prior, target, delivery),
+    ]
+    if steps and delivery.schema_policy is SchemaPolicy.FREEZE:
+        done = "; ".join(step.sentence for step in steps)
+        raise unsupported(new.table, f"schema: freeze forbids what the source did ({done})")
+    return steps
+
+
+def unsupported(table: TableId, why: str) -> UnsupportedSchemaChangeError:
+    return UnsupportedSchemaChangeError(
+        f"{table}: {why}",
+        hint=f"headrace resync {table} builds the table anew, the old rows readable until then",
+        table=str(table),
+    )
+
+
+# -- which column is which -------------------------------------------------------------------------
+
+
+def _matched(old: TableSchema, new: TableSchema) -> Mapping[str, Column]:
+    """The former self of each column of `new` that has one, by its new name."""
+    numbered = {c.attnum: c for c in old.columns if c.attnum}
+    named = {c.name: c for c in old.columns}
+    found = {}
+    for column in new.columns:
+        former = numbered.get(column.attnum) if column.attnum else None
+        if former is None and column.name in named:
+            former = named[column.name]
+            if column.attnum and former.attnum:
+                raise unsupported(
+                    new.table, f"column {column.name} was dropped and another one took its name"
+                )
+        if former is not None:
+            found[column.name] = former
+    return found
+
+
+def _check_key(old: TableSchema, new: TableSchema, prior: Mapping[str, Column]) -> None:
+    former = [prior[name].name if name in prior else name for name in new.key]
+    if former != list(old.key):
+        was = ", ".join(old.key) or "none"
+        raise unsupported(new.table, f"its key was {was} and is now {', '.join(new.key) or 'none'}")
+
+
+# -- the steps -------------------------------------------------------------------------------------
+
+
+def _drops(
+    old: TableSchema,
+    new: TableSchema,
+    prior: Mapping[str, Column],
+    target: Target,
+    delivery: Delivery,
+) -> Iterator[SchemaStep]:
+    kept = {column.name for column in prior.values()}
+    for column in old.columns:
+        there = target.column(column.name)
+        if column.name in kept or there is None:
+            continue
+        if delivery.drop_columns:
+            yield _step(new.table, f"drops column {column.name}", f"DROP COLUMN {_q(column.name)}")
+        else:
+            yield _emptied(new.table, there)
+
+
+def _emptied(table: TableId, column: TargetColumn) -> SchemaStep:
+    """Kept, null from now on in old rows and new ones: stale values would look like current."""
+    name, relation = _q(column.name), _relation(table)
+    empty = sql.SQL("UPDATE {} SET {c} = NULL WHERE {c} IS NOT NULL")
+    clear = empty.format(sql.Identifier(table.schema, table.name), c=sql.Identifier(column.name))
+    actions = [f"ALTER COLUMN {name} DROP DEFAULT"] if column.has_default else []
+    actions += [f"ALTER COLUMN {name} DROP NOT NULL"] if column.not_null else []
+    alter = [f"ALTER TABLE {relation} {', '.join(actions)}"] if actions else []
+    sentence = f"{table}: empties column {column.name}, which the source dropped"
+    return SchemaStep(sentence, (*alter, clear.as_string(None)))
+
+
+def _renames(
+    old: TableSchema,
+    new: TableSchema,
+    prior: Mapping[str, Column],
+    target: Target,
+    delivery: Delivery,
+) -> Iterator[SchemaStep]:
+    """Names may be handed on or go round: those in the way step aside first."""
+    moves = {prior[c.name].name: c.name for c in new.columns if c.name in prior}
+    moves = {a: b for a, b in moves.items() if a != b and target.column(a) is not None}
+    dropped = set(old.names) - {c.name for c in prior.values()} if delivery.drop_columns else set()
+    for name in moves.values():
+        if name not in moves and name not in dropped and target.column(name) is not None:
+            raise unsupported(
+                new.table, f"another column {name} stands in the way of a renamed one"
+            )
+    aside = {a: f"headrace {n}" for n, a in enumerate(moves) if a in moves.values()}
+    for a, there in aside.items():
+        yield SchemaStep(f"{new.table}: column {a} steps aside", (_rename(new.table, a, there),))
+    for a, b in moves.items():
+        rename = _rename(new.table, aside.get(a, a), b)
+        yield SchemaStep(f"{new.table}: renames column {a} to {b}", (rename,))
+
+
+def _rename(table: TableId, one: str, other: str) -> str:
+    return f"ALTER TABLE {_relation(table)} RENAME COLUMN {_q(one)} TO {_q(other)}"
+
+
+def _retypes(
+    new: TableSchema, prior: Mapping[str, Column], target: Target, delivery: Delivery
+) -> Iterator[SchemaStep]:
+    for column in new.columns:
+        former = prior.get(column.name)
+        there = target.column(former.name) if former is not None else None
+        if former is None or there is None or there.generated:
+            continue
+        if _same_type(former, column, delivery) or _still_holds(former, column, there, delivery):
+            continue
+        if not is_widening(former.type, column.type) or column.name in delivery.types:
+            raise unsupported(
+                new.table,
+                f"column {column.name} was {former.type} and is {column.type}, "
+                f"which {there.type} cannot follow",
+            )
+        kind = column_type(column, delivery)
+        action = f"ALTER COLUMN {_q(column.name)} TYPE {kind}"
+        yield _step(new.table, f"widens column {column.name} to {kind}", action)
+
+
+def _same_type(former: Column, column: Column, delivery: Delivery) -> bool:
+    same_text = not delivery.native_types or former.source_type == column.source_type
+    return former.type == column.type and same_text
+
+
+def _still_holds(former: Column, column: Column, there: TargetColumn, delivery: Delivery) -> bool:
+    """A column of another type may be wide enough; but where a wider one would be made, it is."""
+    fitting = holds(column, there, delivery)
+    return fitting.fits and (not fitting.why or bool(holds(former, there, delivery).why))
+
+
+def is_widening(old: pa.DataType, new: pa.DataType) -> bool:
+    """Whether every value of one type is one of the other (Delta's "Type Widening")."""
+    if pt.is_integer(old) and pt.is_integer(new):
+        return bool(old.bit_width <= new.bit_width)
+    if pt.is_floating(old) and pt.is_floating(new):
+        return bool(old.bit_width <= new.bit_width)
+    if pt.is_integer(old) and pt.is_float64(new):
+        return bool(old.bit_width <= 32)
+    if pt.is_integer(old) and pt.is_decimal(new):
+        return bool(new.precision - new.scale >= _DIGITS[old.bit_width])
+    if pt.is_decimal(old) and pt.is_decimal(new):
+        whole = new.precision - new.scale >= old.precision - old.scale
+        return bool(whole and new.scale >= old.scale)
+    return bool(pt.is_date(old) and pt.is_timestamp(new) and new.tz is None)
+
+
+_DIGITS: Final = {8: 3, 16: 5, 32: 10, 64: 19}  # of the longest number of so many bits
+
+
+def _additions(
+    new: TableSchema, prior: Mapping[str, Column], target: Target, delivery: Delivery
+) -> Iterator[SchemaStep]:
+    for column in new.columns:
+        if column.name in prior:
+            continue
+        there = target.column(column.name)
+        if there is None:
+            yield _added(new, column, delivery)
+        elif not holds(column, there, delivery).fits:
+            raise unsupported(
+                new.table,
+                f"column {column.name} came, but one of your own has its name, a {there.type}",
+            )
+
+
+def _added(new: TableSchema, column: Column, delivery: Delivery) -> SchemaStep:
+    kind, name = column_type(column, delivery), _q(column.name)
+    add = f"ADD COLUMN {name} {kind}"
+    constant = new.missing.get(column.name)
+    if constant is None or constant.as_py() is None:
+        return _step(new.table, f"adds column {column.name} {kind}", add)
+    value = sql.Literal(_literal(constant)).as_string(None)
+    return _step(
+        new.table,
+        f"adds column {column.name} {kind}, {value} in the rows that stand",
+        f"{add} DEFAULT {value}",
+        f"ALTER COLUMN {name} DROP DEFAULT",
+    )
+
+
+def _literal(constant: pa.Scalar) -> Any:
+    """As text where Postgres reads it back exactly, without psycopg's own casts."""
+    value = constant.as_py()
+    return value if isinstance(value, (bytes, list, bool)) else str(value)
+
+
+# -- their words -----------------------------------------------------------------------------------
+
+
+def _step(table: TableId, what: str, *actions: str) -> SchemaStep:
+    statements = tuple(f"ALTER TABLE {_relation(table)} {action}" for action in actions)
+    return SchemaStep(f"{table}: {what}", statements)
+
+
+def _q(name: str) -> str:
+    return sql.Identifier(name).as_string(None)
+
+
+def _relation(table: TableId) -> str:
+    return sql.Identifier(table.schema, table.name).as_string(None)
