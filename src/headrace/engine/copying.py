@@ -1,7 +1,7 @@
 """Snapshots into the change log: several chunks at once, each table complete by itself.
 
 A table whose snapshot is in the log survives a restart; one that was cut short is copied anew, as
-of a new LSN, and its half-written chunks, which no manifest names, are swept.
+of a new LSN, and its chunks, which no manifest names, are discarded (after a crash: swept).
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ class Copier:
         self._stop = stop
         self._connections = connections
         self.progress: dict[TableId, CopyProgress] = {}
+        self._files: dict[TableId, list[SnapshotFile]] = {}
         self.error: HeadraceError | None = None  # why the copy is being begun anew
 
     def copy(self, tables: Sequence[TableId]) -> None:
@@ -75,23 +76,28 @@ class Copier:
         finished tables kept.
         """
         self.progress.update({table: CopyProgress() for table in tables})
-        with (
-            self._source.snapshot(tables, self._connections) as snapshot,
-            ThreadPoolExecutor(self._connections, "headrace-read") as self._readers,
-            ThreadPoolExecutor(self._connections, "headrace-copy") as pool,
-        ):
-            try:
-                self._copy_all(pool, snapshot, tables)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        self._files = {table: [] for table in tables}
+        try:
+            with (
+                self._source.snapshot(tables, self._connections) as snapshot,
+                ThreadPoolExecutor(self._connections, "headrace-read") as self._readers,
+                ThreadPoolExecutor(self._connections, "headrace-copy") as pool,
+            ):
+                try:
+                    self._copy_all(pool, snapshot, tables)
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+        finally:
+            for table in tables:
+                if not self.progress[table].done:
+                    self._log.discard(self._files[table])
 
     def _copy_all(
         self, pool: ThreadPoolExecutor, snapshot: Snapshot, tables: Sequence[TableId]
     ) -> None:
-        jobs: dict[Future[SnapshotFile], TableId] = {}
+        jobs: dict[Future[None], TableId] = {}
         waiting: dict[TableId, int] = {}
-        files: dict[TableId, list[SnapshotFile]] = {table: [] for table in tables}
         for table in tables:
             chunks = snapshot.chunks(table)
             waiting[table] = len(chunks)
@@ -101,13 +107,10 @@ class Copier:
         for job in as_completed(jobs):
             table = jobs[job]
             waiting[table] -= 1
-            if self._collect(job, table, files[table]) and not waiting[table]:
-                self._complete(snapshot, table, files[table])
-        for table in tables:
-            if self.progress[table].error is not None:
-                self._log.discard(files[table])
+            if self._is_well(job, table) and not waiting[table]:
+                self._complete(snapshot, table)
 
-    def _copy_chunk(self, snapshot: Snapshot, chunk: SnapshotChunk) -> SnapshotFile:
+    def _copy_chunk(self, snapshot: Snapshot, chunk: SnapshotChunk) -> None:
         progress = self.progress[chunk.table]
         schema = snapshot.schema(chunk.table)
         with self._log.stage_snapshot(schema, snapshot.lsn, chunk.number) as writer:
@@ -116,15 +119,13 @@ class Copier:
                     raise CopyStoppedError(f"{chunk.table}: the copy was stopped")
                 writer.write(batch)
                 progress.rows += batch.num_rows
-        return writer.file
+        self._files[chunk.table].append(writer.file)
 
-    def _collect(
-        self, job: Future[SnapshotFile], table: TableId, files: list[SnapshotFile]
-    ) -> bool:
+    def _is_well(self, job: Future[None], table: TableId) -> bool:
         """Whether the table is still well; a lasting error stops it, once."""
         progress = self.progress[table]
         try:
-            files.append(job.result())
+            job.result()
         except TableRewrittenError as error:
             progress.error = progress.error or error
         except HeadraceError as error:
@@ -135,8 +136,8 @@ class Copier:
                 progress.error = error
         return progress.error is None
 
-    def _complete(self, snapshot: Snapshot, table: TableId, files: list[SnapshotFile]) -> None:
+    def _complete(self, snapshot: Snapshot, table: TableId) -> None:
         schema = snapshot.schema(table)
-        event = SnapshotEvent(table, snapshot.lsn, schema.version, tuple(files))
+        event = SnapshotEvent(table, snapshot.lsn, schema.version, tuple(self._files[table]))
         self._capture.commit_snapshot(event)
         self.progress[table].done = True

@@ -1,0 +1,92 @@
+"""Snapshots that end half-way: what they had staged goes, what is in the log stays."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import pyarrow as pa
+import pytest
+
+from headrace.engine.capture import Capture
+from headrace.engine.copying import Copier
+from headrace.errors import SourceUnavailableError, TableRewrittenError
+from headrace.log import LogReader, LogWriter, Storage, open_storage
+from headrace.model import Column, Lsn, SnapshotChunk, TableId, TableSchema
+
+FIRST, SECOND = TableId("public", "first"), TableId("public", "second")
+CHUNKS = 3
+
+
+@dataclass
+class Tables:
+    """A source of tables with three chunks each; reading the last one of SECOND fails."""
+
+    error: Exception
+    lsn: ClassVar[Lsn] = Lsn(10)
+
+    @contextmanager
+    def snapshot(self, tables: Sequence[TableId], connections: int) -> Iterator[Tables]:
+        yield self
+
+    def schema(self, table: TableId) -> TableSchema:
+        return TableSchema(table, 1, (Column("id", pa.int64(), "bigint", 1),), ("id",))
+
+    def chunks(self, table: TableId) -> list[SnapshotChunk]:
+        return [SnapshotChunk(table, n, "", 1) for n in range(CHUNKS)]
+
+    def read(self, chunk: SnapshotChunk) -> Generator[pa.RecordBatch]:
+        if chunk.table == SECOND and chunk.number == CHUNKS - 1:
+            raise self.error
+        yield pa.RecordBatch.from_pydict({"id": [chunk.number]})
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return open_storage(tmp_path)
+
+
+def copy(storage: Storage, error: Exception, connections: int = 2) -> Copier:
+    """Copy both tables; raises what the copier raises, with the log closed but not swept."""
+    source = cast(Any, Tables(error))
+    with LogWriter.open(storage, "shop") as log:
+        capture = Capture(source, log)
+        copier = Copier(source, log, capture, threading.Event(), connections)
+        try:
+            copier.copy([FIRST, SECOND])
+        finally:
+            capture.close()
+    return copier
+
+
+def named(storage: Storage) -> set[str]:
+    reader = LogReader.open(storage, "shop")
+    return {path for manifest in reader.manifests(0) for path in manifest.paths}
+
+
+def staged(storage: Storage) -> set[str]:
+    return {entry.path for entry in storage.list("log") if entry.path.endswith(".parquet")}
+
+
+@pytest.mark.parametrize("connections", [1, 2])
+def test_a_copy_that_loses_its_connection_leaves_whole_tables_and_nothing_else(
+    storage: Storage, connections: int
+) -> None:
+    with pytest.raises(SourceUnavailableError):
+        copy(storage, SourceUnavailableError("the connection is lost"), connections)
+    assert staged(storage) == named(storage)
+    assert len(named(storage)) in (0, CHUNKS)  # the first table may have been complete by then
+
+
+def test_the_chunks_of_a_table_that_was_rewritten_meanwhile_are_discarded(
+    storage: Storage,
+) -> None:
+    copier = copy(storage, TableRewrittenError("truncated"))
+    assert copier.progress[FIRST].done
+    assert not copier.progress[SECOND].ended
+    assert staged(storage) == named(storage)
+    assert len(named(storage)) == CHUNKS
