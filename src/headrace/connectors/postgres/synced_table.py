@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import psycopg
 import pyarrow as pa
+from psycopg import sql
 
 from headrace.connectors.postgres import preparing, quarantine, records
 from headrace.connectors.postgres.bisection import TooManyRefusedError, land
-from headrace.connectors.postgres.evolution import SchemaStep, schema_steps
+from headrace.connectors.postgres.evolution import SchemaStep, schema_steps, unsupported
 from headrace.connectors.postgres.fills import ORDINAL
 from headrace.connectors.postgres.merge import (
     Landing,
@@ -44,6 +45,17 @@ from headrace.model import Checkpoint, Delivery, NetChanges, TableId, TableSchem
 # Between two attempts at an ALTER TABLE those who queued up behind us get their turn.
 LOCK_ATTEMPTS: Final = 10
 _LOCK_TIMEOUT: Final = "SET LOCAL lock_timeout = '1s'"
+
+# Views and the like stand on the column.
+_DEPENDED_UPON: Final = (
+    psycopg.errors.FeatureNotSupported,
+    psycopg.errors.DependentObjectsStillExist,
+)
+
+# Up to so many bytes counting takes milliseconds; above, the planner's estimate has to do.
+COUNTED_BYTES: Final = 16 << 20
+
+_SIZE: Final = "SELECT pg_catalog.pg_relation_size(%s)"
 
 
 class PostgresTable:
@@ -151,11 +163,19 @@ class PostgresTable:
                 record.schema or schema, schema, self._target(cursor), self._delivery
             )
             cursor.execute(_LOCK_TIMEOUT)
-            for statement in (statement for step in steps for statement in step.sql):
-                cursor.execute(statement.encode())
+            for step in steps:
+                self._take_step(cursor, step)
             records.own(cursor, self.name, self._pipeline, schema)
             hit("postgres.evolved")
         self._seen = replace(record, schema=schema)
+
+    def _take_step(self, cursor: Cursor, step: SchemaStep) -> None:
+        try:
+            for statement in step.sql:
+                cursor.execute(statement.encode())
+        except _DEPENDED_UPON as error:
+            why = error.diag.message_detail or error.diag.message_primary
+            raise unsupported(self.name, f"{step.sentence.split(': ')[-1]}: {why}") from error
 
     def _busy(self) -> TableBusyError:
         return TableBusyError(
@@ -164,6 +184,26 @@ class PostgresTable:
             "shows who holds it",
             table=str(self.name),
         )
+
+    # -- reading it --------------------------------------------------------------------------------
+
+    def count(self) -> int:
+        """About how many rows the table holds: the planner scales its density to today's size."""
+        with self._session.transaction() as cursor:
+            target = read_target(cursor, self.name)
+            if target is None:
+                return 0
+            relation = sql.Identifier(self.name.schema, self.name.name)
+            if self._is_small(cursor, target):
+                query = sql.SQL("SELECT count(*) FROM {}").format(relation)
+                return int(_only(cursor.execute(query)))
+            plan = sql.SQL("EXPLAIN (FORMAT JSON) SELECT FROM {}").format(relation)
+            return int(_only(cursor.execute(plan))[0]["Plan"]["Plan Rows"])
+
+    def _is_small(self, cursor: Cursor, target: Target) -> bool:
+        """A partitioned table's own size is none: its partitions have it."""
+        size = int(_only(cursor.execute(_SIZE, [target.oid])))
+        return target.kind == "r" and size <= COUNTED_BYTES
 
     # -- changing it -------------------------------------------------------------------------------
 
@@ -281,6 +321,12 @@ def stagings(plan: WritePlan, changes: NetChanges) -> Iterator[Staging]:
     yield upsert_staging(plan, numbered=bool(changes.fills))
     if changes.fills:
         yield fill_staging(plan)
+
+
+def _only(cursor: Cursor) -> Any:
+    row = cursor.fetchone()
+    assert row is not None  # the query always has one
+    return row[0]
 
 
 def _is_at_or_after(at: Checkpoint | None, to: Checkpoint) -> bool:
