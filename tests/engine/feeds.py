@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
+from change_samples import canonical
 
 from headrace.model import FEED_COLUMNS, NetChanges, TableSchema
 
@@ -41,7 +42,7 @@ def applied(rows: Mapping[Any, Any], changes: NetChanges) -> dict[Any, Any]:
     key = list(changes.schema.key)
     after = dict(rows)
     for row in changes.deletes.to_pylist():
-        after.pop(tuple(row[n] for n in key), None)
+        after.pop(canonical([row[n] for n in key]), None)
     for row in changes.upserts.to_pylist():
-        after[tuple(row[n] for n in key)] = row
+        after[canonical([row[n] for n in key])] = row
     return after

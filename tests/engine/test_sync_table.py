@@ -286,7 +286,7 @@ def test_a_resync_builds_anew_what_stands() -> None:
     table.state.resync = True
     table.catch_up()
     table.assert_equal()
-    assert "prepare" not in table.shop.calls
+    assert "prepare" in table.shop.calls  # it may have been dropped, which is why one is asked for
     table.catch_up()
     assert len(table.shop.commits) == 2
 

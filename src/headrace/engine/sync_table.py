@@ -115,7 +115,7 @@ class TableSync:
         self._state.loads()
         schema = self._source.schema(head.number)
         transform = self._transform(schema)
-        if standing is None:
+        if standing is None or self._state.resync:  # whoever asks for one may have dropped it
             self._destination.prepare(transform.schema)
         parts, rejected = self._pinned(schema, head)
         counted = [self._counted(part) for part in parts]
