@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from conftest import VARIABLE
 from headrace.testing.database import Database
 
 SECRET = "tr0ub4dor&3-never-shown"
+VARIABLE = "SOURCE_PASSWORD"  # that the file of `headrace init` names
 
 
 def write(folder, text: str) -> None:
