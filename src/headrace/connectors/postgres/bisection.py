@@ -111,7 +111,11 @@ class _Piece:
 
     @property
     def rows(self) -> pa.Table:
-        return self.part.rows.take(pa.array(self.positions))
+        """As slices: nothing is copied for whole halves, and `take` does not know every type."""
+        ends = np.flatnonzero(np.diff(self.positions) != 1) + 1
+        runs = np.split(self.positions, ends)
+        slices = [self.part.rows.slice(int(run[0]), len(run)) for run in runs]
+        return slices[0] if len(slices) == 1 else pa.concat_tables(slices).combine_chunks()
 
     def halves(self) -> tuple[_Piece, _Piece]:
         low, high = np.array_split(self.positions, 2)
