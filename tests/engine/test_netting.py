@@ -114,8 +114,7 @@ def test_a_small_difference_is_no_no_op(before: dict[str, Any], after: dict[str,
     assert changes.upserts.num_rows == 1
 
 
-def test_an_update_back_to_the_first_value_is_applied() -> None:
-    """The range holds another version of the key: the destination does not hold the old image."""
+def test_an_update_that_changes_nothing_does_not_hide_the_one_before_it() -> None:
     changes = netted(
         ("update_preimage", 4, row(1, "a")),
         ("update_postimage", 4, row(1, "b")),

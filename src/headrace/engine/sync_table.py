@@ -235,13 +235,13 @@ class TableSync:
     def _adopt(self, schema: TableSchema, version: int) -> None:
         """Let the destination follow a schema that differs from what it was given last."""
         wanted, known = self._transform(schema).schema, self._destination.applied_schema()
-        if known is not None and _shape(known) == _shape(wanted):
+        if known is not None and not _difference(known, wanted):
             return
         policy = self._delivery.schema_policy
         if known is not None and policy is SchemaPolicy.FREEZE:
             raise self._frozen(known, wanted, version)
         if policy is SchemaPolicy.RESYNC and not self._appends:
-            raise _BuildAnewError(f"{_difference(known, wanted)} (version {version})")
+            raise _BuildAnewError(f"{_difference(known, wanted)} in version {version}")
         self._destination.evolve(wanted)
 
     def _frozen(
@@ -355,19 +355,23 @@ def _inserted(part: RowPart, schema: TableSchema, at: TableVersion) -> RowPart:
     return RowPart(read, part.rows)
 
 
-def _shape(schema: TableSchema) -> object:
-    """What a destination must know of a schema: no numbers of the source's, no order."""
-    return {(c.name, c.type, c.source_type) for c in schema.columns}, schema.key
-
-
 def _difference(known: TableSchema | None, wanted: TableSchema) -> str:
-    """In words, which columns came, went or changed."""
-    old = {c.name: (c.type, c.source_type) for c in known.columns} if known else {}
-    new = {c.name: (c.type, c.source_type) for c in wanted.columns}
+    """In words, which columns came, went or changed; empty if a destination need not know of it.
+
+    A column's number counts where both have one: another one is another column of that name.
+    """
+    old = {c.name: c for c in known.columns} if known else {}
+    new = {c.name: c for c in wanted.columns}
+    both = [(old[name], new[name]) for name in new if name in old]
     kinds = {
         "came": [name for name in new if name not in old],
         "went": [name for name in old if name not in new],
-        "changed type": [name for name in new if name in old and new[name] != old[name]],
+        "changed type": [
+            a.name for a, b in both if (a.type, a.source_type) != (b.type, b.source_type)
+        ],
+        "was made anew": [
+            a.name for a, b in both if a.attnum and b.attnum and a.attnum != b.attnum
+        ],
+        "is the key": list(wanted.key) if known and known.key != wanted.key else [],
     }
-    told = [f"{', '.join(names)} {what}" for what, names in kinds.items() if names]
-    return "the columns changed: " + ("; ".join(told) or "another key")
+    return "; ".join(f"{', '.join(names)} {what}" for what, names in kinds.items() if names)
