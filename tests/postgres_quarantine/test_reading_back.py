@@ -146,7 +146,7 @@ def test_values_come_back_exactly_as_they_were_written(
         {"id": pa.array(range(len(values)), pa.int64()), "v": pa.array(values, kind)}
     )
     assert kept.apply(written) == 0
-    found = read(kept).sort_by("id")
+    found = read(kept)  # in the order of its only page
     assert found.schema == written.schema
     found.validate(full=True)
     if "nan" not in str(values):
