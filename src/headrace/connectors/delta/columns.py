@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.types as t
 
 from headrace.connectors.delta.schema import arrow_schema
+from headrace.connectors.delta.variant import to_json
 from headrace.errors import SourceError
 from headrace.model import Column
 
@@ -81,7 +82,7 @@ class Layout:
         if mode == "none":
             fields = [_unmapped(field) for field in fields]
         return cls(
-            tuple(DataColumn(f, a.type) for f, a in zip(fields, types, strict=True)),
+            tuple(DataColumn(f, _type(f, a)) for f, a in zip(fields, types, strict=True)),
             frozenset(metadata.get("partitionColumns") or ()),
             mode == "id",
         )
@@ -100,6 +101,19 @@ class Layout:
 
     def arrow(self) -> pa.Schema:
         return pa.schema([pa.field(c.name, c.type) for c in self.columns])
+
+
+def _type(field: Mapping[str, Any], stored: pa.Field) -> pa.DataType:
+    """A variant is read as its JSON text."""
+    if field["type"] == "variant":
+        return pa.string()
+    if '"variant"' in json.dumps(field["type"]):
+        raise SourceError(
+            f"column {field['name']} has variants inside another type, which Headrace cannot read",
+            hint="leave the column out, or make the whole of it a variant",
+            column=field["name"],
+        )
+    return stored.type
 
 
 def _unmapped(field: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -133,7 +147,10 @@ def to_column(array: pa.Array, held: pa.Field, column: DataColumn, *, by_id: boo
 
     Raises:
         pa.ArrowInvalid: a value does not fit the column's type.
+        VariantError: a variant is damaged.
     """
+    if column.json["type"] == "variant":
+        return to_json(array)
     renamed = _logical_type(held.type, column.json["type"], by_id=by_id)
     return pc.cast(array.view(renamed), column.type)
 

@@ -36,7 +36,7 @@ PART_BYTES: Final = 64 << 20  # of Parquet in one part: seconds of work for whoe
 BATCH_BYTES: Final = 16 << 20  # of values in one batch, roughly
 _FEWEST_ROWS: Final = 64  # in a batch, however wide its rows are
 
-# Features of readers that this scan knows. It knows no variant columns, but tables may allow them.
+# Features of readers that this scan knows.
 READABLE: Final = frozenset(
     {
         "columnMapping",
