@@ -177,6 +177,10 @@ def _create(cursor: Cursor, build: Build, pipeline: str) -> None:
     mark(cursor, build.table, build.live, pipeline)
     for action in like.actions:
         _alter(cursor, "TABLE", build.table, action)
+    made = read_definition(cursor, build.table)
+    for old, new in zip(like.identities, made.identities if made else (), strict=True):
+        if new.type != old.type:
+            _alter(cursor, "SEQUENCE", TableId(WORK, new.name), f"AS {old.type}")
 
 
 def mark(cursor: Cursor, table: TableId, live: TableId, pipeline: str) -> None:
@@ -352,20 +356,19 @@ class _Aside:
     def _take(self, condition: str, code: str, reason: str) -> int:
         build = self._build
         aside = TableId(WORK, f"{build.table.name}_r{len(self.found)}")
+        source, to = qualified_text(build.table), qualified_text(aside)
         with self._connection.transaction(), self._connection.cursor() as cursor:
             cursor.execute(QUALIFIED_NAMES)
-            make = sql.SQL("CREATE TABLE {} (LIKE {})")
-            cursor.execute(make.format(qualified(aside), qualified(build.table)))
+            exist = f"SELECT EXISTS (SELECT FROM {source} f WHERE {condition})"  # noqa: S608
+            if cursor.execute(exist.encode()).fetchone() == (False,):
+                return 0
+            cursor.execute(f"CREATE TABLE {to} (LIKE {source})".encode())
             mark(cursor, aside, build.live, self._pipeline)
-            source, to = qualified_text(build.table), qualified_text(aside)
             take = f"""
                 WITH taken AS (DELETE FROM {source} f WHERE {condition} RETURNING f.*)
                 INSERT INTO {to} SELECT * FROM taken"""  # noqa: S608  # quoted, or the server's
             rows = cursor.execute(take.encode()).rowcount
-            if not rows:
-                cursor.execute(sql.SQL("DROP TABLE {}").format(qualified(aside)))
-        if rows:
-            self.found.append(SetAside(aside, code, reason, rows))
+        self.found.append(SetAside(aside, code, reason, rows))
         return rows
 
 

@@ -46,15 +46,17 @@ SELECT concat_ws(' ', quote_ident(a.attname), format_type(a.atttypid, a.atttypmo
 """
 
 # What LIKE does not copy, as actions of ALTER TABLE. -1 and null (17 on) are the default target.
+# NOT NULL has constraints since 18, which LIKE copies as valid and inherited.
 _ACTIONS: Final = """
 SELECT action FROM (
-SELECT 1 AS step,
-       format('SET (%s)', string_agg(format('%s=%L', prefix || split_part(o, '=', 1),
-              substr(o, strpos(o, '=') + 1)), ', ' ORDER BY prefix, o)) AS action
-  FROM (SELECT '' AS prefix, unnest(reloptions) AS o FROM pg_class WHERE oid = $1::oid
+SELECT 1 AS step, format('SET (%s)', string_agg(format('%s=%L', prefix || split_part(o, '=', 1),
+              substr(o, strpos(o, '=') + 1)), ', ' ORDER BY prefix, place)) AS action
+  FROM (SELECT '' AS prefix, u.o, u.place
+          FROM pg_class c, unnest(c.reloptions) WITH ORDINALITY AS u(o, place) WHERE c.oid = $1::oid
          UNION ALL
-        SELECT 'toast.', unnest(t.reloptions)
-          FROM pg_class c JOIN pg_class t ON t.oid = c.reltoastrelid
+        SELECT 'toast.', u.o, u.place
+          FROM pg_class c JOIN pg_class t ON t.oid = c.reltoastrelid,
+               unnest(t.reloptions) WITH ORDINALITY AS u(o, place)
          WHERE c.oid = $1::oid) options
 HAVING count(*) > 0
  UNION ALL
@@ -67,7 +69,12 @@ SELECT 3, format('ALTER COLUMN %I SET (%s)', attname, array_to_string(attoptions
    AND NOT attisdropped
  UNION ALL
 SELECT 4, format('ADD CONSTRAINT %I %s', conname, pg_get_constraintdef(oid))
-  FROM pg_constraint WHERE conrelid = $1::oid AND contype = 'c') actions
+  FROM pg_constraint WHERE conrelid = $1::oid AND contype = 'c'
+ UNION ALL
+SELECT step, CASE step WHEN 5 THEN format('DROP CONSTRAINT %I', conname)
+             ELSE format('ADD CONSTRAINT %I %s', conname, pg_get_constraintdef(oid)) END
+  FROM pg_constraint, generate_series(5, 6) AS step
+ WHERE conrelid = $1::oid AND contype = 'n' AND (NOT convalidated OR connoinherit)) actions
  ORDER BY step, action
 """
 
@@ -113,9 +120,11 @@ SELECT s.oid::bigint, n.nspname, s.stxname,
 """
 
 _IDENTITY_SEQUENCES: Final = """
-SELECT a.attname, s.oid::bigint, s.relname, quote_nullable(obj_description(s.oid, 'pg_class'))
+SELECT a.attname, s.oid::bigint, s.relname, q.seqtypid::regtype::text,
+       quote_nullable(obj_description(s.oid, 'pg_class'))
   FROM pg_depend d
   JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+  JOIN pg_sequence q ON q.seqrelid = s.oid
   JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
  WHERE d.refobjid = $1::oid AND d.deptype = 'i'
    AND d.classid = 'pg_class'::regclass AND d.refclassid = d.classid
@@ -128,20 +137,21 @@ SELECT g.kind, g.identity, g.object, g.part, a.privilege_type,
        CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END,
        a.is_grantable,
        CASE WHEN a.grantor <> g.owner AND pg_has_role(a.grantor, 'MEMBER')
+                 AND has_schema_privilege(a.grantor, g.schema, 'USAGE')
             THEN quote_ident(pg_get_userbyid(a.grantor)) END
   FROM (SELECT 1 AS step, 0 AS number, 'TABLE' AS kind, '' AS identity,
                format('%I.%I', n.nspname, c.relname) AS object, '' AS part, c.relacl AS acl,
-               c.relowner AS owner
+               c.relowner AS owner, n.oid AS schema
           FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1::oid
          UNION ALL
         SELECT 2, b.attnum, 'TABLE', '', format('%I.%I', n.nspname, c.relname),
-               format(' (%I)', b.attname), b.attacl, c.relowner
+               format(' (%I)', b.attname), b.attacl, c.relowner, n.oid
           FROM pg_attribute b JOIN pg_class c ON c.oid = b.attrelid
           JOIN pg_namespace n ON n.oid = c.relnamespace
          WHERE c.oid = $1::oid AND NOT b.attisdropped
          UNION ALL
         SELECT 3, d.refobjsubid, 'SEQUENCE', b.attname,
-               format('%I.%I', n.nspname, s.relname), '', s.relacl, s.relowner
+               format('%I.%I', n.nspname, s.relname), '', s.relacl, s.relowner, n.oid
           FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
           JOIN pg_attribute b ON b.attrelid = d.refobjid AND b.attnum = d.refobjsubid
           JOIN pg_namespace n ON n.oid = s.relnamespace
@@ -306,11 +316,12 @@ class Statistics:
 
 @dataclass(frozen=True)
 class IdentitySequence:
-    """The sequence below an identity column."""
+    """The sequence below an identity column; LIKE copies all of it but its type."""
 
     column: str
     oid: int = field(compare=False)
     name: str
+    type: str
     comment: str  # as a literal
 
 

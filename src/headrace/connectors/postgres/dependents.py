@@ -142,7 +142,8 @@ WITH own(class, oid, asked) AS (
      UNION ALL
     SELECT 'pg_attrdef'::regclass, oid, true FROM pg_attrdef WHERE adrelid = $1::oid
      UNION ALL
-    SELECT 'pg_trigger'::regclass, oid, true FROM pg_trigger WHERE tgrelid = $1::oid
+    SELECT 'pg_trigger'::regclass, oid, true FROM pg_trigger
+     WHERE tgrelid = $1::oid OR tgisinternal AND tgconstrrelid = $1::oid
      UNION ALL
     SELECT 'pg_policy'::regclass, oid, true FROM pg_policy WHERE polrelid = $1::oid
      UNION ALL

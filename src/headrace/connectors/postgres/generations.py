@@ -82,6 +82,12 @@ SELECT 3, format('column %I is none of the source''s', attname) FROM pg_attribut
  UNION ALL
 SELECT 4, 'a subscription writes it' FROM pg_subscription_rel WHERE srrelid = $1::oid
  UNION ALL
+SELECT 4, format('publication %I publishes it, and its subscribers would not see the new rows',
+       pubname)
+  FROM pg_publication_tables p JOIN pg_class c ON c.oid = $1::oid
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE p.schemaname = n.nspname AND p.tablename = c.relname
+ UNION ALL
 SELECT 5, format('which rows break constraint %I only they can show one by one', k.conname)
   FROM pg_constraint k
  WHERE k.conrelid = $1::oid
