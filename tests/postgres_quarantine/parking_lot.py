@@ -9,7 +9,9 @@ from typing import Any
 
 import psycopg
 import pyarrow as pa
+from psycopg.conninfo import conninfo_to_dict
 
+from headrace.config.connections import PostgresConnection
 from headrace.connectors.postgres import quarantine, records, replay
 from headrace.connectors.postgres.bisection import Part
 from headrace.connectors.postgres.merge import Landing, delete_staging, upsert_staging
@@ -33,6 +35,19 @@ from headrace.testing.database import Database
 
 LOG = "6f7f6a0e-0000-4000-8000-000000000000"
 Row = Mapping[str, Any]
+
+
+def settings_of(database: Database) -> PostgresConnection:
+    parameters = conninfo_to_dict(database.dsn)
+    return PostgresConnection(
+        type="postgres",
+        host=str(parameters["host"]),
+        port=int(parameters["port"] or 0),
+        database=str(parameters["dbname"]),
+        user=str(parameters["user"]),
+        password=str(parameters["password"]),
+        sslmode="disable",
+    )
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ from typing import Any
 import psycopg
 import pyarrow as pa
 import pytest
-from parking_lot import LOG, Kept
+from parking_lot import LOG, Kept, settings_of
 
-from headrace.config.connections import PostgresConnection
 from headrace.connectors.postgres import records
 from headrace.connectors.postgres.reading import read_table
 from headrace.connectors.postgres.target_types import arrival
@@ -113,22 +112,9 @@ NEVER_IN_DELTA = {
 
 def read(kept: Kept, *columns: str, only_live: bool = False) -> pa.Table:
     asked = columns or kept.schema.names
-    with read_table(connection(kept.database), kept.schema, asked, only_live=only_live) as reading:
+    with read_table(settings_of(kept.database), kept.schema, asked, only_live=only_live) as reading:
         arrow = pa.schema([kept.schema.arrow().field(name) for name in asked])
         return pa.Table.from_batches(reading.rows, arrow)
-
-
-def connection(database: Database) -> PostgresConnection:
-    parameters = psycopg.conninfo.conninfo_to_dict(database.dsn)
-    return PostgresConnection(
-        type="postgres",
-        host=str(parameters["host"]),
-        port=int(parameters["port"] or 0),
-        database=str(parameters["dbname"]),
-        user=str(parameters["user"]),
-        password=str(parameters["password"]),
-        sslmode="disable",
-    )
 
 
 def columns_of(kinds: dict[str, pa.DataType]) -> str:
@@ -268,7 +254,7 @@ def test_rows_and_checkpoint_are_of_one_moment(plain: Kept) -> None:
             other.execute('update "T 1" set "V" = %s', [str(version)])
 
     stand(5)
-    with read_table(connection(plain.database), plain.schema, ["V"]) as reading:
+    with read_table(settings_of(plain.database), plain.schema, ["V"]) as reading:
         stand(6)
         rows = [value for batch in reading.rows for value in batch.column(0).to_pylist()]
     assert reading.at == Checkpoint(LOG, 5, Lsn(5))
@@ -276,7 +262,7 @@ def test_rows_and_checkpoint_are_of_one_moment(plain: Kept) -> None:
 
 
 def test_a_table_cannot_be_swapped_or_truncated_while_it_is_read(plain: Kept) -> None:
-    with read_table(connection(plain.database), plain.schema, ["id"]) as reading:
+    with read_table(settings_of(plain.database), plain.schema, ["id"]) as reading:
         for statement in ('truncate "T 1"', 'alter table "T 1" rename to t2'):
             with (
                 plain.database.connect(options="-c lock_timeout=20ms") as other,
@@ -299,7 +285,7 @@ def test_a_partitioned_table_is_read_whole(database: Database) -> None:
 
 
 def test_a_table_that_never_took_anything_stands_nowhere(plain: Kept) -> None:
-    with read_table(connection(plain.database), plain.schema, ["id"]) as reading:
+    with read_table(settings_of(plain.database), plain.schema, ["id"]) as reading:
         assert reading.at is None
 
 
@@ -310,7 +296,7 @@ def test_many_rows_come_in_batches(database: Database) -> None:
         {"id": pa.int64(), "v": pa.string()},
     )
     database.execute("insert into t select i, repeat('x', 1000) from generate_series(1, 20000) i")
-    with read_table(connection(database), kept.schema, ["id", "v"]) as reading:
+    with read_table(settings_of(database), kept.schema, ["id", "v"]) as reading:
         sizes = [batch.num_rows for batch in reading.rows]
     assert sum(sizes) == 20_000
     assert len(sizes) > 1
@@ -326,7 +312,7 @@ def test_what_is_missing_is_named(plain: Kept) -> None:
 
 
 def test_a_role_that_may_not_read_is_told(plain: Kept) -> None:
-    place = connection(plain.database)
+    place = settings_of(plain.database)
     assert place.password is not None
     secret = place.password.get_secret_value()
     plain.database.execute(f"create role nosy login password '{secret}'")
