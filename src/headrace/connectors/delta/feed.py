@@ -25,6 +25,7 @@ from headrace.model import (
     Loss,
     LossKind,
     Segment,
+    TableId,
     TableSchema,
     VersionChanges,
 )
@@ -35,15 +36,20 @@ LOOKS: Final = 16  # at files of an object store, at a time
 SchemaOf = Callable[[Header], TableSchema]
 
 
-def switch_on(table: object) -> str:
+def switch_on(table: TableId) -> str:
     """The SQL that switches the feed on."""
     return f"ALTER TABLE {table} SET TBLPROPERTIES ({FEED} = true)"
 
 
 def plan_feed(
-    history: TableHistory, storage: Storage, schema_of: SchemaOf, after: Checkpoint, to: int
+    table: TableId,
+    history: TableHistory,
+    storage: Storage,
+    schema_of: SchemaOf,
+    after: Checkpoint,
+    to: int,
 ) -> FeedPlan:
-    """How to come from `after` to version `to`, or why the feed cannot tell.
+    """How to come from `after` to version `to` of a table, or why the feed cannot tell.
 
     Raises:
         LogError, SourceError: the log or a file's footer cannot be read.
@@ -59,7 +65,7 @@ def plan_feed(
         return _cleaned(after.commit + 1)
     if header.log_id != after.log_id:
         return _lost(LossKind.REPLACED, _other_table(header, after))
-    walk = _Walk(storage, schema_of, after, header)
+    walk = _Walk(table, storage, schema_of, after, header)
     for first in range(after.commit + 1, to + 1, AT_ONCE):
         commits = history.commits(first, min(first + AT_ONCE - 1, to))
         if None in commits:
@@ -100,6 +106,7 @@ def _header_before(history: TableHistory, before: int, to: int) -> Header | None
 class _Walk:
     """The segments of a range, grown by some commits at a time."""
 
+    table: TableId
     storage: Storage
     schema_of: SchemaOf
     after: Checkpoint
@@ -110,10 +117,28 @@ class _Walk:
     def take(self, commits: Sequence[Commit]) -> Loss | None:
         for commit in commits:
             before, self.header = self.header, self.header.after(commit)
-            loss = _unreadable(self.header, commit, self.after) or self._grow(before, commit)
+            loss = self._unreadable(commit) or self._grow(before, commit)
             if loss is not None:
                 return loss
         return self._look(commits)
+
+    def _unreadable(self, commit: Commit) -> Loss | None:
+        """Why a version's changes cannot be had, whatever its files are."""
+        header, at = self.header, f"at version {commit.version}"
+        if header.log_id != self.after.log_id:
+            return Loss(LossKind.REPLACED, f"{at} {_other_table(header, self.after)}")
+        if commit.info.get("operation") == "RESTORE":
+            return Loss(LossKind.RESTORED, f"{at} RESTORE put former files back")
+        if not header.has_feed:
+            reason = f"{at} the Change Data Feed is off"
+            return Loss(LossKind.FEED_OFF, reason, switch_on(self.table))
+        unknown = header.reader_features - READABLE
+        if unknown:
+            return Loss(LossKind.UNSUPPORTED, f"{at} the table uses {', '.join(sorted(unknown))}")
+        partitions = header.metadata.get("partitionColumns")
+        if partitions and any(f.get("partitionValues") is None for f in commit.changed("remove")):
+            return Loss(LossKind.UNSUPPORTED, f"{at} the partition of removed files is not told")
+        return None
 
     def _grow(self, before: Header, commit: Commit) -> Loss | None:
         """Into the last segment, or into one of its own."""
@@ -150,25 +175,6 @@ class _Walk:
             Segment(schema, tuple(VersionChanges(n, time, self.rows[n]) for n, time in versions))
             for schema, versions in self.segments
         )
-
-
-def _unreadable(header: Header, commit: Commit, after: Checkpoint) -> Loss | None:
-    """Why a version's changes cannot be had, whatever its files are."""
-    at = f"at version {commit.version}"
-    if header.log_id != after.log_id:
-        return Loss(LossKind.REPLACED, f"{at} {_other_table(header, after)}")
-    if commit.info.get("operation") == "RESTORE":
-        return Loss(LossKind.RESTORED, f"{at} RESTORE put former files back")
-    if not header.has_feed:
-        hint = f"{switch_on('<table>')};"
-        return Loss(LossKind.FEED_OFF, f"{at} the Change Data Feed is off", hint)
-    unknown = header.reader_features - READABLE
-    if unknown:
-        return Loss(LossKind.UNSUPPORTED, f"{at} the table uses {', '.join(sorted(unknown))}")
-    partitions = header.metadata.get("partitionColumns")
-    if partitions and any(f.get("partitionValues") is None for f in commit.changed("remove")):
-        return Loss(LossKind.UNSUPPORTED, f"{at} the partition of removed files is not told")
-    return None
 
 
 def _reshaped(old: Header, new: Header, key: Sequence[str], commit: Commit) -> Loss | None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from threading import Lock
 from typing import Any, Final, TypeVar
 
 from headrace.connectors.delta.actions import Action, decode, log_path
@@ -104,6 +105,7 @@ class TableHistory:
         self._storage = storage
         self._commits: OrderedDict[int, Commit] = OrderedDict()
         self._headers: OrderedDict[int, Header] = OrderedDict()
+        self._lock = Lock()  # commits are read side by side
         self._head = -1
         self._head_bytes = b""
 
@@ -209,9 +211,10 @@ class TableHistory:
             raise SourceError(
                 f"{where} is damaged: {error}", hint="restore it from a backup", path=where
             ) from error
-        if version >= self._head:
-            self._head_bytes = data
-        _put(self._commits, version, commit, _COMMITS)
+        with self._lock:
+            if version >= self._head:
+                self._head_bytes = data
+            _put(self._commits, version, commit, _COMMITS)
         return commit
 
     def _remember(self, version: int, header: Header) -> Header:

@@ -21,7 +21,7 @@ from headrace.connectors.delta.changes import read_changes
 from headrace.connectors.delta.columns import Layout
 from headrace.connectors.delta.discovery import folder_of, tables_in
 from headrace.connectors.delta.failures import source_errors
-from headrace.connectors.delta.feed import plan_feed
+from headrace.connectors.delta.feed import AT_ONCE, plan_feed
 from headrace.connectors.delta.file_diff import diff_files
 from headrace.connectors.delta.files import inside
 from headrace.connectors.delta.history import Commit, Header, TableHistory, lost
@@ -194,7 +194,7 @@ class DeltaSourceTable:
             SourceUnavailableError: the storage does not answer.
         """
         with source_errors(self.name):
-            return plan_feed(self._history, self._storage(), self._schema, after, to)
+            return plan_feed(self.name, self._history, self._storage(), self._schema, after, to)
 
     def changes(self, schema: TableSchema, first: int, last: int) -> Iterator[pa.RecordBatch]:
         """The feed's rows of a range that was planned, both ends inclusive, in no order.
@@ -216,11 +216,12 @@ class DeltaSourceTable:
         raise self._vanished(version)
 
     def _commits(self, first: int, last: int) -> Iterator[Commit]:
-        for version in range(first, last + 1):
-            commit = self._history.commit(version)
-            if commit is None:
-                raise self._vanished(version)
-            yield commit
+        for start in range(first, last + 1, AT_ONCE):
+            found = self._history.commits(start, min(start + AT_ONCE - 1, last))
+            for version, commit in enumerate(found, start):
+                if commit is None:
+                    raise self._vanished(version)
+                yield commit
 
     def _vanished(self, version: int) -> SourceUnavailableError:
         return SourceUnavailableError(
