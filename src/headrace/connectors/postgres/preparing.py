@@ -57,6 +57,9 @@ def _make(cursor: Cursor, name: TableId, schema: TableSchema, delivery: Delivery
     if not cursor.execute(_SCHEMA, [name.schema]).fetchone():
         cursor.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(name.schema)))
     cursor.execute(create_statement(name, schema, delivery))
+    made = read_target(cursor, name)
+    assert made is not None
+    _refuse_blockers(name, judge(schema, made, delivery))  # the user may wish for odd types
 
 
 def _take(

@@ -46,5 +46,6 @@ def write_plan(schema: TableSchema, target: Target, delivery: Delivery) -> Write
 
 def _written(column: Column, target: TargetColumn) -> WrittenColumn:
     arrival = arrival_at(column.type, target.cast)
-    own = arrival.staging in _TEXT and target.family not in TEXTS
+    taken = target.family in TEXTS and target.is_array == arrival.staging.endswith("[]")
+    own = arrival.staging in _TEXT and not taken
     return WrittenColumn(column.name, arrival, target.cast, target.cast if own else None)
