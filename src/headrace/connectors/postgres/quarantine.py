@@ -14,7 +14,7 @@ Rows come as they were to be written: transformed, masked, with unsent columns f
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -231,8 +231,11 @@ def land_or_park(
     parts: Sequence[Part],
     rejected: Sequence[Rejected],
     at: Checkpoint,
+    completed: Callable[[pa.Table], pa.Table] = lambda row: row,
 ) -> int:
     """Land the parts, park the rows that are refused, and `rejected`; returns how many are parked.
+
+    `completed` makes a refused row whole, where the server was to fill in what was not sent.
 
     Raises:
         QuarantineFullError: more rows than `max_rows` would be parked in all; the transaction is to
@@ -243,7 +246,8 @@ def land_or_park(
         refused = land(cursor.connection, parts, quarantine.max_rows)
     except TooManyRefusedError as error:
         raise _full(quarantine, Counter(r.refusal.reason for r in error.refused)) from error
-    return park(cursor, quarantine, refused, rejected, at)
+    whole = [replace(r, row=completed(r.row)) for r in refused]
+    return park(cursor, quarantine, whole, rejected, at)
 
 
 def park(
