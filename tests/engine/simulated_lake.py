@@ -28,6 +28,8 @@ from headrace.model import (
     VersionChanges,
 )
 
+SHOP = TableId("shop", "t")  # the table's name at the destination
+
 Row = Mapping[str, Any]
 Change = tuple[str, Row]  # change type, row
 
@@ -164,6 +166,7 @@ class Shop:
     as when the connection is lost with the answer. `refuses` names schemas that it cannot follow.
     """
 
+    name: TableId = SHOP
     rows: dict[Any, Row] = field(default_factory=dict)  # by key, or by number without one
     at: Checkpoint | None = None
     given: TableSchema | None = None
@@ -204,6 +207,7 @@ class Shop:
 
     def evolve(self, schema: TableSchema) -> None:
         self._meet("evolve")
+        assert schema.table == self.name
         if (refusal := self.refuses(schema)) is not None:
             raise refusal
         self.given = schema
@@ -215,6 +219,7 @@ class Shop:
         if to.log_id == self.at.log_id and to.commit <= self.at.commit:
             return
         assert self.given is not None
+        assert changes.schema.table == self.name
         assert set(changes.schema.names) == set(self.given.names)
         for row in changes.deletes.to_pylist():
             self.rows.pop(self._key(row), None)
@@ -232,6 +237,7 @@ class Shop:
         rejected: Callable[[], Sequence[Rejected]] = tuple,
     ) -> None:
         self._meet("replace")
+        assert schema.table == self.name
         rows = [row for part in parts for batch in part.read() for row in batch.to_pylist()]
         self.parked = list(rejected())
         self.given, self.holding, self.rows = schema, None, {}

@@ -200,7 +200,13 @@ class VersionedTable(Protocol):
 
 
 class SyncedTable(DestinationTable, Protocol):
-    """A destination's table that can be built anew, and read back."""
+    """A destination's table that can be built anew, and read back.
+
+    Schemas that it is handed bear its own name for the table, whatever the source's is.
+    """
+
+    @property
+    def name(self) -> TableId: ...
 
     def standing(self) -> Checkpoint | None:
         """Where the table stands, whatever log that is in; None if it never took anything."""

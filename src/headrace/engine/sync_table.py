@@ -113,7 +113,7 @@ class TableSync:
     def _load(self, head: TableVersion, standing: Checkpoint | None) -> None:
         """Make the rows of one version the whole content: whatever comes next begins after it."""
         self._state.loads()
-        schema = self._source.schema(head.number)
+        schema = self._named(self._source.schema(head.number))
         transform = self._transform(schema)
         if standing is None or self._state.resync:  # whoever asks for one may have dropped it
             self._destination.prepare(transform.schema)
@@ -164,7 +164,7 @@ class TableSync:
         self._rather_build_anew(told // 2)  # an update is told by two rows
         for segment in plan.segments:
             self._state.behind_since = segment.versions[0].commit_ts
-            self._adopt(segment.schema, segment.versions[0].number)
+            self._adopt(self._named(segment.schema), segment.versions[0].number)
             for versions in batches(segment.versions, self._limits.batch_rows):
                 self._apply_versions(segment.schema, versions, log_id)
 
@@ -176,7 +176,7 @@ class TableSync:
         if feed is not None:
             last = versions[-1]
             at = TableVersion(log_id, last.number, last.commit_ts)
-            self._deliver(self._net(schema, feed), at)
+            self._deliver(self._net(self._named(schema), feed), at)
         elif len(versions) > 1:
             half = len(versions) // 2
             self._apply_versions(schema, versions[:half], log_id)
@@ -222,6 +222,10 @@ class TableSync:
 
     # -- schemas -----------------------------------------------------------------------------------
 
+    def _named(self, schema: TableSchema) -> TableSchema:
+        """A schema of the source under the destination's name: what is handed on bears that."""
+        return replace(schema, table=self._destination.name)
+
     def _transform(self, schema: TableSchema) -> Transform:
         """The rules for one schema; those of the newest are kept."""
         if self._current is None or self._current[0] != schema:
@@ -261,7 +265,7 @@ class TableSync:
         """Find out what differs without the feed; if that cannot be done, build anew."""
         if self._appends:
             raise self._unhealable(loss)
-        schema = self._source.schema(head.number)
+        schema = self._named(self._source.schema(head.number))
         if not schema.key or _not_after(head, standing):
             raise _BuildAnewError(loss.reason)
         try:
