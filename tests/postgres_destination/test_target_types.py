@@ -18,7 +18,7 @@ from headrace.model import Column, Delivery
 
 NOON = datetime(2026, 2, 3, 12, 0, 0, 123456, UTC)
 NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC).replace(tzinfo=None)
-LAST = datetime.max
+LAST = datetime(9999, 12, 31, 23, 59, 59, 999999, UTC).replace(tzinfo=None)
 
 # Arrow type, Postgres type, values, and the texts that Postgres prints.
 SCALARS: list[tuple[pa.DataType, str, list[Any], list[str]]] = [

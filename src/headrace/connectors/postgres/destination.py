@@ -31,6 +31,7 @@ class PostgresDestination:
     def __init__(self, connection: PostgresConnection, *, pace: Pace = at_once) -> None:
         self._settings = connection
         self._pace = pace
+        self._sessions: list[TargetSession] = []
 
     @property
     def location(self) -> str:
@@ -42,7 +43,13 @@ class PostgresDestination:
     ) -> PostgresTable:
         """A table as one pipeline writes it, on a connection of its own; nothing is done yet."""
         session = TargetSession(self._settings)
+        self._sessions.append(session)
         return PostgresTable(session, name, pipeline, delivery or Delivery(), self._pace)
+
+    def close(self) -> None:
+        """Close the connections of all tables; they open new ones if they are used again."""
+        for session in self._sessions:
+            session.close()
 
     def claim(self, pipeline: str) -> AbstractContextManager[None]:
         """Be the only run of a pipeline here, for the length of a block.

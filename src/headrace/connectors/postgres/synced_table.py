@@ -16,7 +16,6 @@ import pyarrow as pa
 from psycopg import sql
 
 from headrace.connectors.postgres import preparing, quarantine, records
-from headrace.connectors.postgres.bisection import TooManyRefusedError, land
 from headrace.connectors.postgres.evolution import SchemaStep, schema_steps, unsupported
 from headrace.connectors.postgres.fills import ORDINAL
 from headrace.connectors.postgres.merge import (
@@ -246,12 +245,7 @@ class PostgresTable:
         landing.read_fills(changes.fills)
         left = quarantine.supersede(cursor, place, changes)
         made = parts(cursor, plan, landing, _numbered(left), left.deletes)
-        try:
-            refused = land(cursor.connection, made, place.max_rows)
-        except TooManyRefusedError as error:
-            refused = list(error.refused)  # which `park` raises as too many
-        whole = [replace(r, row=landing.completed(r.row)) for r in refused]
-        quarantine.park(cursor, place, whole, left.rejected, to)
+        quarantine.land_or_park(cursor, place, made, left.rejected, to, landing.completed)
 
     def _quarantine(self, schema: TableSchema) -> Quarantine:
         rows = self._delivery.quarantine_rows
