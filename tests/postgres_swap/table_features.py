@@ -121,7 +121,8 @@ FEATURES: Final = {
     """,
     "row security": """
         alter table shop.orders enable row level security, force row level security;
-        create policy mine on shop.orders for select to :reader, :clerk using (email = current_user);
+        create policy mine on shop.orders for select to :reader, :clerk
+          using (email = current_user);
         create policy "All Of It" on shop.orders as restrictive using (qty > 0)
           with check (qty > 1);
         create policy biggest on shop.orders for update to public
@@ -244,7 +245,7 @@ FEATURES_BY_VERSION: Final = {
         """,
         "nulls not distinct": """
             create unique index on shop.orders (parent, id) nulls not distinct;
-            alter table shop.orders add constraint no_nulls unique nulls not distinct (code, parent);
+            alter table shop.orders add constraint none unique nulls not distinct (code, parent);
         """,
         "views with their readers' rights": """
             create view shop.invoker with (security_invoker = true, check_option = cascaded) as

@@ -11,11 +11,11 @@ import re
 from collections.abc import Iterator
 
 import pytest
+from rebuilding import Rebuilding, dump, temporary_role
+from table_features import BASE, FEATURES, FEATURES_BY_VERSION, features
 
 from headrace.model import TableId
 from headrace.testing.database import Database
-from rebuilding import Rebuilding, dump, temporary_role
-from table_features import BASE, FEATURES, FEATURES_BY_VERSION, features
 
 ALL = {**FEATURES, **{k: v for more in FEATURES_BY_VERSION.values() for k, v in more.items()}}
 SEEDS = range(4)

@@ -27,10 +27,12 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from headrace.connectors.postgres import records
 from headrace.connectors.postgres.building import (
     PREVIOUS,
     WORK,
     Built,
+    mark,
     qualified,
     run_script,
     table_oid,
@@ -235,8 +237,9 @@ def undo(
     """Bring a table's former generation back, with its checkpoint; the table is held then.
 
     Rows, indexes and constraints are the former ones; rights, policies, triggers and what hangs on
-    the table stay as they are now. The generation that was undone is dropped. Hold the pipeline's
-    claim (`PostgresDestination.claim`), so that no run writes meanwhile.
+    the table stay as they are now. The generation that was undone goes with the next `sweep`: a
+    function that was parsed before may just be about to read it. Hold the pipeline's claim
+    (`PostgresDestination.claim`), so that no run writes meanwhile.
 
     Returns statements that are true of the table now and could not be carried over, because the
     former generation lacks a column or an index.
@@ -253,6 +256,7 @@ def undo(
         definition = _definition(cursor, live)
         dependents = read_dependents(cursor, definition.oid)
         stored = TableId(PREVIOUS, former.table)
+        stripping = read_stripping(cursor, definition.oid)
         granted = read_grantees(cursor, table_oid(cursor, stored))
         undone = TableId(WORK, f"t{secrets.token_hex(6)}")
         names = stored_names(definition, undone.name)
@@ -260,6 +264,7 @@ def undo(
             cursor,
             [
                 *dependents.release(),
+                *stripping,
                 *move_away(live, names, undone),
                 *move_home(stored, former.names, live),
             ],
@@ -271,7 +276,7 @@ def undo(
         ]
         lost.extend(_run_what_fits(cursor, carried))
         run_script(cursor, dependents.attach())
-        cursor.execute(sql.SQL("DROP TABLE {}").format(qualified(undone)))
+        mark(cursor, undone, live, _pipeline(cursor, live))
         _restore_checkpoint(cursor, live, former, why)
         remember(cursor, live, Previous("", (), {}, tuple(dependents.validations())))
         hit("postgres.undo")
@@ -289,6 +294,11 @@ def _run_what_fits(cursor: Cursor, statements: Iterable[str]) -> Iterator[str]:
                 cursor.execute(statement.encode())
         except (psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedObject):
             yield statement
+
+
+def _pipeline(cursor: Cursor, live: TableId) -> str:
+    record = records.read(cursor, live)
+    return record.pipeline if record else ""
 
 
 def _wanted(cursor: Cursor, live: TableId) -> Previous:
