@@ -44,7 +44,9 @@ def test_json_keeps_what_numbers_would_lose(value, expected):
 
 
 def test_a_dataclass_becomes_an_object_of_its_fields():
-    status = TableStatus("p", "public.t", Phase.STREAMING, 3, Lsn(1), None, 0.5, None)
+    status = TableStatus(
+        "p", "public.t", Phase.STREAMING, 3, Lsn(1), None, 0.5, None, breaches={"a": 1}
+    )
     assert plain(status) == {
         "pipeline": "p",
         "table": "public.t",
@@ -54,6 +56,12 @@ def test_a_dataclass_becomes_an_object_of_its_fields():
         "lag_bytes": None,
         "lag_seconds": 0.5,
         "error": None,
+        "version": None,
+        "source_version": None,
+        "lag_versions": None,
+        "quarantined": None,
+        "breaches": {"a": 1},
+        "notice": None,
     }
 
 
