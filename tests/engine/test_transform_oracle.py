@@ -1,4 +1,8 @@
-"""Rules mean what they mean to Postgres, wherever both speak the same SQL: Postgres judges."""
+"""Rules mean what they mean to Postgres, wherever both speak the same SQL: Postgres judges.
+
+Left out is where they do not: upper and lower (here of all Unicode, there by the collation),
+integer division, and the backslash in LIKE.
+"""
 
 from __future__ import annotations
 
@@ -124,7 +128,7 @@ SIMPLE = st.one_of(
     *(comparisons(name) for name in KINDS),
     PATTERNS.map(lambda pattern: f"s LIKE '{pattern}'"),
     st.just("b"),
-    st.sampled_from(["length(s) > 1", "upper(s) = s", "s || 'b' = 'ab'", "d + 1 > 0"]),
+    st.sampled_from(["length(s) > 1", "s || 'b' = 'ab'", "d + 1 > 0"]),
 )
 CONDITIONS = st.recursive(
     SIMPLE,
