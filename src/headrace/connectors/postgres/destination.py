@@ -1,19 +1,26 @@
 """A Postgres database as a destination: its tables, and who may write them.
 
-DESIGN.md §10. `table` gives a table that fulfils `SyncedTable`; see `synced_table`.
+DESIGN.md §10. `table` gives a table that fulfils `SyncedTable`; see `replaceable_table`.
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
-from headrace.connectors.postgres import records
+import pyarrow as pa
+
+from headrace.connectors.postgres import quarantine, querying, records
+from headrace.connectors.postgres.check_target import check_database
 from headrace.connectors.postgres.config import PostgresConnection, address
+from headrace.connectors.postgres.parked import ParkedRow
+from headrace.connectors.postgres.replaceable_table import ReplaceableTable
 from headrace.connectors.postgres.staging import Pace, at_once
-from headrace.connectors.postgres.synced_table import PostgresTable
-from headrace.connectors.postgres.target_session import TargetSession, connect_target, target_errors
+from headrace.connectors.postgres.target_session import Cursor, TargetSession, target_errors
 from headrace.model import Delivery, TableId
+from headrace.model.finding import Finding
 
 _TABLES: Final = """
 SELECT n.nspname, c.relname
@@ -28,9 +35,10 @@ SELECT n.nspname, c.relname
 class PostgresDestination:
     """`pace(rows, bytes)` is called before each batch is sent, and may block."""
 
-    def __init__(self, connection: PostgresConnection, *, pace: Pace = at_once) -> None:
+    def __init__(self, connection: PostgresConnection, *, pace: Pace | None = None) -> None:
         self._settings = connection
-        self._pace = pace
+        self._pace = pace or at_once
+        self._session = TargetSession(connection)  # for what concerns no table; from one thread
         self._sessions: list[TargetSession] = []
 
     @property
@@ -40,15 +48,15 @@ class PostgresDestination:
 
     def table(
         self, name: TableId, pipeline: str, delivery: Delivery | None = None
-    ) -> PostgresTable:
+    ) -> ReplaceableTable:
         """A table as one pipeline writes it, on a connection of its own; nothing is done yet."""
         session = TargetSession(self._settings)
         self._sessions.append(session)
-        return PostgresTable(session, name, pipeline, delivery or Delivery(), self._pace)
+        return ReplaceableTable(session, name, pipeline, delivery or Delivery(), self._pace)
 
     def close(self) -> None:
         """Close the connections of all tables; they open new ones if they are used again."""
-        for session in self._sessions:
+        for session in (self._session, *self._sessions):
             session.close()
 
     def claim(self, pipeline: str) -> AbstractContextManager[None]:
@@ -66,21 +74,76 @@ class PostgresDestination:
             DestinationUnavailableError: the server cannot be reached for now.
             DestinationError: it cannot be done; says why.
         """
-        session = TargetSession(self._settings)
-        try:
-            with session.transaction() as cursor:
-                records.ensure(cursor)
-        finally:
-            session.close()
+        with self._once() as cursor:
+            records.ensure(cursor)
+
+    def check(self) -> list[Finding]:
+        """What the database lets us do; what is fine too, as OK."""
+        return check_database(self._settings)
+
+    def latency(self) -> float:
+        """Seconds that the least of questions takes.
+
+        Raises:
+            DestinationUnavailableError: the server cannot be reached for now.
+        """
+        connection = self._session.connection()
+        asked = time.monotonic()
+        with target_errors(self._settings):
+            connection.execute("SELECT")
+        return time.monotonic() - asked
 
     def tables(self) -> list[TableId]:
         """The tables of this database, whoever made them."""
-        with connect_target(self._settings) as connection, target_errors(self._settings):
-            return [TableId(schema, name) for schema, name in connection.execute(_TABLES)]
+        with self._once() as cursor:
+            return [TableId(schema, name) for schema, name in cursor.execute(_TABLES)]
 
     def owner(self, name: TableId) -> str | None:
         """The pipeline that writes a table; None for another's table, or where there is none."""
-        with connect_target(self._settings) as connection, target_errors(self._settings):
-            cursor = connection.cursor()
+        with self._once() as cursor:
             record = records.read(cursor, name) if records.are_there(cursor) else None
         return None if record is None else record.pipeline
+
+    def query(self, sql: str) -> pa.Table:
+        """The result of a query over this database, which cannot change anything.
+
+        Raises:
+            DestinationError: the query is wrong.
+        """
+        return querying.query(self._settings, sql)
+
+    # -- rows that could not be applied ------------------------------------------------------------
+
+    def quarantined_counts(self, pipeline: str | None = None) -> Mapping[TableId, int]:
+        """How many rows of each table are parked; tables without any are left out."""
+        with self._once() as cursor:
+            there = records.are_there(cursor)
+            return quarantine.counts(cursor, pipeline) if there else {}
+
+    def parked(
+        self,
+        *,
+        ids: Sequence[int] | None = None,
+        table: TableId | None = None,
+        pipeline: str | None = None,
+    ) -> list[ParkedRow]:
+        """Parked rows by table, oldest first; of all those named, or of all."""
+        with self._once() as cursor:
+            if not records.are_there(cursor):
+                return []
+            return quarantine.find(cursor, ids=ids, table=table, pipeline=pipeline)
+
+    def forget_parked(self, ids: Sequence[int]) -> int:
+        """Drop parked rows for good; returns how many there were."""
+        with self._once() as cursor:
+            return quarantine.forget(cursor, ids) if records.are_there(cursor) else 0
+
+    @contextmanager
+    def _once(self) -> Iterator[Cursor]:
+        """A transaction on a connection of its own, for what is done now and then."""
+        session = TargetSession(self._settings)
+        try:
+            with session.transaction() as cursor:
+                yield cursor
+        finally:
+            session.close()
