@@ -30,7 +30,7 @@ def roles(database: Database) -> Iterator[dict[str, str]]:
         temporary_role(database) as clerk,
     ):
         yield {"owner": owner, "reader": reader, "clerk": clerk}
-        for schema in ("shop", AWKWARD.schema, "headrace_previous"):
+        for schema in ("shop", AWKWARD.schema):
             database.execute(f"drop schema if exists {_quoted(schema)} cascade")
 
 

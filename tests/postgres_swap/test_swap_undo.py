@@ -134,6 +134,21 @@ def test_an_undone_generation_goes_with_the_sweep(table: Rebuilding) -> None:
     assert kept(table.database, "headrace_work") == 0
 
 
+def test_what_is_kept_ties_no_role_and_nobody_may_read_it(table: Rebuilding) -> None:
+    database = table.database
+    with database.connect() as session:
+        session.execute("create role headrace_tied")
+        session.execute(
+            "grant select, update (code) on shop.orders to headrace_tied; "
+            "create policy p on shop.orders to headrace_tied using (true)"
+        )
+        table.rebuild(one_row, version=8)
+        session.execute(
+            "drop policy p on shop.orders; revoke all on shop.orders from headrace_tied"
+        )
+        session.execute("drop role headrace_tied")
+
+
 def test_rows_deleted_from_a_parent_do_not_fail_on_the_former_generation(
     table: Rebuilding,
 ) -> None:

@@ -1,8 +1,9 @@
 """A new generation of a table, built beside the live one in a schema that nobody else reads.
 
 It is made like the live table, takes its rows without indexes, and then gets keys, indexes and
-statistics. It is a logged table from the start: what is live must survive a crash of the server,
-and to load unlogged and rewrite with SET LOGGED afterwards takes longer (measured: see `load`).
+statistics. It is logged from the start: what is live must survive a crash of the server, and to
+load unlogged and SET LOGGED before the indexes costs more than it saves (a million rows of four
+columns with two indexes: 1.4 s and 161 MB of log, against 0.9 s and 113 MB).
 
 Rows that only a whole table can show to be wrong (two under one unique key, a foreign key that
 leads nowhere) are set aside in SQL, into tables of the same columns beside it, for the quarantine.
@@ -152,7 +153,7 @@ def begin(connection: Connection, live: TableId, pipeline: str, key: Sequence[st
         try:
             _create(cursor, build, pipeline)
         except psycopg.Error as error:
-            raise _unswappable(live, error) from error
+            raise unswappable(live, error) from error
     return build
 
 
@@ -239,7 +240,7 @@ def finish(connect: Connect, build: Build, pipeline: str, connections: int) -> B
             _build_indexes(connect, build, numbered, connections)
             names = _complete(connection, build, numbered)
         except (psycopg.DataError, psycopg.IntegrityError, psycopg.ProgrammingError) as error:
-            raise _unswappable(build.live, error) from error
+            raise unswappable(build.live, error) from error
         hit("postgres.built")
         return Built(build, names, tuple(aside.found), snapshots(connection))
 
@@ -435,7 +436,8 @@ def _alter(cursor: Cursor, kind: str, name: TableId, action: str) -> None:
     cursor.execute(f"ALTER {kind} {qualified_text(name)} {action}".encode())
 
 
-def _unswappable(live: TableId, error: psycopg.Error) -> UnswappableError:
+def unswappable(live: TableId, error: psycopg.Error) -> UnswappableError:
+    """What the server refused, as a reason to change the live table in place."""
     return UnswappableError(
         f"a new generation of {live} cannot be built: {str(error).strip()}",
         hint="its rows are changed in place instead",

@@ -30,6 +30,20 @@ def stored_names(definition: Definition, token: str) -> tuple[Name, ...]:
     )
 
 
+def revoke(definition: Definition, granted: Collection[tuple[str, str, str]]) -> Iterator[str]:
+    """Leave nobody but the owner a right, so that nobody reads it or is tied to it.
+
+    `granted` is who has rights, as (kind, identity column, quoted role).
+    """
+    sequences = {item.column: item.name for item in definition.identities}
+    for kind, identity, role in sorted(granted):
+        if role != quoted(definition.owner):
+            name = _of(
+                definition.table.schema, sequences[identity] if identity else definition.table.name
+            )
+            yield f"REVOKE ALL ON {kind} {name} FROM {role} CASCADE"
+
+
 def move_away(table: TableId, names: Sequence[Name], to: TableId) -> Iterator[str]:
     """Rename a table's members and the table, and move it; indexes and sequences go with it."""
     for name in names:

@@ -36,6 +36,7 @@ from headrace.connectors.postgres.building import (
     qualified,
     run_script,
     table_oid,
+    unswappable,
 )
 from headrace.connectors.postgres.definition import (
     QUALIFIED_NAMES,
@@ -51,6 +52,7 @@ from headrace.connectors.postgres.exchange import (
     move_away,
     move_home,
     positions,
+    revoke,
     stored_names,
 )
 from headrace.connectors.postgres.former import Previous, drop, previous, remember, settle
@@ -154,29 +156,30 @@ def swap(
     Raises:
         TableBusyError: others held the table or an older snapshot for `patience` seconds.
         DestinationConflictError: somebody changed the table's definition meanwhile.
+        UnswappableError: the server refuses to give the new table what the live one has.
     """
     live = built.build.live
 
     def exchange(cursor: Cursor) -> None:
         definition, dependents = _unchanged(cursor, built)
         former = _former(cursor, definition, dependents)
-        stripping = read_stripping(cursor, definition.oid)
         granted = read_grantees(cursor, table_oid(cursor, built.build.table))
         drop(cursor, live)
         away = TableId(PREVIOUS, former.table)
-        run_script(
-            cursor,
-            [
-                *dependents.release(),
-                *stripping,
-                *move_away(live, former.names, away),
-                *move_home(built.build.table, built.names, live),
-                *dress(definition, granted),
-                *positions(definition, former.names, away.schema),
-                *definition.finish,
-                *dependents.attach(),
-            ],
-        )
+        script = [
+            *dependents.release(),
+            *_strip(cursor, definition),
+            *move_away(live, former.names, away),
+            *move_home(built.build.table, built.names, live),
+            *dress(definition, granted),
+            *positions(definition, former.names, away.schema),
+            *definition.finish,
+            *dependents.attach(),
+        ]
+        try:
+            run_script(cursor, script)
+        except (psycopg.ProgrammingError, psycopg.DataError, psycopg.NotSupportedError) as error:
+            raise unswappable(live, error) from error
         commit(cursor)
         for aside in built.set_aside:
             cursor.execute(sql.SQL("DROP TABLE {}").format(qualified(aside.table)))
@@ -256,7 +259,6 @@ def undo(
         definition = _definition(cursor, live)
         dependents = read_dependents(cursor, definition.oid)
         stored = TableId(PREVIOUS, former.table)
-        stripping = read_stripping(cursor, definition.oid)
         granted = read_grantees(cursor, table_oid(cursor, stored))
         undone = TableId(WORK, f"t{secrets.token_hex(6)}")
         names = stored_names(definition, undone.name)
@@ -264,7 +266,7 @@ def undo(
             cursor,
             [
                 *dependents.release(),
-                *stripping,
+                *_strip(cursor, definition),
                 *move_away(live, names, undone),
                 *move_home(stored, former.names, live),
             ],
@@ -284,6 +286,12 @@ def undo(
     take_turn(connection, live, exchange, frozenset(), patience, wait)
     settle(connection, live)
     return tuple(lost)
+
+
+def _strip(cursor: Cursor, definition: Definition) -> Iterator[str]:
+    """What leaves a table that moves away with its rows, indexes and constraints only."""
+    yield from read_stripping(cursor, definition.oid)
+    yield from revoke(definition, read_grantees(cursor, definition.oid))
 
 
 def _run_what_fits(cursor: Cursor, statements: Iterable[str]) -> Iterator[str]:
