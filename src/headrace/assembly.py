@@ -9,12 +9,16 @@ from threading import Event
 
 from headrace.config import Capture as CaptureSettings
 from headrace.config import SelectedTable, Settings, select_tables
+from headrace.config.connections import DeltaConnection, PostgresConnection
 from headrace.connectors.delta.destination import DeltaDestination
+from headrace.connectors.delta.source import DeltaSource
 from headrace.connectors.postgres.catalog import discover
 from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.coverage import Coverage, departures, read_coverage
+from headrace.connectors.postgres.destination import PostgresDestination
 from headrace.connectors.postgres.source import PostgresSource, slot_state
 from headrace.engine.materialize import Materialization, TableTarget
+from headrace.engine.protocols import DestinationTable
 from headrace.engine.runner import Runner
 from headrace.errors import LogError, LogLockedError, ObjectMissingError
 from headrace.log import CommitDraft, LogReader, LogWriter, Storage, open_storage
@@ -41,16 +45,45 @@ def select(settings: Settings, capture: CaptureSettings) -> Selection:
     return {name: select_tables(settings, name, found) for name in capture.pipelines}
 
 
+def selected(settings: Settings, pipeline: str) -> Sequence[SelectedTable]:
+    """The tables of one pipeline; see `select`."""
+    connection = settings.source(pipeline)
+    if isinstance(connection, DeltaConnection):
+        found = delta_source(connection).tables()
+    else:
+        with source_session(connection) as session:
+            found = [table.table for table in discover(session)]
+    return select_tables(settings, pipeline, found)
+
+
+def delta_source(connection: DeltaConnection, poll: float = 1.0) -> DeltaSource:
+    """A place of Delta tables to read from; `poll` is in seconds."""
+    options = {k: v.get_secret_value() for k, v in connection.storage_options.items()}
+    return DeltaSource(connection.location, options, poll=poll)
+
+
 def selected_tables(selection: Selection) -> list[TableId]:
     """All tables of a capture, each once."""
     return list(dict.fromkeys(t.source for tables in selection.values() for t in tables))
 
 
-def destination(settings: Settings, pipeline: str) -> DeltaDestination:
+Destination = DeltaDestination | PostgresDestination
+
+
+def destination(settings: Settings, pipeline: str) -> Destination:
     """The destination that a pipeline writes to."""
     connection = settings.destination(pipeline)
+    if isinstance(connection, PostgresConnection):
+        return PostgresDestination(connection)
     options = {k: v.get_secret_value() for k, v in connection.storage_options.items()}
     return DeltaDestination(connection.location, options)
+
+
+def target_table(place: Destination, table: SelectedTable, pipeline: str) -> DestinationTable:
+    """A selected table at its destination; nothing is read or made yet."""
+    if isinstance(place, PostgresDestination):
+        return place.table(table.target, pipeline, table.delivery)
+    return place.table(table.target, pipeline)
 
 
 def open_reader(settings: Settings, capture: CaptureSettings) -> LogReader | None:
@@ -150,4 +183,4 @@ def targets(
 ) -> list[TableTarget]:
     """The tables of a pipeline at its destination."""
     place = destination(settings, pipeline)
-    return [TableTarget(t.source, place.table(t.target, pipeline), t.key) for t in tables]
+    return [TableTarget(t.source, target_table(place, t, pipeline), t.key) for t in tables]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from headrace import assembly
-from headrace.config import Capture, SelectedTable, Settings
+from headrace import assembly, syncing
+from headrace.config import Capture, SelectedTable, Settings, Sync
 from headrace.connectors.postgres.config import session as source_session
+from headrace.connectors.postgres.destination import PostgresDestination
+from headrace.connectors.postgres.replaceable_table import ReplaceableTable
 from headrace.connectors.postgres.source import slot_state
+from headrace.errors import DestinationError, UnsupportedSchemaChangeError
 from headrace.log import LogReader
-from headrace.model import TableId
+from headrace.model import SchemaPolicy, TableId
 
 PUBLICATION = "SELECT 1 FROM pg_catalog.pg_publication WHERE pubname = %s"
 PUBLISHED = """
@@ -20,7 +24,8 @@ SELECT 1 FROM pg_catalog.pg_publication_tables
 
 @dataclass(frozen=True)
 class Step:
-    """One thing: what would be done (`create`, `add`, `copy`, `keep`), to what, and where."""
+    """One thing: what would be done (`create`, `add`, `alter`, `copy`, `apply`, `compare`, `keep`;
+    `stop` where the table cannot follow its source), to what, and where."""
 
     pipeline: str
     action: str
@@ -74,8 +79,64 @@ def _source_steps(capture: Capture, tables: list[TableId]) -> list[Step]:
 def _table_step(
     settings: Settings, pipeline: str, table: SelectedTable, reader: LogReader | None
 ) -> Step:
-    place = assembly.destination(settings, pipeline).table(table.target, pipeline)
-    standing = place.checkpoint(reader.log_id) if reader else None
+    place = assembly.destination(settings, pipeline)
+    there = assembly.target_table(place, table, pipeline)
+    standing = there.checkpoint(reader.log_id) if reader else None
     if standing is not None:
         return Step(pipeline, "keep", "table", str(table.target), f"at {standing.lsn}")
     return Step(pipeline, "copy", "table", str(table.target), f"from {table.source}")
+
+
+# -- from Delta to Postgres ------------------------------------------------------------------------
+
+
+def plan_sync(settings: Settings, sync: Sync) -> Plan:
+    """What running this pipeline would do now.
+
+    Raises:
+        ConfigError: an entry matches no table.
+        SourceUnavailableError: the source cannot be asked.
+        DestinationUnavailableError: the destination cannot be asked.
+    """
+    place = syncing.destination(sync)
+    tables = assembly.selected(settings, sync.name)
+    return Plan(tuple(step for table in tables for step in _synced_steps(sync, place, table)))
+
+
+def _synced_steps(sync: Sync, place: PostgresDestination, table: SelectedTable) -> Iterator[Step]:
+    target = syncing.target(place, sync, table)
+    name, standing = str(table.target), target.standing()
+    held = target.held()
+    if held is not None:
+        yield Step(sync.name, "keep", "table", name, held)
+        return
+    yield from _schema_changes(sync, table, target)
+    if standing is None:
+        yield Step(sync.name, "copy", "rows", name, f"from {table.source}")
+        return
+    versions = syncing.source(sync).table(table.source, table.key or ())
+    head = versions.head()
+    plan = versions.plan(standing, head.number)
+    if plan.loss is not None:
+        yield Step(sync.name, "compare", "rows", name, plan.loss.reason)
+    elif head.number > standing.commit:
+        changes = f"versions {standing.commit + 1} to {head.number}"
+        yield Step(sync.name, "apply", "changes", name, changes)
+    else:
+        yield Step(sync.name, "keep", "table", name, f"at version {standing.commit}")
+
+
+def _schema_changes(sync: Sync, table: SelectedTable, target: ReplaceableTable) -> Iterator[Step]:
+    """What is done to the table itself; what cannot be followed is told, not raised."""
+    schema = syncing.wanted_schema(sync, table)
+    try:
+        steps = target.planned(schema) if schema is not None else []
+    except DestinationError as error:
+        yield Step(sync.name, "stop", "table", str(table.target), error.message)
+        return
+    except UnsupportedSchemaChangeError as error:
+        action = "copy" if table.delivery.schema_policy is SchemaPolicy.RESYNC else "stop"
+        yield Step(sync.name, action, "table", str(table.target), error.message)
+        return
+    for step in steps:
+        yield Step(sync.name, "alter", "table", str(table.target), step.sentence)

@@ -13,28 +13,38 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
 
-from headrace import assembly, config
+from headrace import assembly, config, quarantines, syncing
 from headrace.config import Capture, Settings
+from headrace.config import Sync as SyncSettings
 from headrace.connectors.postgres.check import check as check_source
 from headrace.connectors.postgres.check import fix as fix_source
 from headrace.connectors.postgres.config import session as source_session
-from headrace.engine.runner import Runner, RunView
+from headrace.connectors.postgres.parked import ParkedRow
+from headrace.connectors.postgres.replay import Replayed
+from headrace.engine.runner import RunView
+from headrace.engine.sync_state import SyncView
 from headrace.errors import CheckFailedError, ConfigError, HeadraceError
 from headrace.model import TableId
 from headrace.model.finding import Finding, Severity
-from headrace.plan import Plan, make_plan
+from headrace.plan import Plan, make_plan, plan_sync
 from headrace.preview import newest_changes
-from headrace.removal import remove_capture
+from headrace.removal import remove_capture, remove_sync
 from headrace.status import Status, project_status
-from headrace.verification import verify_capture
+from headrace.verification import verify_capture, verify_sync
 from headrace.verify import TableVerification
 
-SIGNAL_INTERVAL: Final = 0.5  # seconds until a signal is noticed, at most
+# Until a signal is noticed, at most, and between two frames of a display: a person sees ten in a
+# second as live.
+TICK: Final = 0.1
+
+View = RunView | SyncView
+Tick = Callable[[Sequence[View]], None]
 
 # What a run may mend by itself: the publication is created or extended where we are allowed to.
 RUN_FIXES: Final = frozenset({"publication-missing", "publication-tables"})
@@ -65,6 +75,7 @@ class Project:
     def check(self, pipeline: str | None = None) -> list[Finding]:
         """Every preflight of the named pipeline, or of all; blockers first."""
         findings = [f for capture in self._captures(pipeline) for f in self._check(capture)]
+        findings += [f for sync in self._syncs(pipeline) for f in self._check_sync(sync)]
         return sorted(findings, key=lambda finding: finding.severity.rank)
 
     def fix(self, pipeline: str | None = None) -> list[str]:
@@ -74,16 +85,22 @@ class Project:
             findings = self._check(capture)
             with source_session(capture.connection) as session:
                 applied += fix_source(session, findings)
+        for sync in self._syncs(pipeline):
+            applied += syncing.fix(sync, self._check_sync(sync))
         return applied
 
     def plan(self, pipeline: str | None = None) -> Plan:
         """What a run would create, change or drop at the source and at the destinations."""
         plans = [make_plan(self.settings, capture) for capture in self._captures(pipeline)]
+        plans += [plan_sync(self.settings, sync) for sync in self._syncs(pipeline)]
         return Plan(tuple(step for plan in plans for step in plan.steps))
 
     def _captures(self, pipeline: str | None = None) -> list[Capture]:
         self._require(*([pipeline] if pipeline else []))
         return [c for c in self.settings.captures() if pipeline is None or pipeline in c.pipelines]
+
+    def _syncs(self, pipeline: str | None = None) -> list[SyncSettings]:
+        return [sync for sync in self.settings.syncs() if pipeline in (None, sync.name)]
 
     def _require(self, *pipelines: str) -> None:
         for name in pipelines:
@@ -98,6 +115,9 @@ class Project:
         findings += [_writable(self.settings, pipeline) for pipeline in capture.pipelines]
         return findings
 
+    def _check_sync(self, sync: SyncSettings) -> list[Finding]:
+        return syncing.check(self.settings, sync)
+
     # -- running -----------------------------------------------------------------------------------
 
     def run(
@@ -106,7 +126,7 @@ class Project:
         *,
         once: bool = False,
         stop: threading.Event | None = None,
-        on_tick: Callable[[Sequence[RunView]], None] | None = None,
+        on_tick: Tick | None = None,
     ) -> list[TableFailure]:
         """Run the named pipelines, or all, until `stop` is set or, with `once`, caught up.
 
@@ -118,15 +138,14 @@ class Project:
         """
         self._require(*pipelines)
         names = list(pipelines or self.settings.pipelines)
-        captures = [c for c in self.settings.captures() if set(names) & set(c.pipelines)]
-        return self._run(captures, names, (), once, stop or threading.Event(), on_tick)
+        return self._run(names, (), once, stop or threading.Event(), on_tick)
 
     def resync(
         self,
         tables: Sequence[str],
         *,
         stop: threading.Event | None = None,
-        on_tick: Callable[[Sequence[RunView]], None] | None = None,
+        on_tick: Tick | None = None,
     ) -> list[TableFailure]:
         """Copy tables (`schema.table` of the source) again, and catch up; old rows stay until then.
 
@@ -138,49 +157,53 @@ class Project:
             LogLockedError: a run is going on.
         """
         wanted = [_table(name) for name in tables]
-        captures = [c for c in self._captures() if self._carries(c, wanted)]
+        carrying = {name: self._carried(name) for name in self.settings.pipelines}
         for table in wanted:
-            if not any(self._carries(capture, [table]) for capture in captures):
+            if not any(table in carried for carried in carrying.values()):
                 raise ConfigError(f"no pipeline carries {table}", hint="headrace plan lists them")
-        names = [name for capture in captures for name in capture.pipelines]
-        return self._run(captures, names, wanted, True, stop or threading.Event(), on_tick)
+        names = {name for name, carried in carrying.items() if not carried.isdisjoint(wanted)}
+        for capture in self.settings.captures():  # its pipelines share one log, and run together
+            if names & set(capture.pipelines):
+                names |= set(capture.pipelines)
+        return self._run(sorted(names), wanted, True, stop or threading.Event(), on_tick)
 
-    def _carries(self, capture: Capture, tables: Sequence[TableId]) -> bool:
-        selection = assembly.select(self.settings, capture)
-        return not set(tables).isdisjoint(assembly.selected_tables(selection))
+    def _carried(self, pipeline: str) -> set[TableId]:
+        """The source's tables that a pipeline carries."""
+        return {table.source for table in assembly.selected(self.settings, pipeline)}
 
     def _run(
         self,
-        captures: Sequence[Capture],
         names: Sequence[str],
         resync: Sequence[TableId],
         once: bool,
         stop: threading.Event,
-        on_tick: Callable[[Sequence[RunView]], None] | None,
+        on_tick: Tick | None,
     ) -> list[TableFailure]:
+        captures = [c for c in self.settings.captures() if set(names) & set(c.pipelines)]
+        syncs = [sync for sync in self.settings.syncs() if sync.name in names]
         with ExitStack() as stack:
-            runners = []
+            jobs: list[_Job] = []
             for capture in captures:
                 self._prepare(capture)
                 selection = assembly.select(self.settings, capture)
                 mine = [name for name in capture.pipelines if name in names]
                 running = assembly.running(self.settings, capture, mine, selection, stop, resync)
-                runners.append(stack.enter_context(running))
-            _run_all(runners, stop, once, on_tick)
-            return [TableFailure(*f) for runner in runners for f in runner.failed_tables]
+                runner = stack.enter_context(running)
+                jobs.append(
+                    _Job(runner.view, runner.run, partial(getattr, runner, "failed_tables"))
+                )
+            for sync in syncs:
+                syncer = stack.enter_context(syncing.running(self.settings, sync, stop, resync))
+                run = partial(syncer.run, stop)
+                jobs.append(_Job(syncer.view, run, partial(getattr, syncer, "failed_tables")))
+            _run_all(jobs, stop, once, on_tick)
+            return [TableFailure(*failed) for job in jobs for failed in job.failed()]
 
     def _prepare(self, capture: Capture) -> None:
         """Create or extend the publication if we may; refuse to run past any other blocker."""
         findings = self._check(capture)
         ours = [f for f in findings if f.safe and f.name in RUN_FIXES]
-        blockers = [f for f in findings if f.severity is Severity.BLOCKER and f not in ours]
-        if blockers:
-            listed = "; ".join(f.message for f in blockers)
-            raise CheckFailedError(
-                f"not ready to run: {listed}",
-                hint=blockers[0].fix or "headrace check names each fix",
-                findings=blockers,
-            )
+        _refuse_blockers([f for f in findings if f not in ours])
         if ours:  # last: publishing a table without an identity makes its updates fail
             with source_session(capture.connection) as session:
                 fix_source(session, ours)
@@ -227,7 +250,53 @@ class Project:
                 names,
                 lambda: self.run(names, once=True),  # noqa: B023
             )
+        for sync in self._syncs(pipeline):
+            verified += verify_sync(
+                self.settings,
+                sync,
+                lambda: self.run([sync.name], once=True),  # noqa: B023
+            )
         return verified
+
+    # -- rows that a destination refused -----------------------------------------------------------
+
+    def quarantine(self, table: str | None = None, pipeline: str | None = None) -> list[ParkedRow]:
+        """The rows in quarantine, of one table (named as at the destination) or all."""
+        self._require(*([pipeline] if pipeline else []))
+        name = _table(table) if table else None
+        return quarantines.parked(self.settings, table=name, pipeline=pipeline)
+
+    def quarantined(self, number: int, pipeline: str | None = None) -> ParkedRow:
+        """One row in quarantine, by its number."""
+        return quarantines.row(self.settings, number, pipeline)
+
+    def retry(
+        self, ids: Sequence[int] = (), table: str | None = None, pipeline: str | None = None
+    ) -> Replayed:
+        """Apply rows in quarantine again, those of `ids`, of a table or all."""
+        name = _table(table) if table else None
+        return quarantines.retry(self.settings, ids, name, pipeline)
+
+    def drop_quarantined(
+        self, ids: Sequence[int] = (), table: str | None = None, pipeline: str | None = None
+    ) -> int:
+        """Forget rows in quarantine for good; gives how many."""
+        name = _table(table) if table else None
+        return quarantines.drop(self.settings, ids, name, pipeline)
+
+    def undo(self, table: str) -> str:
+        """Bring back what a table held before it was last built anew; gives what was done.
+
+        Raises:
+            NoGenerationError: there is no former generation.
+            ConfigError: no pipeline from Delta to Postgres carries such a table.
+        """
+        name = _table(table)
+        for sync in self._syncs():
+            done = syncing.undo(self.settings, sync, name)
+            if done is not None:
+                return done
+        raise ConfigError(f"no pipeline carries {name}", hint="headrace plan lists them")
 
     # -- the end -----------------------------------------------------------------------------------
 
@@ -237,7 +306,7 @@ class Project:
             line
             for capture in self._captures(pipeline)
             for line in remove_capture(self.settings, capture)
-        ]
+        ] + [line for sync in self._syncs(pipeline) for line in remove_sync(self.settings, sync)]
 
 
 def _writable(settings: Settings, pipeline: str) -> Finding:
@@ -255,40 +324,48 @@ def _writable(settings: Settings, pipeline: str) -> Finding:
     return Finding(Severity.OK, "destination-writable", "destination writable", (place.location,))
 
 
-def _run_all(
-    runners: Sequence[Runner],
-    stop: threading.Event,
-    once: bool,
-    on_tick: Callable[[Sequence[RunView]], None] | None,
-) -> None:
+@dataclass(frozen=True)
+class _Job:
+    """One capture or one sync at work."""
+
+    view: View
+    run: Callable[..., None]
+    failed: Callable[[], Sequence[tuple[str, TableId, HeadraceError]]]
+
+
+def _refuse_blockers(findings: Sequence[Finding]) -> None:
+    blockers = [f for f in findings if f.severity is Severity.BLOCKER]
+    if blockers:
+        listed = "; ".join(f.message for f in blockers)
+        raise CheckFailedError(
+            f"not ready to run: {listed}",
+            hint=blockers[0].fix or "headrace check names each fix",
+            findings=blockers,
+        )
+
+
+def _run_all(jobs: Sequence[_Job], stop: threading.Event, once: bool, on_tick: Tick | None) -> None:
     """Run side by side; a failure or an interrupt stops all. Sets `stop` at the end."""
-    views = [runner.view for runner in runners]
-
-    def tick(_: RunView) -> None:
-        if on_tick is not None:
-            on_tick(views)
-
-    with ThreadPoolExecutor(len(runners), "headrace-capture") as pool:
-        futures = [
-            pool.submit(runner.run, once=once, on_tick=tick if runner is runners[0] else None)
-            for runner in runners
-        ]
+    with ThreadPoolExecutor(len(jobs), "headrace-pipelines") as pool:
+        futures = [pool.submit(job.run, once=once) for job in jobs]
+        views = [job.view for job in jobs]
         try:
-            _await_all(futures)
+            _await_all(futures, lambda: on_tick(views) if on_tick is not None else None)
         finally:
             stop.set()
     for future in futures:
         future.result()
 
 
-def _await_all(futures: Sequence[Future[None]]) -> None:
+def _await_all(futures: Sequence[Future[None]], tick: Callable[[], None]) -> None:
     """Wait for all, or for the first failure.
 
     Never in one long wait: a library that takes SIGINT with SA_RESTART would hide Ctrl-C from it.
     """
     pending = set(futures)
     while pending:
-        done, pending = wait(pending, SIGNAL_INTERVAL, FIRST_EXCEPTION)
+        done, pending = wait(pending, TICK, FIRST_EXCEPTION)
+        tick()
         if any(future.exception() for future in done):
             return
 

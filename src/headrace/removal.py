@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
-from headrace import assembly
-from headrace.config import Capture, Settings
+from headrace import assembly, syncing
+from headrace.config import Capture, Settings, Sync
 from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.source import slot_state
 from headrace.errors import ObjectMissingError
@@ -70,3 +71,17 @@ def _drop_publication(session: psycopg.Connection[Any], capture: Capture) -> str
         return f"publication {capture.publication}: kept, because Headrace did not create it"
     session.execute(sql.SQL("DROP PUBLICATION {}").format(sql.Identifier(capture.publication)))
     return f"dropped publication {capture.publication}"
+
+
+def remove_sync(settings: Settings, sync: Sync) -> list[str]:
+    """Forget where a pipeline's tables stand, with their quarantine and former generations.
+
+    Gives a line for each thing that went. The tables stay.
+
+    Raises:
+        DestinationLockedError: a run is going on.
+    """
+    with closing(syncing.destination(sync)) as place, place.claim(sync.name):
+        done = place.forget_pipeline(sync.name)
+    syncing.forget_record(settings, sync.name)
+    return done

@@ -7,12 +7,13 @@ and says what it could not find out instead of leaving it away.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from headrace import assembly
-from headrace.config import Capture, Settings
+from headrace import assembly, syncing
+from headrace.config import Capture, Settings, Sync
 from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.source import SlotState, current_lsn, slot_state
 from headrace.engine.materialize import Phase
@@ -79,6 +80,8 @@ def project_status(settings: Settings) -> Status:
         if reader is not None:
             for pipeline in capture.pipelines:
                 tables += _table_statuses(reader, pipeline, status)
+    for sync in settings.syncs():
+        tables += _synced_statuses(settings, sync)
     return Status(tuple(captures), tuple(tables))
 
 
@@ -144,3 +147,50 @@ def _age(reader: LogReader, passed: int) -> float:
         if manifest.commit_ts is not None:
             return max((datetime.now(UTC) - manifest.commit_ts).total_seconds(), 0.0)
     return 0.0
+
+
+# -- tables from Delta -----------------------------------------------------------------------------
+
+
+def _synced_statuses(settings: Settings, sync: Sync) -> Iterator[TableStatus]:
+    """The tables as the pipeline's last run left them, or the run that goes on sees them."""
+    tables = syncing.recorded(settings, sync.name).get("tables", {})
+    if tables:
+        parked, error = _parked(settings, sync)
+        for table, known in tables.items():
+            found = None if error else parked.get(table, 0)
+            yield _synced_status(sync.name, table, known, found, error)
+
+
+def _parked(settings: Settings, sync: Sync) -> tuple[Mapping[str, int], str | None]:
+    """Rows in quarantine by the source's tables, or why nobody can tell."""
+    try:
+        with closing(syncing.destination(sync)) as place:
+            counts = place.quarantined_counts(sync.name)
+        selected = assembly.selected(settings, sync.name)
+    except HeadraceError as error:
+        return {}, str(error)
+    return {str(t.source): counts.get(t.target, 0) for t in selected}, None
+
+
+def _synced_status(
+    pipeline: str, table: str, known: Mapping[str, Any], parked: int | None, error: str | None
+) -> TableStatus:
+    behind = known["behind_since"]
+    age = (datetime.now(UTC) - datetime.fromisoformat(behind)).total_seconds() if behind else 0.0
+    return TableStatus(
+        pipeline=pipeline,
+        table=table,
+        phase=Phase(known["phase"]),
+        rows_applied=known["rows_applied"],
+        lsn=None,
+        lag_bytes=None,
+        lag_seconds=max(age, 0.0),
+        error=known["error"] or error,
+        version=known["version"],
+        source_version=known["head"],
+        lag_versions=known["lag_versions"],
+        quarantined=parked,
+        breaches={name: count["breaches"] for name, count in known["expectations"].items()},
+        notice=known["notice"],
+    )

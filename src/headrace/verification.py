@@ -10,7 +10,7 @@ from typing import Final
 import pyarrow as pa
 
 from headrace import assembly
-from headrace.config import Capture, SelectedTable, Settings
+from headrace.config import Capture, SelectedTable, Settings, Sync
 from headrace.connectors.delta.reading import PinnedTable
 from headrace.connectors.postgres.source import PostgresSource
 from headrace.engine.materialize import Phase
@@ -135,3 +135,10 @@ def _passed(reader: LogReader, pipeline: str, commit: int) -> bool:
                 f"{pipeline}: {table} has stopped: {known['error']}", hint="headrace status"
             )
     return bool(tables) and all(known["passed"] >= commit for known in tables.values())
+
+
+def verify_sync(
+    settings: Settings, sync: Sync, catch_up: Callable[[], object]
+) -> list[TableVerification]:
+    """Compare every table of a pipeline with the version of its source that it stands at."""
+    raise NotImplementedError

@@ -19,8 +19,7 @@ from headrace.errors import CopyStoppedError, HeadraceError, TableStoppedError
 from headrace.log import LogWriter, expire
 from headrace.model import Lsn, TableId
 
-# The display and the look at what has ended; a person sees ten frames a second as live.
-TICK: Final = 0.1
+TICK: Final = 0.1  # seconds between two looks at what has ended
 RETENTION_INTERVAL: Final = 60.0
 
 # What the stream does not tell is asked for so often: one query of the catalog.
@@ -79,7 +78,7 @@ class Runner:
         self._copied = threading.Event()
         self.view = RunView(self._capture, self._copier, materializations)
 
-    def run(self, *, once: bool = False, on_tick: Callable[[RunView], None] | None = None) -> None:
+    def run(self, *, once: bool = False) -> None:
         """Raises the first error that no retry can cure, after stopping everything else."""
         target = self._source.current_lsn() if once else None
         tables = self._to_copy()
@@ -99,7 +98,7 @@ class Runner:
             working = [pool.submit(job) for job in jobs]
             applied = [pool.submit(m.run, apply_quit) for m in self._materializations]
             try:
-                self._watch([*working, *applied], target, on_tick)
+                self._watch([*working, *applied], target)
             finally:
                 self._quit.set()
                 self._capture.wake()
@@ -151,12 +150,9 @@ class Runner:
         self,
         futures: Sequence[Future[None]],
         target: Lsn | None,
-        on_tick: Callable[[RunView], None] | None,
     ) -> None:
         cleaned = time.monotonic()
         while not self._stop.wait(TICK):
-            if on_tick is not None:
-                on_tick(self.view)
             if any(future.done() and future.exception() for future in futures):
                 self._stop.set()  # else who waits for a slot would not see that all is over
                 return

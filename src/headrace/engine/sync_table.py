@@ -33,11 +33,13 @@ from headrace.model import (
     Lsn,
     NetChanges,
     RowPart,
+    RowRules,
     SchemaPolicy,
     TableSchema,
     TableVersion,
     VersionChanges,
 )
+from headrace.model.delivery import QUARANTINE_ROWS
 
 Versions = Sequence[VersionChanges]
 
@@ -229,9 +231,8 @@ class TableSync:
     def _transform(self, schema: TableSchema) -> Transform:
         """The rules for one schema; those of the newest are kept."""
         if self._current is None or self._current[0] != schema:
-            taken = append_schema(schema) if self._appends else schema
             limit = self._delivery.quarantine_rows
-            transform = Transform(self._rules, taken, quarantine_rows=limit)
+            transform = transform_of(schema, self._rules, self._state.target.mode, limit)
             self._state.transforms.append(transform)
             self._current = (schema, transform)
         return self._current[1]
@@ -317,6 +318,18 @@ class TableSync:
             newest_by=self._rules.newest_by,
             compared=limits.diff_rows,
         )
+
+
+def transform_of(
+    schema: TableSchema, rules: RowRules, mode: SyncMode, quarantine_rows: int = QUARANTINE_ROWS
+) -> Transform:
+    """The rules for a source's schema, as the mode takes it.
+
+    Raises:
+        ConfigError: a rule does not fit the schema.
+    """
+    taken = append_schema(schema) if mode is SyncMode.APPEND else schema
+    return Transform(rules, taken, quarantine_rows=quarantine_rows)
 
 
 def batches(versions: Versions, rows: int) -> Iterator[Versions]:

@@ -12,9 +12,10 @@ from typing import Final
 
 import pyarrow as pa
 
-from headrace.connectors.postgres import quarantine, querying, records
+from headrace.connectors.postgres import building, quarantine, querying, records
 from headrace.connectors.postgres.check_target import check_database
 from headrace.connectors.postgres.config import PostgresConnection, address
+from headrace.connectors.postgres.former import drop_previous
 from headrace.connectors.postgres.parked import ParkedRow
 from headrace.connectors.postgres.replaceable_table import ReplaceableTable
 from headrace.connectors.postgres.staging import Pace, at_once
@@ -67,6 +68,20 @@ class PostgresDestination:
         """
         return records.claim(self._settings, pipeline)
 
+    def begin_run(self, pipeline: str) -> None:
+        """Sweep what a crashed run left, and let former generations go; hold the claim.
+
+        Raises:
+            UnsuitableTableError: somebody's object depends on a former generation.
+        """
+        with target_errors(self._settings):
+            building.sweep(self._session.connection(), pipeline)
+        with self._once() as cursor:
+            names = records.with_former(cursor, pipeline) if records.are_there(cursor) else []
+        for name in names:
+            with target_errors(self._settings):
+                drop_previous(self._session.connection(), name)
+
     def check_writable(self) -> None:
         """Make what Headrace keeps here, if it is missing.
 
@@ -111,6 +126,21 @@ class PostgresDestination:
             DestinationError: the query is wrong.
         """
         return querying.query(self._settings, sql)
+
+    def forget_pipeline(self, pipeline: str) -> list[str]:
+        """Drop what is kept for a pipeline; its tables stay. Gives a line for each thing."""
+        with target_errors(self._settings):
+            building.sweep(self._session.connection(), pipeline)
+        with self._once() as cursor:
+            names = records.tables_of(cursor, pipeline) if records.are_there(cursor) else []
+        for name in names:
+            with target_errors(self._settings):
+                drop_previous(self._session.connection(), name)
+        with self._once() as cursor:
+            for name in names:
+                quarantine.clear(cursor, name)
+                records.forget(cursor, name)
+        return [f"forgot where {name} stands; the table stays" for name in names]
 
     # -- rows that could not be applied ------------------------------------------------------------
 

@@ -58,6 +58,18 @@ def unsupported(table: TableId, why: str) -> UnsupportedSchemaChangeError:
     )
 
 
+def fitting_statements(new: TableSchema, empty: Target, delivery: Delivery) -> Iterator[str]:
+    """What makes an empty table hold `new`, whatever types its columns had."""
+    for column in new.columns:
+        there = empty.column(column.name)
+        kind, name = column_type(column, delivery), _q(column.name)
+        if there is None:
+            yield f"ALTER TABLE {_relation(new.table)} ADD COLUMN {name} {kind}"
+        elif not there.generated and not holds(column, there, delivery).fits:
+            change = f"ALTER COLUMN {name} DROP DEFAULT, ALTER COLUMN {name} TYPE {kind}"
+            yield f"ALTER TABLE {_relation(new.table)} {change} USING NULL::{kind}"
+
+
 # -- which column is which -------------------------------------------------------------------------
 
 

@@ -245,7 +245,7 @@ def land_or_park(
     try:
         refused = land(cursor.connection, parts, quarantine.max_rows)
     except TooManyRefusedError as error:
-        raise _full(quarantine, Counter(r.refusal.reason for r in error.refused)) from error
+        raise too_many(quarantine, [r.refusal.reason for r in error.refused]) from error
     whole = [replace(r, row=completed(r.row)) for r in refused]
     return park(cursor, quarantine, whole, rejected, at)
 
@@ -266,9 +266,9 @@ def park(
     if not total:
         return 0
     if total + count(cursor, quarantine.table) > quarantine.max_rows:
-        reasons = Counter(r.refusal.reason for r in refused)
-        reasons.update({r.reason: r.rows.num_rows for r in rejected})
-        raise _full(quarantine, reasons)
+        reasons = [r.refusal.reason for r in refused]
+        reasons += [r.reason for r in rejected for _ in range(r.rows.num_rows)]
+        raise too_many(quarantine, reasons)
     cursor.executemany(_PARK, list(_records(quarantine, refused, rejected, at)))
     return total
 
@@ -303,9 +303,10 @@ def _why(refusal: Refusal) -> list[str]:
     return [refusal.reason, refusal.sqlstate, *named]
 
 
-def _full(quarantine: Quarantine, reasons: Counter[str]) -> QuarantineFullError:
+def too_many(quarantine: Quarantine, reasons: Iterable[str]) -> QuarantineFullError:
+    """The error for more refused rows than may be parked; `reasons` are those of the rows."""
     table = quarantine.table
-    first = "; ".join(reason for reason, _ in reasons.most_common(SHOWN_REASONS))
+    first = "; ".join(reason for reason, _ in Counter(reasons).most_common(SHOWN_REASONS))
     return QuarantineFullError(
         f"{table}: more rows cannot be applied than its quarantine may hold "
         f"({quarantine.max_rows}); nothing of this batch was applied. "

@@ -57,6 +57,18 @@ SELECT pipeline, log_id, commit, lsn, commit_ts, schema, held, previous
  WHERE table_schema = %s AND table_name = %s
 """
 
+_WITH_FORMER: Final = """
+SELECT table_schema, table_name FROM headrace.checkpoints
+ WHERE pipeline = %s AND previous IS NOT NULL
+ ORDER BY table_schema, table_name
+"""
+
+_TABLES_OF: Final = """
+SELECT table_schema, table_name FROM headrace.checkpoints WHERE pipeline = %s ORDER BY 1, 2
+"""
+
+_FORGET: Final = "DELETE FROM headrace.checkpoints WHERE table_schema = %s AND table_name = %s"
+
 # Whose the table is; where it stands is left as it is.
 _OWN: Final = """
 INSERT INTO headrace.checkpoints AS c (table_schema, table_name, pipeline, schema)
@@ -73,7 +85,8 @@ VALUES (%(table_schema)s, %(table_name)s, %(pipeline)s, %(log_id)s, %(commit)s, 
 ON CONFLICT (table_schema, table_name)
 DO UPDATE SET pipeline = excluded.pipeline, log_id = excluded.log_id, commit = excluded.commit,
               lsn = excluded.lsn, commit_ts = coalesce(excluded.commit_ts, c.commit_ts),
-              applied_at = excluded.applied_at, schema = coalesce(excluded.schema, c.schema)
+              applied_at = excluded.applied_at, schema = coalesce(excluded.schema, c.schema),
+              held = NULL
 """
 
 _FORGET_POSITION: Final = """
@@ -127,6 +140,23 @@ def read(cursor: Cursor, name: TableId, *, lock: bool = False) -> Record | None:
     at = None if log_id is None else Checkpoint(log_id, commit, Lsn(int(lsn)))
     known = None if schema is None else TableSchema.from_json(schema)
     return Record(pipeline, at, commit_ts, known, held, previous)
+
+
+def with_former(cursor: Cursor, pipeline: str) -> list[TableId]:
+    """A pipeline's tables of which a former generation, or what a swap left to do, is kept."""
+    found = cursor.execute(_WITH_FORMER, [pipeline])
+    return [TableId(schema, name) for schema, name in found]
+
+
+def tables_of(cursor: Cursor, pipeline: str) -> list[TableId]:
+    """Every table that a pipeline writes."""
+    found = cursor.execute(_TABLES_OF, [pipeline])
+    return [TableId(schema, name) for schema, name in found]
+
+
+def forget(cursor: Cursor, name: TableId) -> None:
+    """A table is nobody's any more."""
+    cursor.execute(_FORGET, [name.schema, name.name])
 
 
 def own(cursor: Cursor, name: TableId, pipeline: str, schema: TableSchema) -> None:

@@ -52,13 +52,15 @@ class Staging:
     def table(self) -> sql.Identifier:
         return sql.Identifier("pg_temp", self.name)
 
-    def ddl(self) -> sql.Composed:
+    def ddl(self, *, missing_only: bool = False) -> sql.Composed:
         columns = [
             sql.SQL("{} {}").format(sql.Identifier(c.name), sql.SQL(c.arrival.staging))
             for c in self.columns
         ]
-        return sql.SQL("CREATE TEMPORARY TABLE {} ({}) ON COMMIT DELETE ROWS").format(
-            sql.Identifier(self.name), sql.SQL(", ").join(columns)
+        return sql.SQL("CREATE TEMPORARY TABLE {} {} ({}) ON COMMIT DELETE ROWS").format(
+            sql.SQL("IF NOT EXISTS" if missing_only else ""),
+            sql.Identifier(self.name),
+            sql.SQL(", ").join(columns),
         )
 
 

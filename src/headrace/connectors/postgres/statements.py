@@ -148,6 +148,18 @@ def delete_statement(plan: WritePlan, staging: Staging, now: sql.Composable) -> 
     )
 
 
+def missing_statement(plan: WritePlan, present: Staging, now: sql.Composable) -> sql.Composed:
+    """Of rows whose key is not among those staged."""
+    absent = sql.SQL("NOT EXISTS (SELECT FROM {} s WHERE {})").format(
+        present.table, _same_key(plan, "s")
+    )
+    if not plan.marks:
+        return sql.SQL("DELETE FROM {} AS t WHERE {}").format(plan.relation, absent)
+    return sql.SQL("UPDATE {} AS t SET {d} = {now} WHERE t.{d} IS NULL AND {absent}").format(
+        plan.relation, d=sql.Identifier(DELETED_AT), now=now, absent=absent
+    )
+
+
 # Rows are told apart by their texts, which are exact in a session of ours and which every type has.
 # Of equal rows as many go as are named, whichever.
 _EQUAL: Final = """

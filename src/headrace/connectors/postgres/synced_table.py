@@ -7,7 +7,7 @@ whose outcome was lost with its connection is learnt from the checkpoint by the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -15,7 +15,8 @@ import psycopg
 import pyarrow as pa
 from psycopg import sql
 
-from headrace.connectors.postgres import preparing, quarantine, records
+from headrace.connectors.postgres import preparing, quarantine, records, replay
+from headrace.connectors.postgres.check_target import check_table
 from headrace.connectors.postgres.evolution import SchemaStep, schema_steps, unsupported
 from headrace.connectors.postgres.fills import ORDINAL
 from headrace.connectors.postgres.merge import (
@@ -28,6 +29,7 @@ from headrace.connectors.postgres.merge import (
 from headrace.connectors.postgres.parts import parts
 from headrace.connectors.postgres.quarantine import Quarantine
 from headrace.connectors.postgres.records import Record
+from headrace.connectors.postgres.replay import Replayed
 from headrace.connectors.postgres.staging import Pace, Staging, ensure
 from headrace.connectors.postgres.target_session import Cursor, TargetSession
 from headrace.connectors.postgres.target_table import Target, read_target
@@ -39,7 +41,14 @@ from headrace.errors import (
     TableBusyError,
 )
 from headrace.failpoints import hit
-from headrace.model import Checkpoint, Delivery, NetChanges, TableId, TableSchema
+from headrace.model import (
+    Checkpoint,
+    Delivery,
+    NetChanges,
+    TableId,
+    TableSchema,
+)
+from headrace.model.finding import Finding
 
 # Between two attempts at an ALTER TABLE those who queued up behind us get their turn.
 LOCK_ATTEMPTS: Final = 10
@@ -100,6 +109,15 @@ class PostgresTable:
     def close(self) -> None:
         self._session.close()
 
+    def check(self, schema: TableSchema) -> list[Finding]:
+        """What keeps the table from taking rows of `schema`; it may be missing."""
+        with self._session.transaction() as cursor:
+            return check_table(cursor, self._pipeline, self._named(schema), self._delivery)
+
+    def _named(self, schema: TableSchema) -> TableSchema:
+        """A source's schema may bear the source's name of the table."""
+        return replace(schema, table=self.name)
+
     # -- making it ---------------------------------------------------------------------------------
 
     def prepare(self, schema: TableSchema) -> None:
@@ -110,6 +128,7 @@ class PostgresTable:
             UnsuitableTableError: a column, type, key or constraint does not fit.
         """
         self._plan = None
+        schema = self._named(schema)
         with self._session.transaction() as cursor:
             self._seen = preparing.prepare(
                 cursor, self.name, self._pipeline, schema, self._delivery
@@ -127,6 +146,7 @@ class PostgresTable:
             UnsupportedSchemaChangeError: the table cannot follow its source's schema.
             UnsuitableTableError: it cannot hold it.
         """
+        schema = self._named(schema)
         with self._session.transaction() as cursor:
             target = read_target(cursor, self.name)
             record = records.read(cursor, self.name) if records.are_there(cursor) else None
@@ -144,6 +164,7 @@ class PostgresTable:
             TableBusyError: others held the table for too long; nothing was changed.
         """
         self._plan = None
+        schema = self._named(schema)
         for last in (*[False] * (LOCK_ATTEMPTS - 1), True):
             try:
                 self._evolve(schema)
@@ -223,7 +244,7 @@ class PostgresTable:
 
     def _apply(self, changes: NetChanges, to: Checkpoint) -> None:
         plan = self._plan_for(changes.schema)
-        ensure(self._session, stagings(plan, changes))
+        ensure(self._session, stagings(plan, fills=bool(changes.fills)))
         with self._session.transaction() as cursor:
             record = self._lock(cursor)
             if _is_at_or_after(record.at, to):
@@ -238,7 +259,7 @@ class PostgresTable:
 
     def _land(self, cursor: Cursor, plan: WritePlan, changes: NetChanges, to: Checkpoint) -> None:
         """Apply what can be, park what cannot."""
-        place = self._quarantine(changes.schema)
+        place = self._quarantine(plan)
         landing = Landing(cursor, plan, self._pace, changes.commit_ts)
         if changes.truncate:
             landing.truncate()
@@ -246,14 +267,43 @@ class PostgresTable:
         left = quarantine.supersede(cursor, place, changes)
         made = parts(cursor, plan, landing, _numbered(left), left.deletes)
         quarantine.land_or_park(cursor, place, made, left.rejected, to, landing.completed)
+        self._retry_waiting(cursor, plan, landing, changes.schema)
 
-    def _quarantine(self, schema: TableSchema) -> Quarantine:
+    def _retry_waiting(
+        self, cursor: Cursor, plan: WritePlan, landing: Landing, schema: TableSchema
+    ) -> None:
+        """Rows that waited for the row that their foreign key names may find it now."""
+        place, make = self._quarantine(plan), self._maker(cursor, plan, landing)
+        replay.retry_waiting(cursor, place, schema, make)
+
+    def _maker(self, cursor: Cursor, plan: WritePlan, landing: Landing) -> replay.MakeParts:
+        return lambda upserts, deletes: parts(cursor, plan, landing, upserts, deletes)
+
+    def _quarantine(self, plan: WritePlan) -> Quarantine:
         rows = self._delivery.quarantine_rows
-        return Quarantine(self.name, self._pipeline, schema.key, rows)
+        return Quarantine(self.name, self._pipeline, plan.key, rows)
+
+    def retry(self, ids: Sequence[int] | None = None) -> Replayed:
+        """Apply parked rows again, those of `ids` or all; those that pass leave the quarantine.
+
+        Raises:
+            DivergedError: the table never took anything, or is gone.
+        """
+        record = self._read()
+        if record is None or record.schema is None:
+            raise self._unrecorded()
+        plan = self._plan_for(record.schema)
+        ensure(self._session, stagings(plan))
+        with self._session.transaction() as cursor:
+            self._lock(cursor)
+            landing = Landing(cursor, plan, self._pace)
+            make = self._maker(cursor, plan, landing)
+            return replay.retry(cursor, self._quarantine(plan), record.schema, make, ids)
 
     def _write(self, cursor: Cursor, record: Record, changes: NetChanges, to: Checkpoint) -> Record:
-        known = record.schema is not None and record.schema.same_shape(changes.schema)
-        schema = None if known else changes.schema
+        schema: TableSchema | None = self._named(changes.schema)
+        if record.schema is not None and schema is not None and record.schema.same_shape(schema):
+            schema = None
         records.write(
             cursor, self.name, self._pipeline, to, commit_ts=changes.commit_ts, schema=schema
         )
@@ -276,12 +326,15 @@ class PostgresTable:
     def _lock(self, cursor: Cursor) -> Record:
         record = records.read(cursor, self.name, lock=True)
         if record is None or record.pipeline != self._pipeline:
-            raise DivergedError(
-                f"{self.name} is no longer recorded as a table of the pipeline {self._pipeline!r}",
-                hint=f"headrace resync {self.name}",
-                table=str(self.name),
-            )
+            raise self._unrecorded()
         return record
+
+    def _unrecorded(self) -> DivergedError:
+        return DivergedError(
+            f"{self.name} is not recorded as a table of the pipeline {self._pipeline!r}",
+            hint=f"headrace resync {self.name}",
+            table=str(self.name),
+        )
 
     def _check_unmoved(self, record: Record) -> None:
         if self._seen is not None and self._seen.at != record.at:
@@ -295,7 +348,7 @@ class PostgresTable:
         if self._plan is None or self._plan[0] != schema:
             with self._session.transaction() as cursor:
                 target = self._target(cursor)
-            self._plan = (schema, write_plan(schema, target, self._delivery))
+            self._plan = (schema, write_plan(self._named(schema), target, self._delivery))
         return self._plan[1]
 
     def _target(self, cursor: Cursor) -> Target:
@@ -309,11 +362,12 @@ class PostgresTable:
         return target
 
 
-def stagings(plan: WritePlan, changes: NetChanges) -> Iterator[Staging]:
+def stagings(plan: WritePlan, *, fills: bool = False) -> Iterator[Staging]:
     """The staging tables that a batch needs."""
     yield delete_staging(plan)
-    yield upsert_staging(plan, numbered=bool(changes.fills))
-    if changes.fills:
+    yield upsert_staging(plan)
+    if fills:
+        yield upsert_staging(plan, numbered=True)
         yield fill_staging(plan)
 
 

@@ -1,0 +1,188 @@
+"""A Postgres table whose whole content can be replaced, brought back, and read.
+
+What it does change by change is in `synced_table`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Final
+
+import pyarrow as pa
+
+from headrace.connectors.postgres import generations, quarantine, records
+from headrace.connectors.postgres.bisection import Refused
+from headrace.connectors.postgres.merge import delete_staging, upsert_staging
+from headrace.connectors.postgres.quarantine import Quarantine
+from headrace.connectors.postgres.reading import read_table
+from headrace.connectors.postgres.rebuild import rebuild
+from headrace.connectors.postgres.reconcile import present_staging, reconcile
+from headrace.connectors.postgres.snapshot_files import snapshot_part
+from headrace.connectors.postgres.staging import ensure
+from headrace.connectors.postgres.synced_table import PostgresTable
+from headrace.connectors.postgres.target_session import Cursor, target_errors
+from headrace.connectors.postgres.writing import require_key
+from headrace.errors import UnsupportedSchemaChangeError, UnswappableError
+from headrace.failpoints import hit
+from headrace.model import (
+    DELETED_AT,
+    Checkpoint,
+    OnDelete,
+    Rejected,
+    RowPart,
+    SchemaPolicy,
+    TableSchema,
+)
+
+UNDONE: Final = "its last rebuild was undone; headrace resync builds it anew"
+
+log = logging.getLogger(__name__)
+
+
+class ReplaceableTable(PostgresTable):
+    """Fulfils `SyncedTable`; used by one thread at a time."""
+
+    def load(self, schema: TableSchema, files: Sequence[str], at: Checkpoint) -> None:
+        """Replace the whole content by snapshot files, in one commit that holds the checkpoint."""
+        self.prepare(schema)
+        self.replace(schema, [snapshot_part(file) for file in files], at)
+
+    def replace(
+        self,
+        schema: TableSchema,
+        parts: Sequence[RowPart],
+        at: Checkpoint,
+        rejected: Callable[[], Sequence[Rejected]] = tuple,
+    ) -> None:
+        """Make `parts` the whole content, atomically with the checkpoint.
+
+        A new generation is built beside the table and swapped in; the former one stays for `undo`.
+        Where that would lose something, the table is changed in place, in one transaction.
+
+        Raises:
+            QuarantineFullError: too many rows are refused; nothing was applied.
+            UnsuitableTableError: the table cannot hold `schema`.
+            DestinationUnavailableError: the connection was lost; call again.
+        """
+        self._plan = None
+        schema = self._named(schema)
+        why = self._make_way(schema)
+        if why is None:
+            try:
+                self._rebuild(schema, parts, at, rejected)
+            except UnswappableError as error:
+                why = error.message
+            else:
+                return
+        log.info("table=%s changed in place, not built anew: %s", self.name, why)
+        self._reconcile(schema, parts, at, rejected)
+
+    def _make_way(self, schema: TableSchema) -> str | None:
+        """Let the table follow the schema; why it cannot be swapped, or None if it can."""
+        record = self._read()
+        followed = None
+        try:
+            self._follow(schema)
+        except UnsupportedSchemaChangeError as error:
+            followed = error
+        with self._session.transaction() as cursor:
+            target = self._target(cursor)
+        require_key(schema, target)
+        first = record is None or record.at is None
+        why = (
+            None
+            if first or self._delivery.on_delete is OnDelete.DELETE
+            else ("rows that the source lost stay")
+        )
+        if why is None:
+            columns = [*schema.names, DELETED_AT]
+            with target_errors(self._session.settings):
+                why = generations.swappable(self._session.connection(), self.name, columns)
+        if why is not None and followed is not None:
+            raise followed
+        return why
+
+    def _follow(self, schema: TableSchema) -> None:
+        """As `evolve`, whatever the policy: somebody asked for the table to be built anew."""
+        delivery = self._delivery
+        self._delivery = replace(delivery, schema_policy=SchemaPolicy.EVOLVE)
+        try:
+            self.evolve(schema)
+        finally:
+            self._delivery = delivery
+
+    def _rebuild(
+        self,
+        schema: TableSchema,
+        parts: Sequence[RowPart],
+        at: Checkpoint,
+        rejected: Callable[[], Sequence[Rejected]],
+    ) -> None:
+        def commit(cursor: Cursor, refused: Sequence[Refused], more: Sequence[Rejected]) -> None:
+            record = self._lock(cursor)
+            self._check_unmoved(record)
+            self._settle(cursor, schema, refused, more, at)
+
+        place = self._place(schema)
+        rebuild(self._session, place, schema, self._delivery, self._pace, parts, rejected, commit)
+        self._read()
+
+    def _reconcile(
+        self,
+        schema: TableSchema,
+        parts: Sequence[RowPart],
+        at: Checkpoint,
+        rejected: Callable[[], Sequence[Rejected]],
+    ) -> None:
+        plan = self._plan_for(schema)
+        ensure(
+            self._session,
+            [delete_staging(plan), upsert_staging(plan), present_staging(plan)],
+        )
+        with self._session.transaction() as cursor:
+            record = self._lock(cursor)
+            self._check_unmoved(record)
+            place = self._place(schema)
+            refused, contested = reconcile(cursor, plan, schema, place, self._pace, parts)
+            self._settle(cursor, schema, refused, [*rejected(), *contested], at)
+            hit("postgres.reconciled")
+        self._read()
+
+    def _settle(
+        self,
+        cursor: Cursor,
+        schema: TableSchema,
+        refused: Sequence[Refused],
+        rejected: Sequence[Rejected],
+        at: Checkpoint,
+    ) -> None:
+        """The content is new: so is what is parked, and where the table stands."""
+        quarantine.clear(cursor, self.name)
+        quarantine.park(cursor, self._place(schema), refused, rejected, at)
+        records.write(cursor, self.name, self._pipeline, at, schema=schema)
+
+    def read(self, schema: TableSchema, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """The rows as `schema`'s types; those marked as deleted are left out."""
+        marks = self._delivery.on_delete is OnDelete.MARK
+        with read_table(
+            self._session.settings, self._named(schema), columns, only_live=marks
+        ) as reading:
+            yield from reading.rows
+
+    def undo(self) -> tuple[str, ...]:
+        """Bring the former generation back, with its checkpoint; the table is held then.
+
+        Returns statements that were true of the table and could not be carried over. Hold the
+        pipeline's claim.
+
+        Raises:
+            NoGenerationError: there is none.
+            TableBusyError: others hold the table.
+        """
+        with target_errors(self._session.settings):
+            return generations.undo(self._session.connection(), self.name, UNDONE)
+
+    def _place(self, schema: TableSchema) -> Quarantine:
+        return Quarantine(self.name, self._pipeline, schema.key, self._delivery.quarantine_rows)

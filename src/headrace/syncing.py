@@ -1,0 +1,223 @@
+"""Puts the parts of one pipeline from Delta tables to Postgres together."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from threading import Event, Lock
+from typing import Any, Final
+
+from headrace import assembly
+from headrace.config import SelectedTable, Settings
+from headrace.config import Sync as SyncSettings
+from headrace.connectors.delta.check_source import CheckedTable
+from headrace.connectors.delta.check_source import check as check_source
+from headrace.connectors.delta.check_source import fix as fix_source
+from headrace.connectors.delta.source import DeltaSource
+from headrace.connectors.postgres.destination import PostgresDestination
+from headrace.connectors.postgres.replaceable_table import ReplaceableTable
+from headrace.engine.sync import Sync
+from headrace.engine.sync_state import SyncMode, SyncTarget
+from headrace.engine.sync_table import transform_of
+from headrace.engine.throttle import Throttle
+from headrace.errors import ObjectMissingError, TableNotFoundError
+from headrace.model import TableId, TableSchema
+from headrace.model.finding import Finding, Severity
+from headrace.model.schedule import Schedule
+
+PROBE_INTERVAL: Final = 1.0  # seconds between two looks at how quickly the destination answers
+
+
+def source(sync: SyncSettings) -> DeltaSource:
+    """The place that a pipeline reads its tables from."""
+    return assembly.delta_source(sync.source_connection, sync.pipeline.poll)
+
+
+def destination(
+    sync: SyncSettings, pace: Callable[[int, int], None] | None = None
+) -> PostgresDestination:
+    """The database that a pipeline writes to."""
+    return PostgresDestination(sync.destination_connection, pace=pace)
+
+
+@contextmanager
+def running(
+    settings: Settings, sync: SyncSettings, stop: Event, resync: Collection[TableId] = ()
+) -> Iterator[Sync]:
+    """Everything that one pipeline needs to run, claimed for this run.
+
+    Raises:
+        DestinationLockedError: another run writes this pipeline's tables.
+    """
+    place = destination(sync, _pace(sync, stop))
+    with closing(place), place.claim(sync.name):
+        place.begin_run(sync.name)
+        schedule = Schedule.parse(sync.pipeline.schedule)
+        yield Sync(
+            sync.name,
+            [_sync_target(sync, place, table) for table in assembly.selected(settings, sync.name)],
+            schedule=schedule,
+            journal=lambda record: _record(settings, sync.name, record),
+            recorded=recorded(settings, sync.name),
+            resync=resync,
+        )
+
+
+def target(
+    place: PostgresDestination, sync: SyncSettings, table: SelectedTable
+) -> ReplaceableTable:
+    """A selected table at its destination; nothing is read or made yet."""
+    return place.table(table.target, sync.name, table.delivery)
+
+
+def _sync_target(
+    sync: SyncSettings, place: PostgresDestination, table: SelectedTable
+) -> SyncTarget:
+    return SyncTarget(
+        source(sync).table(table.source, table.key or ()),
+        target(place, sync, table),
+        table.rules,
+        table.delivery,
+        SyncMode(table.mode),
+    )
+
+
+# -- before a run ----------------------------------------------------------------------------------
+
+
+def check(settings: Settings, sync: SyncSettings) -> list[Finding]:
+    """Every preflight of one pipeline: its source, its tables, its destination."""
+    tables = assembly.selected(settings, sync.name)
+    place = destination(sync)
+    found = place.check()
+    reached = all(finding.severity is not Severity.BLOCKER for finding in found)
+    read = [_checked(place, sync, table, ask=reached) for table in tables]
+    found += check_source(source(sync), read)
+    if reached:
+        found += [f for table in tables for f in _check_target(sync, place, table)]
+    return found
+
+
+def _checked(
+    place: PostgresDestination, sync: SyncSettings, table: SelectedTable, *, ask: bool
+) -> CheckedTable:
+    appends = SyncMode(table.mode) is SyncMode.APPEND
+    applied = target(place, sync, table).standing() if ask else None
+    return CheckedTable(table.source, table.key or (), appends, applied)
+
+
+def _check_target(
+    sync: SyncSettings, place: PostgresDestination, table: SelectedTable
+) -> list[Finding]:
+    """What keeps the destination's table from taking the rows; nothing where nobody can tell."""
+    schema = wanted_schema(sync, table)
+    return [] if schema is None else target(place, sync, table).check(schema)
+
+
+def wanted_schema(sync: SyncSettings, table: SelectedTable) -> TableSchema | None:
+    """What the destination is to hold, by the source's newest version; None without a source.
+
+    Raises:
+        ConfigError: a rule does not fit the source's columns.
+    """
+    versions = source(sync).table(table.source, table.key or ())
+    try:
+        schema = versions.schema(versions.head().number)
+    except TableNotFoundError:
+        return None
+    return transform_of(schema, table.rules, SyncMode(table.mode)).schema
+
+
+def fix(sync: SyncSettings, findings: Sequence[Finding]) -> list[str]:
+    """Apply the safe fixes among `findings`; gives the SQL that stands for each."""
+    return fix_source(source(sync), findings)
+
+
+# -- what a run records for `headrace status` ------------------------------------------------------
+
+
+def recorded(settings: Settings, pipeline: str) -> Mapping[str, Any]:
+    """What the pipeline's last run recorded; empty if there was none."""
+    try:
+        found: dict[str, Any] = json.loads(assembly.log_storage(settings).get(_path(pipeline)))
+    except ObjectMissingError:
+        return {}
+    return found
+
+
+def _record(settings: Settings, pipeline: str, record: Mapping[str, Any]) -> None:
+    data = json.dumps(record, ensure_ascii=False).encode()
+    assembly.log_storage(settings).put(_path(pipeline), data)
+
+
+def forget_record(settings: Settings, pipeline: str) -> None:
+    """Forget what the pipeline's runs recorded."""
+    assembly.log_storage(settings).delete([_path(pipeline)])
+
+
+def _path(pipeline: str) -> str:
+    return f"sync/{pipeline}.json"
+
+
+# -- after a run -----------------------------------------------------------------------------------
+
+
+def undo(settings: Settings, sync: SyncSettings, name: TableId) -> str | None:
+    """Bring back the former generation of a table, named as at either end; None if not carried.
+
+    Raises:
+        NoGenerationError: there is none.
+        DestinationLockedError: a run is going on.
+    """
+    named = [t for t in assembly.selected(settings, sync.name) if name in (t.source, t.target)]
+    if not named:
+        return None
+    with closing(destination(sync)) as place, place.claim(sync.name):
+        table = target(place, sync, named[0])
+        lost = table.undo()
+        standing = table.standing()
+    version = f"version {standing.commit}" if standing else "before its first load"
+    told = f"{named[0].target} is as of {version} again, and held until headrace resync {name}"
+    return "\n".join([told, *(f"not carried over: {statement}" for statement in lost)])
+
+
+# -- going easy on the destination -----------------------------------------------------------------
+
+
+def _pace(sync: SyncSettings, stop: Event) -> Callable[[int, int], None] | None:
+    limits = sync.pipeline.throttle
+    if limits is None:
+        return None
+    throttle = Throttle(
+        limits.max_rows_per_second,
+        limits.max_bytes_per_second,
+        limits.max_latency,
+        wait=stop.wait,
+    )
+    if limits.max_latency is None:
+        return throttle
+    return _Probed(throttle, destination(sync))
+
+
+class _Probed:
+    """A throttle that learns now and then how long the destination takes for next to nothing."""
+
+    def __init__(self, throttle: Throttle, place: PostgresDestination) -> None:
+        self._throttle = throttle
+        self._place = place
+        self._lock = Lock()
+        self._probed = 0.0
+
+    def __call__(self, rows: int, size: int) -> None:
+        if self._is_due():
+            self._throttle.observe(self._place.latency())
+        self._throttle(rows, size)
+
+    def _is_due(self) -> bool:
+        with self._lock:
+            now = time.monotonic()
+            due = now - self._probed >= PROBE_INTERVAL
+            self._probed = now if due else self._probed
+            return due
