@@ -38,7 +38,7 @@ MERGED = f"SELECT a FROM {reverse.NAME} WHERE id = 0"
 
 def numbered(ids: np.ndarray, number: int) -> pa.Table:
     """Rows that bear the number of their commit in column a."""
-    return rows(ids, number).set_column(1, "a", pa.array(np.full(len(ids), number), pa.int32()))
+    return rows(ids, number + 1).set_column(1, "a", pa.array(np.full(len(ids), number), pa.int32()))
 
 
 def append(path: str, number: int) -> None:
