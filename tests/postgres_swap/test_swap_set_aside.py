@@ -107,3 +107,26 @@ def test_a_foreign_key_that_was_valid_is_valid_again(database: Database) -> None
     Rebuilding(database).rebuild()
     valid = "select conname, convalidated from pg_constraint where contype = 'f' order by 1"
     assert database.execute(valid) == [("a", True), ("b", False)]
+
+
+def test_rows_pass_through_the_triggers_that_shape_them(database: Database) -> None:
+    """As they would one by one; triggers that tell of changes see none."""
+    database.execute(
+        BASE + "create table shop.told (id bigint);"
+        "create function shop.shape() returns trigger language plpgsql as "
+        "'begin new.code := lower(new.code); return new; end';"
+        "create function shop.tell() returns trigger language plpgsql as "
+        "'begin insert into shop.told values (new.id); return new; end';"
+        'create trigger "a ON b" before insert on shop.orders for each row when (new.id < 3) '
+        "execute function shop.shape();"
+        "create trigger off before insert on shop.orders for each row execute function "
+        "shop.shape(); alter table shop.orders disable trigger off;"
+        "create trigger after after insert on shop.orders for each row "
+        "execute function shop.tell()"
+    )
+    assert set_aside(database, "values (1, 'A'), (2, 'B'), (3, 'C')") == {}
+    assert database.execute("select code from shop.orders order by id") == [("a",), ("b",), ("C",)]
+    assert database.execute("select count(*) from shop.told") == [(0,)]
+    database.execute("insert into shop.orders (id, code) values (0, 'D')")
+    assert database.execute("select code from shop.orders where id = 0") == [("d",)]
+    assert database.execute("select id from shop.told") == [(0,)]

@@ -23,7 +23,7 @@ QUALIFIED_NAMES: Final = "SET LOCAL search_path TO pg_catalog"
 
 _TABLE: Final = """
 SELECT c.oid::bigint, c.relkind::text, c.relpersistence::text, m.amname, s.spcname,
-       pg_get_userbyid(c.relowner)
+       quote_ident(pg_get_userbyid(c.relowner))
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
   LEFT JOIN pg_am m ON m.oid = c.relam
   LEFT JOIN pg_tablespace s ON s.oid = c.reltablespace
@@ -252,6 +252,20 @@ SELECT statement FROM finish ORDER BY step, part, statement
 """
 
 
+# Triggers that make rows what they are: rows that are loaded must pass through them too. Each as
+# what stands before the table in CREATE TRIGGER, and after it.
+_SHAPING: Final = """
+SELECT left(d.text, strpos(d.text, d.name) - 1),
+       substr(d.text, strpos(d.text, d.name) + length(d.name))
+  FROM pg_trigger g
+  JOIN pg_class c ON c.oid = g.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+  CROSS JOIN LATERAL (SELECT pg_get_triggerdef(g.oid) AS text,
+                             format(' ON %I.%I ', n.nspname, c.relname) AS name) d
+ WHERE g.tgrelid = $1::oid AND NOT g.tgisinternal AND g.tgenabled IN ('O', 'A')
+   AND g.tgtype & 7 = 7  -- FOR EACH ROW, BEFORE, INSERT (pg_trigger.h)
+ ORDER BY g.tgname
+"""
+
 # What would fire, judge or name other objects, and is made anew from the live table's.
 _STRIP: Final = """
 SELECT format('DROP POLICY %I ON %I.%I', p.polname, n.nspname, c.relname)
@@ -354,8 +368,9 @@ class Grant:
 class Definition:
     """A table, apart from its rows and from what hangs on it. Equal ones make equal tables.
 
-    `actions` are clauses of ALTER TABLE for before the rows come, `finish` whole statements for
-    when the new table bears the name.
+    `actions` are clauses of ALTER TABLE for before the rows come, `shaping` the triggers that rows
+    pass through, as what stands before and after the table; `finish` are whole statements for when
+    the new table bears the name.
     """
 
     table: TableId
@@ -364,9 +379,10 @@ class Definition:
     persistence: str
     access_method: str | None
     tablespace: str | None
-    owner: str
+    owner: str  # quoted
     columns: tuple[str, ...]
     actions: tuple[str, ...]
+    shaping: tuple[tuple[str, str], ...]
     indexes: tuple[Index, ...]
     statistics: tuple[Statistics, ...]
     identities: tuple[IdentitySequence, ...]
@@ -392,6 +408,7 @@ def read_definition(cursor: Cursor, table: TableId) -> Definition | None:
         owner=owner,
         columns=_texts(cursor, _COLUMNS, oid),
         actions=_texts(cursor, _ACTIONS, oid),
+        shaping=tuple((before, after) for before, after in catalog_rows(cursor, _SHAPING, oid)),
         indexes=tuple(Index(*row) for row in indexes),
         statistics=tuple(Statistics(*row) for row in catalog_rows(cursor, _STATISTICS, oid)),
         identities=tuple(IdentitySequence(*row) for row in identities),

@@ -37,7 +37,7 @@ def revoke(definition: Definition, granted: Collection[tuple[str, str, str]]) ->
     """
     sequences = {item.column: item.name for item in definition.identities}
     for kind, identity, role in sorted(granted):
-        if role != quoted(definition.owner):
+        if role != definition.owner:
             name = _of(
                 definition.table.schema, sequences[identity] if identity else definition.table.name
             )
@@ -86,7 +86,7 @@ def dress(definition: Definition, granted: Collection[tuple[str, str, str]]) -> 
     `granted` is who has rights on it so far, by default privileges or from former times, as (kind,
     identity column, quoted role): they go, unless `definition` has them too.
     """
-    yield f"ALTER TABLE {qualified_text(definition.table)} OWNER TO {quoted(definition.owner)}"
+    yield f"ALTER TABLE {qualified_text(definition.table)} OWNER TO {definition.owner}"
     schema = definition.table.schema
     yield from _rights(definition, granted, "TABLE", "", definition.table)
     for item in definition.identities:
@@ -106,7 +106,7 @@ def _rights(
     identity: str,
     name: TableId,
 ) -> Iterator[str]:
-    owner, target = quoted(definition.owner), f"{kind} {qualified_text(name)}"
+    owner, target = definition.owner, f"{kind} {qualified_text(name)}"
     grants = [g for g in definition.grants if (g.kind, g.identity) == (kind, identity)]
     strangers = {role for k, i, role in granted if (k, i) == (kind, identity)}
     whole = [grant for grant in grants if not grant.part]

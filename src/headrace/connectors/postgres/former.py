@@ -7,6 +7,7 @@ came with the new one.
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -14,10 +15,12 @@ import psycopg
 from psycopg import sql
 
 from headrace.connectors.postgres import records
-from headrace.connectors.postgres.building import PREVIOUS, Name, qualified, qualified_text
+from headrace.connectors.postgres.building import PREVIOUS, Name, qualified
 from headrace.connectors.postgres.target_session import Connection, Cursor
 from headrace.errors import UnsuitableTableError
 from headrace.model import TableId
+
+log = logging.getLogger(__name__)
 
 _REMEMBER: Final = """
 UPDATE headrace.checkpoints SET previous = %s WHERE table_schema = %s AND table_name = %s
@@ -68,6 +71,7 @@ def settle(connection: Connection, live: TableId) -> None:
         except (psycopg.errors.UndefinedObject, psycopg.errors.UndefinedTable):
             pass  # somebody dropped it since: there is nothing to validate
         except psycopg.errors.ForeignKeyViolation as error:
+            _remember_validated(connection, live, statement)  # to try again would end no better
             raise UnsuitableTableError(
                 f"a foreign key of or to {live} no longer holds since it was built anew, and stays "
                 f"NOT VALID: {str(error).strip()}",
@@ -95,7 +99,7 @@ def drop_previous(connection: Connection, live: TableId) -> None:
     """Let the former generation of a table go, if there is one; what a swap left open is done.
 
     Raises:
-        UnsuitableTableError: see `settle`, or somebody's object depends on it.
+        UnsuitableTableError: see `settle`.
     """
     settle(connection, live)
     with connection.transaction(), connection.cursor() as cursor:
@@ -104,7 +108,10 @@ def drop_previous(connection: Connection, live: TableId) -> None:
 
 
 def drop(cursor: Cursor, live: TableId) -> None:
-    """Drop the former generation's table; what is kept of it is for the caller to set."""
+    """Drop the former generation's table, unless somebody hung something on it: then it is theirs.
+
+    What is kept of it is for the caller to set.
+    """
     former = previous(cursor, live)
     if former is None or not former.table:
         return
@@ -113,8 +120,4 @@ def drop(cursor: Cursor, live: TableId) -> None:
         with cursor.connection.transaction():
             cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(qualified(table)))
     except psycopg.errors.DependentObjectsStillExist as error:
-        raise UnsuitableTableError(
-            f"the former generation of {live} cannot be dropped: {str(error).strip()}",
-            hint=f"drop what depends on {qualified_text(table)}",
-            table=str(live),
-        ) from error
+        log.warning("table=%s former=%s kept, and left to you: %s", live, table, error)

@@ -163,12 +163,14 @@ def swap(
     def exchange(cursor: Cursor) -> None:
         definition, dependents = _unchanged(cursor, built)
         former = _former(cursor, definition, dependents)
-        granted = read_grantees(cursor, table_oid(cursor, built.build.table))
+        made = table_oid(cursor, built.build.table)
+        granted = read_grantees(cursor, made)
         drop(cursor, live)
         away = TableId(PREVIOUS, former.table)
         script = [
             *dependents.release(),
             *_strip(cursor, definition),
+            *read_stripping(cursor, made),
             *move_away(live, former.names, away),
             *move_home(built.build.table, built.names, live),
             *dress(definition, granted),
@@ -186,7 +188,7 @@ def swap(
         remember(cursor, live, former)
         hit("postgres.swap")
 
-    take_turn(connection, live, exchange, built.snapshots, patience, wait)
+    take_turn(connection, live, built.build.table, exchange, built.snapshots, patience, wait)
     hit("postgres.swapped")
     settle(connection, live)
 
@@ -283,7 +285,9 @@ def undo(
         remember(cursor, live, Previous("", (), {}, tuple(dependents.validations())))
         hit("postgres.undo")
 
-    take_turn(connection, live, exchange, frozenset(), patience, wait)
+    with connection.transaction(), connection.cursor() as cursor:
+        stored = TableId(PREVIOUS, _wanted(cursor, live).table)
+    take_turn(connection, live, stored, exchange, frozenset(), patience, wait)
     settle(connection, live)
     return tuple(lost)
 

@@ -53,12 +53,14 @@ class _BusyError(Exception):
 def take_turn(
     connection: Connection,
     live: TableId,
+    successor: TableId,
     act: Callable[[Cursor], None],
     unseeing: Snapshots,
     patience: float,
     wait: Wait,
 ) -> None:
-    """Run `act` in a transaction that holds every lock on the table and on what hangs on it.
+    """Run `act` in a transaction that holds every lock on the table, on what hangs on it and on
+    its successor.
 
     Attempts go on until one has all locks at a time when none of the `unseeing` snapshots is held
     any more. `wait(seconds)` lets time pass between them, and returns True to give up.
@@ -73,7 +75,7 @@ def take_turn(
         try:
             if blocking:
                 raise _BusyError
-            _attempt(connection, live, act)
+            _attempt(connection, live, successor, act)
             return
         except (_BusyError, psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
             holders = _holders(connection, live, [pid for pid, _ in blocking])
@@ -82,11 +84,14 @@ def take_turn(
         pause = min(2 * pause, LONGEST_PAUSE)
 
 
-def _attempt(connection: Connection, live: TableId, act: Callable[[Cursor], None]) -> None:
+def _attempt(
+    connection: Connection, live: TableId, successor: TableId, act: Callable[[Cursor], None]
+) -> None:
     with connection.transaction(), connection.cursor() as cursor:
         cursor.execute(QUALIFIED_NAMES)
         detection = cursor.execute(_SEND_AUTOVACUUM_AWAY).fetchone()
         table = qualified_text(live)
+        _lock(cursor, live, f"LOCK TABLE {qualified_text(successor)} IN ACCESS EXCLUSIVE MODE")
         _lock(cursor, live, f"LOCK TABLE ONLY {table} IN SHARE UPDATE EXCLUSIVE MODE")
         wait = min(LOCK_WAIT, (detection[1] if detection else 1000) / 2000)
         locks = _dependents(cursor, live).locks()
