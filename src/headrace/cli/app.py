@@ -283,7 +283,7 @@ def _end_run(
 @app.command()
 def resync(
     tables: Annotated[
-        list[str], typer.Argument(metavar="TABLE...", help="schema.table at the source.")
+        list[str], typer.Argument(metavar="TABLE...", help="schema.table at either end.")
     ],
     config: ConfigFile = DEFAULT_FILE,
     as_json: AsJson = False,
@@ -302,7 +302,7 @@ def resync(
 
 @app.command()
 def undo(
-    table: Annotated[str, typer.Argument(metavar="TABLE", help="schema.table at the destination.")],
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="schema.table at either end.")],
     yes: Yes = False,
     config: ConfigFile = DEFAULT_FILE,
     as_json: AsJson = False,

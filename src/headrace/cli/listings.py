@@ -32,9 +32,10 @@ _ACTION_STYLES: Final = {
     "create": "green",
     "add": "green",
     "copy": "cyan",
-    "rebuild": "cyan",
-    "change": "yellow",
-    "drop": "red",
+    "compare": "cyan",
+    "apply": "cyan",
+    "alter": "yellow",
+    "stop": "bold red",
 }
 
 

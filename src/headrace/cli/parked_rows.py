@@ -12,8 +12,8 @@ from headrace.cli.output import table
 from headrace.cli.plain import cell, count, prose
 
 if TYPE_CHECKING:
-    from headrace.cli.quarantine import RetryOutcome
     from headrace.connectors.postgres.parked import ParkedRow
+    from headrace.connectors.postgres.replay import Replayed
 
 
 def parked_record(row: ParkedRow, *, everything: bool = False) -> dict[str, Any]:
@@ -86,14 +86,14 @@ def parked_details(row: ParkedRow) -> RenderableType:
     facts = table(("", ""), [(Text(name, "dim"), prose(text)) for name, text in head if text])
     facts.show_header = False
     values = table(("column", "value"), [(cell(k), _value(v)) for k, v in row.values().items()])
-    return Group(facts, "", values, "", Text(f"headrace quarantine retry {row.id}", "cyan"))
+    return Group(facts, "", values, "", Text(row.replay, "cyan"))
 
 
 def _value(text: str | None) -> Text:
     return Text("null", "dim") if text is None else Text(cell(text))
 
 
-def retried_view(done: RetryOutcome) -> RenderableType:
+def retried_view(done: Replayed) -> RenderableType:
     """How many rows were applied, and why others were not."""
     lines = [
         Text.assemble((f"  {number}: ", "red"), prose(why)) for number, why in done.left.items()

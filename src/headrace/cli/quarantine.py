@@ -5,8 +5,8 @@ A row's number is unique at its destination; where pipelines have several, `--pi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Protocol, cast
+from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
@@ -22,11 +22,6 @@ from headrace.cli.invocation import (
 from headrace.cli.output import reporting
 from headrace.errors import ConfigError, HeadraceError
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from headrace.connectors.postgres.parked import ParkedRow
-
 OnePipeline = Annotated[str | None, typer.Option("--pipeline", help="Only of this pipeline.")]
 OneTable = Annotated[
     str | None, typer.Option("--table", metavar="TABLE", help="All of this table's.")
@@ -41,38 +36,6 @@ quarantine_app = typer.Typer(
     help="Rows that a destination refused: list, show, retry or drop them.",
     no_args_is_help=True,
 )
-
-
-class RetryOutcome(Protocol):
-    """How a retry went; `left` tells by number why rows stay."""
-
-    @property
-    def applied(self) -> int: ...
-
-    @property
-    def left(self) -> Mapping[int, str]: ...
-
-
-class QuarantineProject(Protocol):
-    """The part of a project that these commands need; without ids and table all rows are meant."""
-
-    def quarantine(
-        self, table: str | None = None, pipeline: str | None = None
-    ) -> Sequence[ParkedRow]: ...
-
-    def quarantined(self, number: int, pipeline: str | None = None) -> ParkedRow: ...
-
-    def retry(
-        self, ids: Sequence[int] = (), table: str | None = None, pipeline: str | None = None
-    ) -> RetryOutcome: ...
-
-    def drop_quarantined(
-        self, ids: Sequence[int] = (), table: str | None = None, pipeline: str | None = None
-    ) -> int: ...
-
-
-def _project(config: Path) -> QuarantineProject:
-    return cast(QuarantineProject, load_project(config))
 
 
 @quarantine_app.command("list")
@@ -92,7 +55,7 @@ def list_rows(
     from headrace.cli.parked_rows import parked_record, parked_view
 
     with reporting(as_json=as_json, verbose=verbose) as output:
-        rows = _project(config).quarantine(table, pipeline)
+        rows = load_project(config).quarantine(table, pipeline)
         output.show(map(parked_record, rows), parked_view(rows))
 
 
@@ -108,7 +71,7 @@ def show(
     from headrace.cli.parked_rows import parked_details, parked_record
 
     with reporting(as_json=as_json, verbose=verbose) as output:
-        row = _project(config).quarantined(number, pipeline)
+        row = load_project(config).quarantined(number, pipeline)
         output.show([parked_record(row, everything=True)], parked_details(row))
 
 
@@ -127,7 +90,7 @@ def retry(
 
     with reporting(as_json=as_json, verbose=verbose) as output:
         ids = _chosen(numbers, table, every, "retry")
-        done = _project(config).retry(ids, table, pipeline)
+        done = load_project(config).retry(ids, table, pipeline)
         output.show([{"applied": done.applied, "left": done.left}], retried_view(done))
         if done.left:
             raise typer.Exit(HeadraceError.exit_code)
@@ -150,7 +113,7 @@ def drop(
         what = f"rows {', '.join(map(str, ids))}" if ids else f"every row of {table or 'all'}"
         if not yes and not confirmed(f"Forget {what} in quarantine?"):
             raise typer.Exit(1)
-        dropped = _project(config).drop_quarantined(ids, table, pipeline)
+        dropped = load_project(config).drop_quarantined(ids, table, pipeline)
         output.show([{"dropped": dropped}], f"{dropped} dropped")
 
 
