@@ -28,6 +28,7 @@ from headrace.model import Checkpoint, Lsn, TableId, TableVersion
 
 UP = StreamNumbers("p", connected=True)
 DOWN = StreamNumbers("p", connected=False)
+AWAY = replace(DOWN, error="refused")
 
 
 def lines(before: RunNumbers | None, now: RunNumbers) -> list[str]:
@@ -54,7 +55,7 @@ def test_each_change_of_state_is_one_line_and_no_change_is_none():
         RunNumbers(1, streams=(UP,), tables=(in_phase(Phase.LOADING),)),
         RunNumbers(2, streams=(UP,), tables=(in_phase(Phase.STREAMING),)),
         RunNumbers(3, streams=(UP,), tables=(in_phase(Phase.STREAMING),), captured=9),
-        RunNumbers(4, streams=(DOWN,), tables=(in_phase(Phase.STREAMING),)),
+        RunNumbers(4, streams=(AWAY,), tables=(in_phase(Phase.STREAMING),)),
     ]
     told = [lines(a, b) for a, b in zip([None, *moments], moments, strict=False)]
     assert told == [
@@ -62,7 +63,7 @@ def test_each_change_of_state_is_one_line_and_no_change_is_none():
         ["stream_connected pipelines=p", "table pipeline=p table=public.t phase=loading"],
         ["table pipeline=p table=public.t phase=streaming"],
         [],
-        ["stream_lost pipelines=p"],
+        ["stream_lost pipelines=p", "source_retrying pipelines=p error=refused"],
     ]
 
 
@@ -90,13 +91,12 @@ def test_a_failure_is_an_error_with_its_reason_on_one_line():
 
 
 def test_a_lost_source_is_a_warning_each_time_its_reason_changes():
-    away = replace(DOWN, error="refused")
-    first = list(happenings(RunNumbers(0, (UP,)), RunNumbers(1, (away,))))
+    first = list(happenings(RunNumbers(0, (UP,)), RunNumbers(1, (AWAY,))))
     assert [(e.name, e.level) for e in first] == [
         ("stream_lost", logging.WARNING),
         ("source_retrying", logging.WARNING),
     ]
-    assert lines(RunNumbers(1, (away,)), RunNumbers(2, (away,))) == []
+    assert lines(RunNumbers(1, (AWAY,)), RunNumbers(2, (AWAY,))) == []
 
 
 def test_progress_is_a_rate_over_the_time_between():
@@ -255,11 +255,10 @@ def test_progress_of_a_sync_counts_versions_and_breaches():
 
 def test_the_end_of_a_run_closes_its_stream_and_does_not_lose_it():
     going = RunNumbers(0, (UP,))
-    ended = replace(going, at=1.0, ended=True, streams=(replace(DOWN, error="closed"),))
-    assert lines(going, ended) == []
-    text = shown(going, ended)
-    assert "ended" in text
-    assert "closed" not in text
+    closed = RunNumbers(1, (DOWN,))
+    ended = replace(closed, at=2.0, ended=True)
+    assert lines(going, closed) == lines(closed, ended) == []
+    assert "● ended" in shown(going, closed, ended)
 
 
 # -- what is read of a run -------------------------------------------------------------------------

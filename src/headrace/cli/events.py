@@ -53,7 +53,7 @@ def happenings(before: RunNumbers | None, now: RunNumbers) -> Iterator[Event]:
     streams = {s.pipelines: s for s in before.streams} if before else {}
     copies = {c.table: c for c in before.copies} if before else {}
     tables = {(t.pipeline, t.table): t for t in before.tables} if before else {}
-    for stream in () if now.ended else now.streams:
+    for stream in now.streams:
         yield from _of_stream(streams.get(stream.pipelines), stream)
     for copy in now.copies:
         yield from _of_copy(copies.get(copy.table), copy)
@@ -68,7 +68,7 @@ def _of_stream(before: StreamNumbers | None, now: StreamNumbers) -> Iterator[Eve
     was = before or StreamNumbers(now.pipelines, connected=False)
     if now.connected and not was.connected:
         yield Event("stream_connected", {"pipelines": now.pipelines})
-    elif was.connected and not now.connected:
+    elif was.connected and not now.connected and now.error:  # without one it is closed: the end
         yield Event("stream_lost", {"pipelines": now.pipelines}, logging.WARNING)
     if now.error and now.error != was.error:
         fields = {"pipelines": now.pipelines, "error": now.error}
