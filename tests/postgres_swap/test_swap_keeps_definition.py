@@ -6,12 +6,14 @@ sequences' positions are compared too, and nothing else may have changed.
 
 from __future__ import annotations
 
+import os
 import random
 import re
 from collections.abc import Iterator
 
+import psycopg
 import pytest
-from rebuilding import Rebuilding, dump, temporary_role
+from rebuilding import Rebuilding, dump
 from table_features import BASE, FEATURES, FEATURES_BY_VERSION, features
 
 from headrace.model import TableId
@@ -22,16 +24,14 @@ SEEDS = range(4)
 AWKWARD = TableId('Shop "of" things', "Orders' Täble " + "x" * 48)  # 63 bytes, the most there are
 
 
-@pytest.fixture
-def roles(database: Database) -> Iterator[dict[str, str]]:
-    with (
-        temporary_role(database) as owner,
-        temporary_role(database) as reader,
-        temporary_role(database) as clerk,
-    ):
-        yield {"owner": owner, "reader": reader, "clerk": clerk}
-        for schema in ("shop", AWKWARD.schema):
-            database.execute(f"drop schema if exists {_quoted(schema)} cascade")
+@pytest.fixture(scope="module")
+def roles(server_dsn: str) -> Iterator[dict[str, str]]:
+    """Roles of the server; what they own and may do goes with each test's database."""
+    names = {role: f"{role}_{os.urandom(4).hex()}" for role in ("owner", "reader", "clerk")}
+    with psycopg.connect(server_dsn, autocommit=True) as admin:
+        admin.execute("".join(f"create role {name};" for name in names.values()).encode())
+        yield names
+        admin.execute("".join(f"drop role {name};" for name in names.values()).encode())
 
 
 def _quoted(name: str) -> str:
