@@ -26,6 +26,7 @@ class Way:
     losing: Loss | None = None
     lost: int = 0
     threads: list[threading.Thread] = field(default_factory=list)
+    ends: list[socket.socket] = field(default_factory=list)
 
     @property
     def port(self) -> int:
@@ -39,6 +40,7 @@ class Way:
             while True:
                 client, _ = self.listener.accept()
                 server = socket.create_connection(self.target)
+                self.ends += [client, server]
                 for one, other in ((client, server), (server, client)):
                     thread = threading.Thread(target=self._pump, args=(one, other, one is client))
                     self.threads.append(thread)
@@ -78,5 +80,8 @@ def way_to(host: str, port: int) -> Iterator[Way]:
                 listener.shutdown(socket.SHUT_RDWR)
             listener.close()
             accepting.join()
+            for end in way.ends:
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
             for thread in way.threads:
                 thread.join(10)

@@ -77,10 +77,11 @@ class Place:
     database: Database
     pace: Pace = at_once
     opened: list[PostgresTable] = field(default_factory=list)
+    parts: Mapping[str, Any] = field(default_factory=dict)  # of the connection, beside its own
 
     @property
     def destination(self) -> PostgresDestination:
-        return PostgresDestination(settings(self.database), pace=self.pace)
+        return PostgresDestination(settings(self.database, **self.parts), pace=self.pace)
 
     def table(
         self, name: TableId = NAME, pipeline: str = PIPELINE, delivery: Delivery | None = None
@@ -93,6 +94,10 @@ class Place:
         table = self.table(schema.table, delivery=delivery)
         table.prepare(schema)
         return table
+
+    def close(self) -> None:
+        for table in self.opened:
+            table.close()
 
     def rows(self, query: str = "select * from shop.customers order by 1") -> list[Any]:
         return self.database.execute(query)
@@ -111,5 +116,4 @@ def place_in(database: Database) -> Iterator[Place]:
     try:
         yield place
     finally:
-        for table in place.opened:
-            table.close()
+        place.close()

@@ -91,8 +91,8 @@ def test_of_two_runs_that_apply_at_once_one_does(place: Place) -> None:
 
 
 @pytest.fixture
-def way(database: Database) -> Iterator[Way]:
-    parts = conninfo_to_dict(database.dsn)
+def way(shared_target: Database) -> Iterator[Way]:
+    parts = conninfo_to_dict(shared_target.dsn)
     with way_to(str(parts["host"]), int(parts["port"])) as way:
         yield way
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.types as pt
 from psycopg import sql
 
+from headrace.connectors.postgres.compatibility import EXACT
 from headrace.connectors.postgres.existing import column_type, holds
 from headrace.connectors.postgres.target_table import Target, TargetColumn
 from headrace.errors import UnsupportedSchemaChangeError
@@ -167,9 +168,12 @@ def _retypes(
         there = target.column(former.name) if former is not None else None
         if former is None or there is None or there.generated:
             continue
-        if _same_type(former, column, delivery) or _still_holds(former, column, there, delivery):
+        if _same_type(former, column, delivery):
             continue
-        if not is_widening(former.type, column.type) or column.name in delivery.types:
+        widens = is_widening(former.type, column.type) or _widens_text(former, column)
+        if widens and _still_holds(former, column, there, delivery):
+            continue
+        if not widens or column.name in delivery.types:
             raise unsupported(
                 new.table,
                 f"column {column.name} was {former.type} and is {column.type}, "
@@ -189,6 +193,12 @@ def _still_holds(former: Column, column: Column, there: TargetColumn, delivery: 
     """A column of another type may be wide enough; but where a wider one would be made, it is."""
     fitting = holds(column, there, delivery)
     return fitting.fits and (not fitting.why or bool(holds(former, there, delivery).why))
+
+
+def _widens_text(former: Column, column: Column) -> bool:
+    """Of Postgres' own text types, which differ in length; it raises where a text is too long."""
+    texts = ("text", "character")
+    return former.source_type.startswith(texts) and column.source_type.startswith(texts)
 
 
 def is_widening(old: pa.DataType, new: pa.DataType) -> bool:
@@ -219,7 +229,7 @@ def _additions(
         there = target.column(column.name)
         if there is None:
             yield _added(new, column, delivery)
-        elif not holds(column, there, delivery).fits:
+        elif holds(column, there, delivery) != EXACT:
             raise unsupported(
                 new.table,
                 f"column {column.name} came, but one of your own has its name, a {there.type}",

@@ -8,7 +8,7 @@ from typing import Final
 from psycopg import sql
 
 from headrace.connectors.postgres import records
-from headrace.connectors.postgres.evolution import SchemaStep
+from headrace.connectors.postgres.evolution import SchemaStep, fitting_statements
 from headrace.connectors.postgres.existing import column_type, judge, name_findings
 from headrace.connectors.postgres.records import Record
 from headrace.connectors.postgres.target_session import Cursor
@@ -41,6 +41,8 @@ def prepare(
         records.forget_position(cursor, name)
         records.own(cursor, name, pipeline, schema)
     elif record is None or record.at is None:
+        if record is not None and not _has_rows(cursor, name):
+            target = _refitted(cursor, name, target, schema, delivery)
         _take(cursor, name, target, schema, delivery)
         records.own(cursor, name, pipeline, schema)
     else:
@@ -51,7 +53,7 @@ def prepare(
 
 
 def _make(cursor: Cursor, name: TableId, schema: TableSchema, delivery: Delivery) -> None:
-    _refuse_blockers(name, name_findings(schema, delivery))
+    refuse_blockers(name, name_findings(schema, delivery))
     records.one_at_a_time(cursor)
     # IF NOT EXISTS would ask for the right to create it even where it stands.
     if not cursor.execute(_SCHEMA, [name.schema]).fetchone():
@@ -59,14 +61,14 @@ def _make(cursor: Cursor, name: TableId, schema: TableSchema, delivery: Delivery
     cursor.execute(create_statement(name, schema, delivery))
     made = read_target(cursor, name)
     assert made is not None
-    _refuse_blockers(name, judge(schema, made, delivery))  # the user may wish for odd types
+    refuse_blockers(name, judge(schema, made, delivery))  # the user may wish for odd types
 
 
 def _take(
     cursor: Cursor, name: TableId, target: Target, schema: TableSchema, delivery: Delivery
 ) -> None:
     """A table that took nothing yet: nobody else's rows may be in it."""
-    _refuse_blockers(name, judge(schema, target, delivery))
+    refuse_blockers(name, judge(schema, target, delivery))
     if not delivery.take_over and _has_rows(cursor, name):
         raise _others(name, "it has rows that it did not write; take_over: true replaces them")
     _add_mark(cursor, name, target, delivery)
@@ -76,8 +78,17 @@ def _recognize(
     cursor: Cursor, name: TableId, target: Target, schema: TableSchema, delivery: Delivery
 ) -> None:
     """A table that we write, by the schema that it had then; `evolve` follows what changed."""
-    _refuse_blockers(name, judge(schema, target, delivery))
+    refuse_blockers(name, judge(schema, target, delivery))
     _add_mark(cursor, name, target, delivery)
+
+
+def _refitted(
+    cursor: Cursor, name: TableId, target: Target, schema: TableSchema, delivery: Delivery
+) -> Target:
+    """A table that was prepared for an earlier schema, and got no rows since."""
+    for statement in fitting_statements(schema, target, delivery):
+        cursor.execute(statement.encode())
+    return read_target(cursor, name) or target
 
 
 def _has_rows(cursor: Cursor, name: TableId) -> bool:
@@ -92,7 +103,8 @@ def _add_mark(cursor: Cursor, name: TableId, target: Target, delivery: Delivery)
         cursor.execute(add.format(_relation(name), sql.Identifier(DELETED_AT)))
 
 
-def _refuse_blockers(name: TableId, findings: Iterable[Finding]) -> None:
+def refuse_blockers(name: TableId, findings: Iterable[Finding]) -> None:
+    """Raises UnsuitableTableError for what would lose or change a value, or stop every batch."""
     blockers = [f for f in findings if f.severity is Severity.BLOCKER]
     if blockers:
         raise unsuitable(name, blockers)

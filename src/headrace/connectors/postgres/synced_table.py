@@ -18,6 +18,7 @@ from psycopg import sql
 from headrace.connectors.postgres import preparing, quarantine, records, replay
 from headrace.connectors.postgres.check_target import check_table
 from headrace.connectors.postgres.evolution import SchemaStep, schema_steps, unsupported
+from headrace.connectors.postgres.existing import judge
 from headrace.connectors.postgres.fills import ORDINAL
 from headrace.connectors.postgres.merge import (
     Landing,
@@ -348,7 +349,9 @@ class PostgresTable:
         if self._plan is None or self._plan[0] != schema:
             with self._session.transaction() as cursor:
                 target = self._target(cursor)
-            self._plan = (schema, write_plan(self._named(schema), target, self._delivery))
+            mine = self._named(schema)
+            preparing.refuse_blockers(self.name, judge(mine, target, self._delivery))
+            self._plan = (schema, write_plan(mine, target, self._delivery))
         return self._plan[1]
 
     def _target(self, cursor: Cursor) -> Target:
