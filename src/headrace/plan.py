@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 from headrace import assembly, syncing
@@ -98,9 +99,9 @@ def plan_sync(settings: Settings, sync: Sync) -> Plan:
         SourceUnavailableError: the source cannot be asked.
         DestinationUnavailableError: the destination cannot be asked.
     """
-    place = syncing.destination(sync)
     tables = assembly.selected(settings, sync.name)
-    return Plan(tuple(step for table in tables for step in _synced_steps(sync, place, table)))
+    with closing(syncing.destination(sync)) as place:
+        return Plan(tuple(step for table in tables for step in _synced_steps(sync, place, table)))
 
 
 def _synced_steps(sync: Sync, place: PostgresDestination, table: SelectedTable) -> Iterator[Step]:
@@ -120,8 +121,7 @@ def _synced_steps(sync: Sync, place: PostgresDestination, table: SelectedTable) 
     if plan.loss is not None:
         yield Step(sync.name, "compare", "rows", name, plan.loss.reason)
     elif head.number > standing.commit:
-        changes = f"versions {standing.commit + 1} to {head.number}"
-        yield Step(sync.name, "apply", "changes", name, changes)
+        yield Step(sync.name, "apply", "changes", name, _versions(standing.commit + 1, head.number))
     else:
         yield Step(sync.name, "keep", "table", name, f"at version {standing.commit}")
 
@@ -139,4 +139,10 @@ def _schema_changes(sync: Sync, table: SelectedTable, target: ReplaceableTable) 
         yield Step(sync.name, action, "table", str(table.target), error.message)
         return
     for step in steps:
-        yield Step(sync.name, "alter", "table", str(table.target), step.sentence)
+        action = "create" if step.sql[0].startswith("CREATE TABLE") else "alter"
+        detail = step.sentence.removeprefix(f"{table.target}: ")
+        yield Step(sync.name, action, "table", str(table.target), detail)
+
+
+def _versions(first: int, last: int) -> str:
+    return f"version {first}" if first == last else f"versions {first} to {last}"

@@ -147,7 +147,7 @@ class Project:
         stop: threading.Event | None = None,
         on_tick: Tick | None = None,
     ) -> list[TableFailure]:
-        """Copy tables (`schema.table` of the source) again, and catch up; old rows stay until then.
+        """Copy tables (`schema.table` at either end) again, and catch up; old rows stay until then.
 
         Each is swapped in one commit, with the columns that the source has now. Gives the tables
         that failed.
@@ -156,20 +156,22 @@ class Project:
             ConfigError: no pipeline carries such a table.
             LogLockedError: a run is going on.
         """
-        wanted = [_table(name) for name in tables]
+        asked = [_table(name) for name in tables]
         carrying = {name: self._carried(name) for name in self.settings.pipelines}
-        for table in wanted:
+        for table in asked:
             if not any(table in carried for carried in carrying.values()):
                 raise ConfigError(f"no pipeline carries {table}", hint="headrace plan lists them")
-        names = {name for name, carried in carrying.items() if not carried.isdisjoint(wanted)}
+        names = {name for name, carried in carrying.items() if not carried.keys().isdisjoint(asked)}
+        wanted = [carrying[n][table] for n in names for table in asked if table in carrying[n]]
         for capture in self.settings.captures():  # its pipelines share one log, and run together
             if names & set(capture.pipelines):
                 names |= set(capture.pipelines)
         return self._run(sorted(names), wanted, True, stop or threading.Event(), on_tick)
 
-    def _carried(self, pipeline: str) -> set[TableId]:
-        """The source's tables that a pipeline carries."""
-        return {table.source for table in assembly.selected(self.settings, pipeline)}
+    def _carried(self, pipeline: str) -> dict[TableId, TableId]:
+        """The source's tables that a pipeline carries, by their names at either end."""
+        tables = assembly.selected(self.settings, pipeline)
+        return {t.target: t.source for t in tables} | {t.source: t.source for t in tables}
 
     def _run(
         self,

@@ -7,6 +7,7 @@ so that a pipeline must be named where several destinations have one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 
 from headrace import assembly
 from headrace.config import Settings
@@ -112,4 +113,5 @@ def _places(settings: Settings, pipeline: str | None) -> Iterator[tuple[str, Pos
     for name in settings.pipelines if pipeline is None else [pipeline]:
         connection = settings.destination(name)
         if isinstance(connection, PostgresConnection):
-            yield name, PostgresDestination(connection)
+            with closing(PostgresDestination(connection)) as place:
+                yield name, place

@@ -18,6 +18,7 @@ from headrace.connectors.delta.check_source import fix as fix_source
 from headrace.connectors.delta.source import DeltaSource
 from headrace.connectors.postgres.destination import PostgresDestination
 from headrace.connectors.postgres.replaceable_table import ReplaceableTable
+from headrace.engine.materialize import Phase
 from headrace.engine.sync import Sync
 from headrace.engine.sync_state import SyncMode, SyncTarget
 from headrace.engine.sync_table import transform_of
@@ -51,8 +52,11 @@ def running(
     Raises:
         DestinationLockedError: another run writes this pipeline's tables.
     """
-    place = destination(sync, _pace(sync, stop))
-    with closing(place), place.claim(sync.name):
+    with (
+        closing(destination(sync)) as probed,
+        closing(destination(sync, _pace(sync, probed, stop))) as place,
+        place.claim(sync.name),
+    ):
         place.begin_run(sync.name)
         schedule = Schedule.parse(sync.pipeline.schedule)
         yield Sync(
@@ -90,13 +94,13 @@ def _sync_target(
 def check(settings: Settings, sync: SyncSettings) -> list[Finding]:
     """Every preflight of one pipeline: its source, its tables, its destination."""
     tables = assembly.selected(settings, sync.name)
-    place = destination(sync)
-    found = place.check()
-    reached = all(finding.severity is not Severity.BLOCKER for finding in found)
-    read = [_checked(place, sync, table, ask=reached) for table in tables]
-    found += check_source(source(sync), read)
-    if reached:
-        found += [f for table in tables for f in _check_target(sync, place, table)]
+    with closing(destination(sync)) as place:
+        found = place.check()
+        reached = all(finding.severity is not Severity.BLOCKER for finding in found)
+        read = [_checked(place, sync, table, ask=reached) for table in tables]
+        found += check_source(source(sync), read)
+        if reached:
+            found += [f for table in tables for f in _check_target(sync, place, table)]
     return found
 
 
@@ -152,6 +156,22 @@ def _record(settings: Settings, pipeline: str, record: Mapping[str, Any]) -> Non
     assembly.log_storage(settings).put(_path(pipeline), data)
 
 
+def _record_held(
+    settings: Settings, sync: SyncSettings, name: TableId, table: ReplaceableTable
+) -> None:
+    """Tell `headrace status` at once what the next run would find."""
+    record = recorded(settings, sync.name)
+    known = record.get("tables", {}).get(str(name))
+    if known is None:
+        return
+    standing = table.standing()
+    version = standing.commit if standing else None
+    lag = None if version is None or known["head"] is None else known["head"] - version
+    known |= {"phase": Phase.HELD.value, "notice": table.held(), "error": None}
+    known |= {"version": version, "lag_versions": lag}
+    _record(settings, sync.name, record)
+
+
 def forget_record(settings: Settings, pipeline: str) -> None:
     """Forget what the pipeline's runs recorded."""
     assembly.log_storage(settings).delete([_path(pipeline)])
@@ -178,15 +198,19 @@ def undo(settings: Settings, sync: SyncSettings, name: TableId) -> str | None:
         table = target(place, sync, named[0])
         lost = table.undo()
         standing = table.standing()
+        _record_held(settings, sync, named[0].source, table)
     version = f"version {standing.commit}" if standing else "before its first load"
-    told = f"{named[0].target} is as of {version} again, and held until headrace resync {name}"
+    again = f"headrace resync {named[0].target}"
+    told = f"{named[0].target} is as of {version} again, and held until {again}"
     return "\n".join([told, *(f"not carried over: {statement}" for statement in lost)])
 
 
 # -- going easy on the destination -----------------------------------------------------------------
 
 
-def _pace(sync: SyncSettings, stop: Event) -> Callable[[int, int], None] | None:
+def _pace(
+    sync: SyncSettings, probed: PostgresDestination, stop: Event
+) -> Callable[[int, int], None] | None:
     limits = sync.pipeline.throttle
     if limits is None:
         return None
@@ -198,7 +222,7 @@ def _pace(sync: SyncSettings, stop: Event) -> Callable[[int, int], None] | None:
     )
     if limits.max_latency is None:
         return throttle
-    return _Probed(throttle, destination(sync))
+    return _Probed(throttle, probed)
 
 
 class _Probed:

@@ -117,7 +117,7 @@ class SyncState:
     def note(self, notice: str) -> None:
         """Say what is done out of the ordinary, and why."""
         self.notice = notice
-        log.info("table=%s notice=%r", self.target.table, notice)
+        log.debug("table=%s notice=%r", self.target.table, notice)
 
     @property
     def version(self) -> int | None:

@@ -36,7 +36,7 @@ from headrace.model import (
     TableSchema,
 )
 
-UNDONE: Final = "its last rebuild was undone; headrace resync builds it anew"
+UNDONE: Final = "its last rebuild was undone; headrace resync {} builds it anew"
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +182,8 @@ class ReplaceableTable(PostgresTable):
             TableBusyError: others hold the table.
         """
         with target_errors(self._session.settings):
-            return generations.undo(self._session.connection(), self.name, UNDONE)
+            connection = self._session.connection()
+            return generations.undo(connection, self.name, UNDONE.format(self.name))
 
     def _place(self, schema: TableSchema) -> Quarantine:
         return Quarantine(self.name, self._pipeline, schema.key, self._delivery.quarantine_rows)
