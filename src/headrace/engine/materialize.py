@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -22,6 +22,7 @@ from headrace.engine.collapse import collapse
 from headrace.engine.protocols import DestinationTable
 from headrace.engine.retry import Backoff
 from headrace.errors import (
+    DestinationConflictError,
     HeadraceError,
     LogGapError,
     TableStoppedError,
@@ -82,7 +83,8 @@ class TableState:
     """Where one table stands.
 
     `checkpoint` is its position; `durable` the one that the destination holds, which stays behind
-    while commits bring this table nothing. Its queue begins after the commit `resumed`.
+    while commits bring this table nothing. Its queue begins after the commit `resumed`. While it is
+    `unasked` nobody knows any of that: the destination could not tell, or holds another one now.
     """
 
     target: TableTarget
@@ -90,6 +92,7 @@ class TableState:
     resumed: int
     phase: Phase
     error: HeadraceError | None = None
+    unasked: bool = False
     durable: Checkpoint | None = None
     snapshot: tuple[int, SnapshotEvent] | None = None  # to be loaded next
     schema_version: int = 0
@@ -104,17 +107,27 @@ class TableState:
         """Whether there is something to do for this table now."""
         if self.phase is Phase.FAILED or now < self.due:
             return False
-        return self.snapshot is not None or (self.checkpoint is not None and bool(self.queue))
+        queued = self.checkpoint is not None and bool(self.queue)
+        return self.unasked or self.snapshot is not None or queued
 
     @property
     def settled(self) -> bool:
         """Nothing is left to do, or nothing more can be done."""
         idle = self.checkpoint is not None and not self.queue and self.snapshot is None
-        return idle or self.phase is Phase.FAILED
+        return (idle and not self.unasked) or self.phase is Phase.FAILED
+
+
+def _at_once() -> None:
+    """What a destination needs that asks nothing of those who write it."""
 
 
 class Materialization:
-    """One pipeline at work; `run` blocks until stopped. See the module's docstring."""
+    """One pipeline at work; `run` blocks until stopped. See the module's docstring.
+
+    `begin` is called before the destination is first asked for anything, and again while it cannot
+    be reached: what it raises is each table's state. Tables in `unfit` wait for a person, who reads
+    why there.
+    """
 
     def __init__(
         self,
@@ -123,10 +136,15 @@ class Materialization:
         targets: Sequence[TableTarget],
         *,
         resync: Collection[TableId] = (),
+        begin: Callable[[], None] = _at_once,
+        unfit: Mapping[TableId, HeadraceError] | None = None,
         workers: int = 2,
     ) -> None:
         self.name = name
-        self._resync = resync
+        self._resync = set(resync)
+        self._begin: Callable[[], None] | None = begin
+        self._beginning = threading.Lock()
+        self._unfit = unfit or {}
         self._reader = reader
         self._record = reader.position(name) or {}
         self.tables = {target.table: self._resumed(target) for target in targets}
@@ -138,13 +156,22 @@ class Materialization:
     # -- starting ----------------------------------------------------------------------------------
 
     def _resumed(self, target: TableTarget) -> TableState:
-        """Where a table stands; one whose place cannot be read waits for a person, alone."""
+        """Where a table stands; one whose place cannot be read waits for it, or for a person."""
+        floor = self._reader.floor
+        if target.table in self._unfit:
+            return TableState(target, None, floor, Phase.FAILED, self._unfit[target.table])
         try:
+            self._ensure_begun()
             return self._resume(target)
         except HeadraceError as error:
-            if error.transient:
-                raise
-            return TableState(target, None, self._reader.floor, Phase.FAILED, error)
+            phase = Phase.RETRYING if error.transient else Phase.FAILED
+            return TableState(target, None, floor, phase, error, unasked=error.transient)
+
+    def _ensure_begun(self) -> None:
+        with self._beginning:
+            if self._begin is not None:
+                self._begin()
+                self._begin = None
 
     def _resume(self, target: TableTarget) -> TableState:
         if target.table in self._resync:
@@ -181,7 +208,10 @@ class Materialization:
         return next(iter(self._reader.manifests(commit - 1, commit))).to_lsn
 
     def unsnapshotted(self) -> list[TableId]:
-        """Tables that wait for a snapshot which the log does not hold; call after `catch_sight`."""
+        """Tables that wait for a snapshot which the log does not hold, as far as it was looked at.
+
+        May be called from any thread.
+        """
         return [
             table
             for table, state in self.tables.items()
@@ -216,56 +246,37 @@ class Materialization:
     def catch_sight(self) -> None:
         """Queue what commits after the last one seen hold for each table."""
         for manifest in self._reader.manifests(self._seen):
-            self._queue(manifest)
+            self._queue(manifest, self.tables)
             self._seen = manifest.commit
             self.position = manifest.to_lsn
 
-    def _queue(self, manifest: Manifest) -> None:
+    def _queue(self, manifest: Manifest, states: Mapping[TableId, TableState]) -> None:
         files: dict[TableId, list[LogFile]] = {}
         for file in manifest.files:
             files.setdefault(file.table, []).append(file)
         for table, of_table in files.items():
-            self._queue_stretch(manifest, table, tuple(of_table))
+            _queue_stretch(states.get(table), manifest, tuple(of_table))
         for event in manifest.snapshots:
-            self._offer_snapshot(manifest.commit, event)
+            if event.table not in self._unfit:
+                _offer_snapshot(states.get(event.table), manifest.commit, event)
         for table, reason in manifest.stopped:
-            self._queue_stretch(manifest, table, (), reason)
-            self._stop_waiting(manifest.commit, table, reason)
+            state = states.get(table)
+            _queue_stretch(state, manifest, (), reason)
+            self._stop_waiting(state, manifest.commit, reason)
 
-    def _queue_stretch(
-        self,
-        manifest: Manifest,
-        table: TableId,
-        files: tuple[LogFile, ...],
-        stopped: str | None = None,
-    ) -> None:
-        state = self.tables.get(table)
-        if state is not None and manifest.commit > state.resumed:
-            state.queue.append(
-                _Stretch(manifest.commit, manifest.to_lsn, manifest.commit_ts, files, stopped)
-            )
-
-    def _stop_waiting(self, commit: int, table: TableId, reason: str) -> None:
+    def _stop_waiting(self, state: TableState | None, commit: int, reason: str) -> None:
         """A table that waits for its snapshot waits in vain, until somebody has it copied again."""
-        state = self.tables.get(table)
         if state is not None and state.phase is Phase.WAITING and commit > state.resumed:
-            self._failed(state, _stopped(table, reason))
-
-    def _offer_snapshot(self, commit: int, event: SnapshotEvent) -> None:
-        """Take a snapshot where the table needs one; a streaming table has no use for it."""
-        state = self.tables.get(event.table)
-        if state is None or commit <= state.resumed:
-            return
-        if state.phase in (Phase.WAITING, Phase.FAILED):
-            state.snapshot = (commit, event)
-            state.phase, state.error, state.due = Phase.LOADING, None, 0.0
+            self._failed(state, _stopped(state.target.table, reason))
 
     # -- one table ---------------------------------------------------------------------------------
 
     def _advance(self, state: TableState) -> None:
         """Take the next step; whatever goes wrong becomes the table's state."""
         try:
-            if state.snapshot is not None:
+            if state.unasked:
+                self._ask(state)
+            elif state.snapshot is not None:
                 self._load(state, *state.snapshot)
             else:
                 self._apply(state)
@@ -275,18 +286,35 @@ class Materialization:
             self._failed(state, UnexpectedError.wrap(f"{state.target.table}", error))
         else:
             state.backoff.reset()
-            state.phase, state.error = Phase.STREAMING, None
+            if state.checkpoint is not None:
+                state.phase, state.error = Phase.STREAMING, None
 
     def _failed(self, state: TableState, error: HeadraceError) -> None:
         state.error = error
+        if isinstance(error, DestinationConflictError):
+            state.unasked = True
         if error.transient:
             state.phase = Phase.RETRYING
             state.due = time.monotonic() + state.backoff.next()
         else:
             state.phase = Phase.FAILED
 
+    def _ask(self, state: TableState) -> None:
+        """Go on from where the destination says that the table stands.
+
+        A server that crashed may hold less than it had committed, never less than its checkpoint
+        says; and another run may have been quicker than this one.
+        """
+        self._ensure_begun()
+        fresh = self._resume(state.target)
+        fresh.applied_rows, fresh.backoff = state.applied_rows, state.backoff
+        for manifest in self._reader.manifests(fresh.resumed, max(fresh.resumed, self._seen)):
+            self._queue(manifest, {state.target.table: fresh})
+        vars(state).update(vars(fresh))  # others hold on to it
+
     def _load(self, state: TableState, commit: int, event: SnapshotEvent) -> None:
         """Make a snapshot the table's content; changes up to its LSN are part of it."""
+        self._ensure_begun()
         schema = self._schema(state, event.table, event.schema_version)
         while state.queue and state.queue[0].to_lsn <= event.lsn:
             state.queue.popleft()
@@ -296,6 +324,7 @@ class Materialization:
         state.checkpoint = state.durable = checkpoint
         state.schema_version = schema.version
         state.snapshot, state.passed = None, passed
+        self._resync.discard(state.target.table)
 
     def _apply(self, state: TableState) -> None:
         stretch, consumed = self._next_stretch(state)
@@ -337,7 +366,8 @@ class Materialization:
                 state.target.destination.evolve(schema)
                 state.schema_version = schema.version
             if not changes.is_empty:
-                state.target.destination.apply(changes, to)
+                committed = replace(changes, commit_ts=last.commit_ts)
+                state.target.destination.apply(committed, to)
                 state.durable = to
             state.applied_rows += sum(batch.num_rows for batch in batches)
         state.checkpoint = to
@@ -424,6 +454,27 @@ class Materialization:
             "rows_applied": self._applied_before(state.target.table) + state.applied_rows,
             "error": str(state.error) if state.error else None,
         }
+
+
+def _queue_stretch(
+    state: TableState | None,
+    manifest: Manifest,
+    files: tuple[LogFile, ...],
+    stopped: str | None = None,
+) -> None:
+    if state is not None and manifest.commit > state.resumed:
+        state.queue.append(
+            _Stretch(manifest.commit, manifest.to_lsn, manifest.commit_ts, files, stopped)
+        )
+
+
+def _offer_snapshot(state: TableState | None, commit: int, event: SnapshotEvent) -> None:
+    """Take a snapshot where the table needs one; a streaming table has no use for it."""
+    if state is None or commit <= state.resumed:
+        return
+    if state.phase in (Phase.WAITING, Phase.FAILED):
+        state.snapshot = (commit, event)
+        state.phase, state.error, state.due = Phase.LOADING, None, 0.0
 
 
 def _stopped(table: TableId, reason: str) -> TableStoppedError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -111,20 +111,36 @@ class Runner:
 
     def _to_copy(self) -> list[TableId]:
         """Tables that some destination waits for and the log has no snapshot of."""
-        tables: dict[TableId, None] = {}
         for materialization in self._materializations:
             materialization.catch_sight()
-            tables.update(dict.fromkeys(materialization.unsnapshotted()))
-        return list(tables)
+        return self._unsnapshotted(())
 
     def _copy(self, tables: list[TableId]) -> None:
-        """Copy what is missing; what is not whole after that is copied anew as of a later LSN."""
+        """Copy what is missing, each table once; later too, for a destination that was away."""
+        taken: set[TableId] = set()
+        while not self._quit.is_set():
+            try:
+                self._copy_whole(tables)
+            except CopyStoppedError:
+                return
+            taken.update(tables)
+            self._copied.set()
+            while not (tables := self._unsnapshotted(taken)):
+                if self._quit.wait(TICK):
+                    return
+
+    def _unsnapshotted(self, taken: Collection[TableId]) -> list[TableId]:
+        waiting = [t for m in self._materializations for t in m.unsnapshotted()]
+        return [table for table in dict.fromkeys(waiting) if table not in taken]
+
+    def _copy_whole(self, tables: list[TableId]) -> None:
+        """Copy tables; what is not whole after that is copied anew as of a later LSN."""
         backoff = Backoff()
         while tables and not self._quit.is_set():
             try:
                 self._copier.copy(tables)
             except CopyStoppedError:
-                return
+                raise
             except HeadraceError as error:
                 if not error.transient:
                     raise
@@ -132,7 +148,6 @@ class Runner:
             tables = [t for t in tables if not self._copier.progress[t].ended]
             if tables:
                 self._quit.wait(backoff.next())
-        self._copied.set()
 
     def _guard(self) -> None:
         """Stop tables whose changes no longer arrive; the stream says nothing of it."""
