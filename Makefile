@@ -25,6 +25,7 @@ lint: $(STAMP) ## ruff, mypy --strict and the layer check
 	$(VENV)/bin/python -m pytest -q tests/test_layers.py
 
 bench: $(STAMP) ## measure, and write JSON reports to benchmarks/reports
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	$(VENV)/bin/python -m benchmarks
 
 docs: $(STAMP) ## write the generated reference pages
