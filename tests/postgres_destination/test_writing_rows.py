@@ -147,6 +147,19 @@ def test_a_refused_row_with_unsent_values_is_parked_whole_6_12(place: Place) -> 
     assert [r[0] for r in place.rows()] == [1, 2]
 
 
+def test_unsent_values_of_a_parked_row_come_from_its_parked_version_6_12(place: Place) -> None:
+    """Invariants 6 and 12: a row that was refused and is then cured arrives whole."""
+    schema = schema_of({"id": pa.int64(), "v": pa.string(), "n": pa.int32()})
+    table = place.prepared(schema)
+    place.database.execute("alter table shop.customers add check (n < 10)")
+    rows = [{"id": 1, "v": "one", "n": 99}, {"id": 2, "v": "two", "n": 2}]
+    table.apply(net(schema, rows), at(1))
+    fill = Fill(("v",), np.array([0, 1]), pa.table({"id": [2, 1]}))
+    table.apply(net(schema, [{"id": 2, "n": 3}, {"id": 1, "n": 5}], fills=[fill]), at(2))
+    assert place.rows() == [(1, "one", 5), (2, "two", 3)]
+    assert place.destination.parked() == []
+
+
 def test_refused_rows_are_parked_and_the_others_applied_12(place: Place) -> None:
     """Invariant 12. Conformance: null byte in text."""
     schema = schema_of({"id": pa.int64(), "v": pa.string(), "at": pa.timestamp("us")})
