@@ -112,9 +112,9 @@ NEVER_IN_DELTA = {
 
 def read(kept: Kept, *columns: str, only_live: bool = False) -> pa.Table:
     asked = columns or kept.schema.names
-    with read_table(settings_of(kept.database), kept.schema, asked, only_live=only_live) as reading:
+    with read_table(settings_of(kept.database), kept.schema.table) as reading:
         arrow = pa.schema([kept.schema.arrow().field(name) for name in asked])
-        return pa.Table.from_batches(reading.rows, arrow)
+        return pa.Table.from_batches(reading.rows(kept.schema, asked, only_live=only_live), arrow)
 
 
 def columns_of(kinds: dict[str, pa.DataType]) -> str:
@@ -254,22 +254,23 @@ def test_rows_and_checkpoint_are_of_one_moment(plain: Kept) -> None:
             other.execute('update "T 1" set "V" = %s', [str(version)])
 
     stand(5)
-    with read_table(settings_of(plain.database), plain.schema, ["V"]) as reading:
+    with read_table(settings_of(plain.database), plain.schema.table) as reading:
         stand(6)
-        rows = [value for batch in reading.rows for value in batch.column(0).to_pylist()]
+        batches = list(reading.rows(plain.schema, ["V"]))
+        rows = [value for batch in batches for value in batch.column(0).to_pylist()]
     assert reading.at == Checkpoint(LOG, 5, Lsn(5))
     assert rows == ["5"] * 3
 
 
 def test_a_table_cannot_be_swapped_or_truncated_while_it_is_read(plain: Kept) -> None:
-    with read_table(settings_of(plain.database), plain.schema, ["id"]) as reading:
+    with read_table(settings_of(plain.database), plain.schema.table) as reading:
         for statement in ('truncate "T 1"', 'alter table "T 1" rename to t2'):
             with (
                 plain.database.connect(options="-c lock_timeout=20ms") as other,
                 pytest.raises(psycopg.errors.LockNotAvailable),
             ):
                 other.execute(statement)
-        assert sum(batch.num_rows for batch in reading.rows) == 3
+        assert sum(batch.num_rows for batch in reading.rows(plain.schema, ["id"])) == 3
     plain.database.execute('truncate "T 1"')
 
 
@@ -285,7 +286,7 @@ def test_a_partitioned_table_is_read_whole(database: Database) -> None:
 
 
 def test_a_table_that_never_took_anything_stands_nowhere(plain: Kept) -> None:
-    with read_table(settings_of(plain.database), plain.schema, ["id"]) as reading:
+    with read_table(settings_of(plain.database), plain.schema.table) as reading:
         assert reading.at is None
 
 
@@ -296,8 +297,8 @@ def test_many_rows_come_in_batches(database: Database) -> None:
         {"id": pa.int64(), "v": pa.string()},
     )
     database.execute("insert into t select i, repeat('x', 1000) from generate_series(1, 20000) i")
-    with read_table(settings_of(database), kept.schema, ["id", "v"]) as reading:
-        sizes = [batch.num_rows for batch in reading.rows]
+    with read_table(settings_of(database), kept.schema.table) as reading:
+        sizes = [batch.num_rows for batch in reading.rows(kept.schema, ["id", "v"])]
     assert sum(sizes) == 20_000
     assert len(sizes) > 1
 
@@ -319,7 +320,7 @@ def test_a_role_that_may_not_read_is_told(plain: Kept) -> None:
     try:
         with (
             pytest.raises(DestinationError, match="permission denied"),
-            read_table(place.model_copy(update={"user": "nosy"}), plain.schema, ["id"]),
+            read_table(place.model_copy(update={"user": "nosy"}), plain.schema.table),
         ):
             pass
     finally:

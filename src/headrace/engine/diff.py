@@ -8,21 +8,16 @@ only makes its row look different; no difference is missed.
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from headrace.engine.compare import difference
+from headrace.engine.compare import Fingerprint, ReadRows, among, difference
 from headrace.engine.netting import as_feed, net
 from headrace.model import NetChanges, TableSchema, TableVersion
-from headrace.model.fingerprint import Hasher, Hashes, Words, concat_hashes
-
-ReadRows = Callable[[], Iterable[pa.Table]]  # may be called again
+from headrace.model.fingerprint import Hashes, Words, concat_hashes
 
 
 class TooManyRowsError(Exception):
@@ -48,7 +43,7 @@ def row_changes(
     Raises:
         TooManyRowsError: there is more than `bounds` allow.
     """
-    rows, keys = _Fingerprint.of(schema, schema.names), _Fingerprint.of(schema, schema.key)
+    rows, keys = Fingerprint.of(schema, schema.names), Fingerprint.of(schema, schema.key)
     budget = _Budget(bounds.compared)
     wanted, wanted_keys = _gather(source(), (rows, keys), budget)
     (found,) = _gather(destination(), (rows,), budget)
@@ -69,56 +64,21 @@ def vanished_keys(
     Raises:
         TooManyRowsError: there are more than `compared` rows at the source.
     """
-    keys = _Fingerprint.of(schema, schema.key)
+    keys = Fingerprint.of(schema, schema.key)
     (known,) = _gather(source(), (keys,), _Budget(compared))
     present = np.sort(known.high)
     gone = [keys.schema.empty_table()]
     for part in destination():
         rows = part.select(keys.schema.names).cast(keys.schema)
-        gone.append(rows.filter(pa.array(~_among(keys.hash(rows).high, present))))
+        gone.append(rows.filter(pa.array(~among(keys.hash(rows).high, present))))
     return pa.concat_tables(gone)
 
 
-# -- fingerprints ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Fingerprint:
-    """Hashes some columns of a table, in the types that `schema` gives them."""
-
-    schema: pa.Schema
-    hasher: Hasher
-    exact: bool
-
-    @classmethod
-    def of(cls, schema: TableSchema, names: Sequence[str]) -> _Fingerprint:
-        """Of keys, in which zeros are equal, or of whole rows, in which they are not."""
-        arrow = pa.schema([schema.arrow().field(name) for name in names])
-        seeds = (secrets.randbits(64), secrets.randbits(64))
-        return cls(arrow, Hasher(exact=False, seeds=seeds), tuple(names) == schema.names)
-
-    def hash(self, rows: pa.Table) -> Hashes:
-        typed = rows.select(self.schema.names).cast(self.schema)
-        return self.hasher.hash(_with_float_bits(typed) if self.exact else typed)
-
-
-def _with_float_bits(rows: pa.Table) -> pa.Table:
-    """The same with floats as integers, so that zeros are told apart; NaN stays one value."""
-    for index, field in enumerate(rows.schema):
-        if pa.types.is_floating(field.type):
-            bits = pa.chunked_array([_bits(c) for c in rows.column(index).chunks], pa.int64())
-            rows = rows.set_column(index, field.name, bits)
-    return rows
-
-
-def _bits(values: pa.Array) -> pa.Array:
-    doubles = values.cast(pa.float64())
-    nan = pa.scalar(float("nan"))
-    return pc.if_else(pc.is_nan(doubles), nan, doubles).view(pa.int64())
+# -- reading both sides ---------------------------------------------------------------------------
 
 
 def _gather(
-    parts: Iterable[pa.Table], wanted: Sequence[_Fingerprint], budget: _Budget
+    parts: Iterable[pa.Table], wanted: Sequence[Fingerprint], budget: _Budget
 ) -> list[Hashes]:
     """Each of the fingerprints of all rows."""
     empty = np.empty(0, np.uint64)
@@ -131,24 +91,16 @@ def _gather(
 
 
 def _fetch(
-    parts: Iterable[pa.Table], wanted: Sequence[tuple[_Fingerprint, Words]], schema: pa.Schema
+    parts: Iterable[pa.Table], wanted: Sequence[tuple[Fingerprint, Words]], schema: pa.Schema
 ) -> pa.Table:
     """The rows that have one of the fingerprints, which are given sorted and by half."""
     found = [schema.empty_table()]
     if any(len(words) for _, words in wanted):
         for part in parts:
-            hits = [_among(print_.hash(part).high, words) for print_, words in wanted]
+            hits = [among(print_.hash(part).high, words) for print_, words in wanted]
             rows = part.filter(pa.array(np.logical_or.reduce(hits)))
             found.append(rows.select(schema.names).cast(schema))
     return pa.concat_tables(found)
-
-
-def _among(words: Words, wanted: Words) -> npt.NDArray[np.bool_]:
-    """Which of `words` are in `wanted`, which is sorted."""
-    if not len(wanted):
-        return np.zeros(len(words), np.bool_)
-    at = np.minimum(np.searchsorted(wanted, words), len(wanted) - 1)
-    return np.equal(wanted[at], words)
 
 
 def repeated(words: Words) -> Words:

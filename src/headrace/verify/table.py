@@ -16,10 +16,10 @@ import pyarrow as pa
 
 from headrace.connectors.delta.types import stored_schema, to_stored
 from headrace.engine.collapse import collapse
+from headrace.engine.compare import difference, rows_of
 from headrace.errors import DivergedError
 from headrace.model import ChangeBatch, Lsn, NetChanges, TableId, TableSchema
 from headrace.model.fingerprint import Hasher, Hashes, Words, concat_hashes
-from headrace.engine.compare import difference, rows_of
 
 SAMPLES = 10  # keys that a difference shows
 

@@ -1,4 +1,4 @@
-"""A target table read back in its source's types, together with its checkpoint, as of one moment.
+"""A target table read back in its source's types, with what is known of it, as of one moment.
 
 For comparing both ends: `engine.diff`, and `headrace verify`. Rows come by ADBC's binary COPY, in a
 transaction that sees what the checkpoint was read in; see `comparable` for what is exact. The lock
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import adbc_driver_manager
 import adbc_driver_postgresql.dbapi as adbc
@@ -20,11 +20,13 @@ import pyarrow as pa
 from psycopg import sql
 
 from headrace.config.connections import PostgresConnection
-from headrace.connectors.postgres import records
+from headrace.connectors.postgres import quarantine, records
 from headrace.connectors.postgres.catalog import TypeCatalog, read_table_schema
 from headrace.connectors.postgres.comparable import Comparable, IncomparableError
 from headrace.connectors.postgres.config import LIFT_LIMITS, address, conninfo
-from headrace.connectors.postgres.target_session import connect_target, target_errors
+from headrace.connectors.postgres.parked import ParkedRow
+from headrace.connectors.postgres.records import Record
+from headrace.connectors.postgres.target_session import Cursor, connect_target, target_errors
 from headrace.errors import (
     DestinationError,
     DestinationUnavailableError,
@@ -36,109 +38,178 @@ from headrace.model import DELETED_AT, Checkpoint, TableId, TableSchema
 
 BATCH_BYTES: Final = 8 << 20  # of COPY data per batch, as a snapshot of a source has
 
-_BEGIN: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_BEGIN: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ"
+
+# Where a row stands: in which partition, and where there.
+PART: Final = "part"  # int64, an oid
+PLACE: Final = "place"  # string, a ctid
+_PLACES: Final = ("tableoid::pg_catalog.int8", "ctid::pg_catalog.text")
 
 
 @dataclass(frozen=True)
-class Reading:
-    """`at` is where the table stands with just these rows; None if it never took anything."""
+class Held:
+    """Rows that the table holds. `rows` is None of a single one that holds a value which the type
+    that was asked for cannot have; `places` has the columns PART and PLACE, if they were asked for.
+    """
 
-    at: Checkpoint | None
-    rows: Iterator[pa.RecordBatch]
+    rows: pa.RecordBatch | None
+    places: pa.RecordBatch | None = None
+
+
+class Reading:
+    """A table as of one moment: `record` is what is known of it, `at` where it stands. Used by one
+    thread, one reading of rows after another, each to its end.
+
+    `cursor` sees the same moment; what is made there (temporary tables) goes with the reading.
+    """
+
+    def __init__(
+        self,
+        settings: PostgresConnection,
+        table: TableId,
+        cursor: Cursor,
+        reader: adbc.Connection,
+    ) -> None:
+        self.cursor = cursor
+        self._settings = settings
+        self._table = table
+        self._reader = reader
+        with target_errors(settings):
+            self._lock()
+            self._recorded = records.are_there(cursor)
+            self.record: Record | None = records.read(cursor, table) if self._recorded else None
+            found = cursor.execute("SELECT pg_catalog.pg_export_snapshot()").fetchone()
+            assert found is not None  # a function call has a row
+        self._execute(f"{_BEGIN} READ ONLY")
+        self._execute(f"SET TRANSACTION SNAPSHOT '{found[0]}'")
+
+    @property
+    def at(self) -> Checkpoint | None:
+        """None if the table never took anything."""
+        return None if self.record is None else self.record.at
+
+    def rows(
+        self, schema: TableSchema, columns: Sequence[str], *, only_live: bool = False
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows with these columns, in the types that `schema` gives them.
+
+        `only_live` leaves out rows that are marked as deleted.
+
+        Raises:
+            UnsuitableTableError: the table lacks a column.
+            DivergedError: a value that the source's type cannot have.
+            DestinationUnavailableError: the connection is lost.
+        """
+        asked = self._columns(schema, columns)
+        for batch in self._fetch(self._query(asked, only_live)):
+            yield _comparable(batch, schema, asked)
+
+    def held(
+        self,
+        schema: TableSchema,
+        columns: Sequence[str],
+        *,
+        only_live: bool = False,
+        placed: bool = False,
+    ) -> Iterator[Held]:
+        """As `rows`, but with rows whose values `schema` cannot have, and where each row stands."""
+        asked = self._columns(schema, columns)
+        more = _PLACES if placed else ()
+        for batch in self._fetch(self._query(asked, only_live, more)):
+            yield from _held(batch, schema, asked)
+
+    def parked(self) -> list[ParkedRow]:
+        """The table's rows in quarantine."""
+        if not self._recorded:
+            return []
+        with target_errors(self._settings):
+            return quarantine.find(self.cursor, table=self._table)
+
+    def _lock(self) -> None:
+        """Lock the table, then see what there is."""
+        self.cursor.execute(_BEGIN.encode())
+        lock = sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(_relation(self._table))
+        try:
+            self.cursor.execute(lock)
+        except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
+            raise _lacking(self._table, f"{self._table} is not there") from error
+
+    def _columns(self, schema: TableSchema, columns: Sequence[str]) -> dict[str, Comparable]:
+        session, table = self.cursor.connection, self._table
+        try:
+            with target_errors(self._settings):
+                target = read_table_schema(session, TypeCatalog.read(session), table)
+        except TableNotFoundError as error:
+            raise _lacking(table, f"{table} is no table") from error
+        mappings = dict(zip(target.schema.names, target.mappings, strict=True))
+        missing = [name for name in columns if name not in mappings]
+        if missing:
+            raise _lacking(table, f"{table} lacks the columns {', '.join(missing)}")
+        arrow = schema.arrow()
+        return {name: Comparable.of(mappings[name], arrow.field(name).type) for name in columns}
+
+    def _query(
+        self, columns: dict[str, Comparable], only_live: bool, more: Sequence[str] = ()
+    ) -> str:
+        session = self.cursor.connection
+        asked = [
+            c.mapping.select(sql.Identifier(name).as_string(session)) for name, c in columns.items()
+        ]
+        relation = _relation(self._table).as_string(session)
+        live = f' WHERE "{DELETED_AT}" IS NULL' if only_live else ""
+        return f"SELECT {', '.join([*asked, *more])} FROM {relation}{live}"  # noqa: S608  # quoted
+
+    def _fetch(self, query: str) -> Iterator[pa.RecordBatch]:
+        try:
+            with self._reader.cursor() as cursor:
+                size = {"adbc.postgresql.batch_size_hint_bytes": str(BATCH_BYTES)}
+                cursor.adbc_statement.set_options(**size)
+                cursor.execute(query)
+                yield from cursor.fetch_record_batch()
+        except (adbc_driver_manager.Error, OSError) as error:  # OSError: lost between two batches
+            raise _read_error(self._settings, self._table, error) from error
+
+    def _execute(self, statement: str) -> None:
+        try:
+            with self._reader.cursor() as cursor:
+                cursor.execute(statement)
+        except adbc_driver_manager.Error as error:
+            raise _read_error(self._settings, self._table, error) from error
 
 
 @contextmanager
-def read_table(
-    settings: PostgresConnection,
-    schema: TableSchema,
-    columns: Sequence[str],
-    *,
-    only_live: bool = False,
-) -> Iterator[Reading]:
-    """The rows of `schema.table` with these columns, in the types that `schema` gives them.
-
-    `only_live` leaves out rows that are marked as deleted. The table cannot be swapped before the
-    block is left.
+def read_table(settings: PostgresConnection, table: TableId) -> Iterator[Reading]:
+    """Read a table as of this moment; it cannot be swapped before the block is left.
 
     Raises:
         DestinationUnavailableError: the server cannot be reached, or the connection is lost.
-        UnsuitableTableError: there is no such table, or it lacks a column.
-        DivergedError: a value that the source's type cannot have.
+        UnsuitableTableError: there is no such table.
         DestinationError: the role may not read the table.
     """
     with closing(connect_target(settings)) as session, closing(_connect(settings)) as reader:
-        with target_errors(settings):
-            at, snapshot = _begin(session, schema.table)
-            asked = _columns(session, schema, columns)
-            query = _query(session, schema.table, asked, only_live)
-        yield Reading(at, _rows(settings, reader, snapshot, query, schema, asked))
+        yield Reading(settings, table, session.cursor(), reader)
 
 
-def _begin(
-    session: psycopg.Connection[tuple[Any, ...]], table: TableId
-) -> tuple[Checkpoint | None, str]:
-    """Lock the table, then see what there is; the snapshot is for the reading session too."""
-    session.execute(_BEGIN)
-    lock = sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE")
+def _held(
+    batch: pa.RecordBatch, schema: TableSchema, columns: dict[str, Comparable]
+) -> Iterator[Held]:
+    """A batch as it can be compared; rows that cannot be are searched for by halves."""
     try:
-        session.execute(lock.format(sql.Identifier(table.schema, table.name)))
-    except psycopg.errors.UndefinedTable as error:
-        raise _lacking(table, f"{table} is not there") from error
-    cursor = session.cursor()
-    record = records.read(cursor, table) if records.are_there(cursor) else None
-    exported = cursor.execute("SELECT pg_catalog.pg_export_snapshot()").fetchone()
-    assert exported is not None  # a function call has a row
-    return (None if record is None else record.at), str(exported[0])
+        yield Held(_comparable(batch, schema, columns), _places(batch, len(columns)))
+    except DivergedError:
+        if batch.num_rows == 1:
+            yield Held(None, _places(batch, len(columns)))
+            return
+        half = batch.num_rows // 2
+        yield from _held(batch.slice(0, half), schema, columns)
+        yield from _held(batch.slice(half), schema, columns)
 
 
-def _columns(
-    session: psycopg.Connection[tuple[Any, ...]], schema: TableSchema, columns: Sequence[str]
-) -> dict[str, Comparable]:
-    try:
-        target = read_table_schema(session, TypeCatalog.read(session), schema.table)
-    except TableNotFoundError as error:
-        raise _lacking(schema.table, f"{schema.table} is no table") from error
-    mappings = dict(zip(target.schema.names, target.mappings, strict=True))
-    missing = [name for name in columns if name not in mappings]
-    if missing:
-        raise _lacking(schema.table, f"{schema.table} lacks the columns {', '.join(missing)}")
-    arrow = schema.arrow()
-    return {name: Comparable.of(mappings[name], arrow.field(name).type) for name in columns}
-
-
-def _query(
-    session: psycopg.Connection[tuple[Any, ...]],
-    table: TableId,
-    columns: dict[str, Comparable],
-    only_live: bool,
-) -> str:
-    asked = (
-        c.mapping.select(sql.Identifier(name).as_string(session)) for name, c in columns.items()
-    )
-    relation = sql.Identifier(table.schema, table.name).as_string(session)
-    live = f' WHERE "{DELETED_AT}" IS NULL' if only_live else ""
-    return f"SELECT {', '.join(asked)} FROM {relation}{live}"  # noqa: S608  # quoted above
-
-
-def _rows(
-    settings: PostgresConnection,
-    reader: adbc.Connection,
-    snapshot: str,
-    query: str,
-    schema: TableSchema,
-    columns: dict[str, Comparable],
-) -> Iterator[pa.RecordBatch]:
-    try:
-        with reader.cursor() as cursor:
-            cursor.execute(_BEGIN)
-            cursor.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
-            size = {"adbc.postgresql.batch_size_hint_bytes": str(BATCH_BYTES)}
-            cursor.adbc_statement.set_options(**size)
-            cursor.execute(query)
-            for batch in cursor.fetch_record_batch():
-                yield _comparable(batch, schema, columns)
-    except (adbc_driver_manager.Error, OSError) as error:  # OSError: lost between two batches
-        raise _read_error(settings, schema.table, error) from error
+def _places(batch: pa.RecordBatch, columns: int) -> pa.RecordBatch | None:
+    """What was asked for beside the table's own columns."""
+    if batch.num_columns == columns:
+        return None
+    return pa.RecordBatch.from_arrays(batch.columns[columns:], names=[PART, PLACE])
 
 
 def _comparable(
@@ -146,7 +217,7 @@ def _comparable(
 ) -> pa.RecordBatch:
     arrays = [
         _read(schema.table, name, column, values)
-        for (name, column), values in zip(columns.items(), batch.columns, strict=True)
+        for (name, column), values in zip(columns.items(), batch.columns, strict=False)
     ]
     kept = pa.schema([schema.arrow().field(name) for name in columns])
     return pa.RecordBatch.from_arrays(arrays, schema=kept)
@@ -176,6 +247,10 @@ def _connect(settings: PostgresConnection) -> adbc.Connection:
     with reader.cursor() as cursor:
         cursor.execute(LIFT_LIMITS)
     return reader
+
+
+def _relation(table: TableId) -> sql.Identifier:
+    return sql.Identifier(table.schema, table.name)
 
 
 def _lacking(table: TableId, message: str) -> UnsuitableTableError:

@@ -47,12 +47,13 @@ CREATE TABLE IF NOT EXISTS headrace.checkpoints (
     schema       jsonb,           -- of what was applied last
     held         text,            -- why the table is to be left alone
     previous     text,            -- the table's former generation, in schema headrace_previous
+    loaded       bigint,          -- the commit as of which the whole table was loaded last
     PRIMARY KEY (table_schema, table_name)
 )
 """
 
 _READ: Final = """
-SELECT pipeline, log_id, commit, lsn, commit_ts, schema, held, previous
+SELECT pipeline, log_id, commit, lsn, commit_ts, schema, held, previous, loaded
   FROM headrace.checkpoints
  WHERE table_schema = %s AND table_name = %s
 """
@@ -79,18 +80,20 @@ DO UPDATE SET pipeline = excluded.pipeline, schema = excluded.schema
 
 _WRITE: Final = """
 INSERT INTO headrace.checkpoints AS c
-       (table_schema, table_name, pipeline, log_id, commit, lsn, commit_ts, applied_at, schema)
+       (table_schema, table_name, pipeline, log_id, commit, lsn, commit_ts, applied_at, schema,
+        loaded)
 VALUES (%(table_schema)s, %(table_name)s, %(pipeline)s, %(log_id)s, %(commit)s, %(lsn)s,
-        %(commit_ts)s, pg_catalog.clock_timestamp(), %(schema)s)
+        %(commit_ts)s, pg_catalog.clock_timestamp(), %(schema)s, %(loaded)s)
 ON CONFLICT (table_schema, table_name)
 DO UPDATE SET pipeline = excluded.pipeline, log_id = excluded.log_id, commit = excluded.commit,
               lsn = excluded.lsn, commit_ts = coalesce(excluded.commit_ts, c.commit_ts),
               applied_at = excluded.applied_at, schema = coalesce(excluded.schema, c.schema),
-              held = NULL
+              loaded = coalesce(excluded.loaded, c.loaded), held = NULL
 """
 
 _FORGET_POSITION: Final = """
-UPDATE headrace.checkpoints SET log_id = NULL, commit = NULL, lsn = NULL, commit_ts = NULL
+UPDATE headrace.checkpoints SET log_id = NULL, commit = NULL, lsn = NULL, commit_ts = NULL,
+       loaded = NULL
  WHERE table_schema = %s AND table_name = %s
 """
 
@@ -105,6 +108,7 @@ class Record:
     schema: TableSchema | None
     held: str | None
     previous: str | None
+    loaded: int | None = None
 
 
 def ensure(cursor: Cursor, *ddl: str) -> None:
@@ -136,10 +140,10 @@ def read(cursor: Cursor, name: TableId, *, lock: bool = False) -> Record | None:
     row = cursor.execute(query.encode(), [name.schema, name.name]).fetchone()
     if row is None:
         return None
-    pipeline, log_id, commit, lsn, commit_ts, schema, held, previous = row
+    pipeline, log_id, commit, lsn, commit_ts, schema, held, previous, loaded = row
     at = None if log_id is None else Checkpoint(log_id, commit, Lsn(int(lsn)))
     known = None if schema is None else TableSchema.from_json(schema)
-    return Record(pipeline, at, commit_ts, known, held, previous)
+    return Record(pipeline, at, commit_ts, known, held, previous, loaded)
 
 
 def with_former(cursor: Cursor, pipeline: str) -> list[TableId]:
@@ -172,8 +176,12 @@ def write(
     *,
     commit_ts: datetime | None = None,
     schema: TableSchema | None = None,
+    loaded: bool = False,
 ) -> None:
-    """Set a table's position; `schema` only where it is another one than before."""
+    """Set a table's position; `schema` only where it is another one than before.
+
+    `loaded` says that the whole content is new, as of `at`.
+    """
     values: dict[str, Any] = {
         "table_schema": name.schema,
         "table_name": name.name,
@@ -183,6 +191,7 @@ def write(
         "lsn": int(at.lsn),
         "commit_ts": commit_ts,
         "schema": None if schema is None else Jsonb(schema.to_json()),
+        "loaded": at.commit if loaded else None,
     }
     cursor.execute(_WRITE, values)
 

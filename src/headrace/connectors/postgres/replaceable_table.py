@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Final
 
@@ -16,7 +17,7 @@ from headrace.connectors.postgres import generations, quarantine, records
 from headrace.connectors.postgres.bisection import Refused
 from headrace.connectors.postgres.merge import delete_staging, upsert_staging
 from headrace.connectors.postgres.quarantine import Quarantine
-from headrace.connectors.postgres.reading import read_table
+from headrace.connectors.postgres.reading import Reading, read_table
 from headrace.connectors.postgres.rebuild import rebuild
 from headrace.connectors.postgres.reconcile import present_staging, reconcile
 from headrace.connectors.postgres.snapshot_files import snapshot_part
@@ -161,15 +162,17 @@ class ReplaceableTable(PostgresTable):
         """The content is new: so is what is parked, and where the table stands."""
         quarantine.clear(cursor, self.name)
         quarantine.park(cursor, self._place(schema), refused, rejected, at)
-        records.write(cursor, self.name, self._pipeline, at, schema=schema)
+        records.write(cursor, self.name, self._pipeline, at, schema=schema, loaded=True)
 
     def read(self, schema: TableSchema, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """The rows as `schema`'s types; those marked as deleted are left out."""
         marks = self._delivery.on_delete is OnDelete.MARK
-        with read_table(
-            self._session.settings, self._named(schema), columns, only_live=marks
-        ) as reading:
-            yield from reading.rows
+        with self.reading() as reading:
+            yield from reading.rows(self._named(schema), columns, only_live=marks)
+
+    def reading(self) -> AbstractContextManager[Reading]:
+        """The table as of one moment, with what is recorded of it; see `reading.read_table`."""
+        return read_table(self._session.settings, self.name)
 
     def undo(self) -> tuple[str, ...]:
         """Bring the former generation back, with its checkpoint; the table is held then.
