@@ -152,6 +152,6 @@ def _set_aside(
         raise too_many(place, [a.reason for a in built.set_aside for _ in range(min(a.rows, 9))])
     for aside in built.set_aside:
         asked = replace(schema, table=aside.table)
-        with read_table(session.settings, asked, schema.names) as reading:
-            rows = pa.Table.from_batches(reading.rows, schema.arrow())
+        with read_table(session.settings, aside.table) as reading:
+            rows = pa.Table.from_batches(reading.rows(asked, schema.names), schema.arrow())
         yield Rejected(rows, aside.code, aside.reason)
