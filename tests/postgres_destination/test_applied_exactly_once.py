@@ -128,7 +128,9 @@ def test_a_backend_killed_in_the_middle_leaves_nothing_behind_3(place: Place) ->
             found = f"{others} and application_name = 'headrace'"
             killed.extend(pid for (pid,) in place.rows(found))
             for pid in killed:
-                place.database.execute("select pg_terminate_backend(%s, 10000)", [pid])
+                place.database.execute("select pg_terminate_backend(%s::int)", [pid])
+            while set(killed) & {pid for (pid,) in place.rows("select pid from pg_stat_activity")}:
+                pass  # the server takes a moment
 
     place.prepared(SCHEMA).close()
     place.pace = kill

@@ -288,6 +288,7 @@ def test_rights_that_are_lacking_are_told_with_their_grants(place: Place) -> Non
         found = poor.table().check(SCHEMA)
         poor.close()
         assert [f.name for f in found if f.severity is Severity.BLOCKER] == ["target-rights"]
+        assert "target-ownership" in {f.name for f in found}
         grant = 'GRANT SELECT, INSERT, UPDATE, DELETE ON "shop"."customers" TO ' + role
         assert grant in [s for f in found for s in f.sql]
     finally:

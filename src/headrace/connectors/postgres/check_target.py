@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import psycopg
+from psycopg import sql
 
 from headrace.config.connections import PostgresConnection
 from headrace.connectors.postgres import records
@@ -43,7 +44,7 @@ _TABLE_RIGHTS: Final = """
 SELECT ARRAY(SELECT privilege
                FROM pg_catalog.unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
               WHERE NOT pg_catalog.has_table_privilege(%s::oid, privilege)),
-       pg_catalog.quote_ident(current_user)
+       pg_catalog.quote_ident(current_user), pg_catalog.pg_has_role(%s, 'USAGE')
 """
 
 _HAS_ROWS: Final = "SELECT reltuples <> 0 FROM pg_catalog.pg_class WHERE oid = %s"
@@ -150,13 +151,20 @@ def _creation_findings(cursor: Cursor, table: TableId) -> Iterator[Finding]:
 def _table_rights(
     cursor: Cursor, table: TableId, target: Target, delivery: Delivery
 ) -> Iterator[Finding]:
-    row = cursor.execute(_TABLE_RIGHTS, [target.oid]).fetchone()
+    row = cursor.execute(_TABLE_RIGHTS, [target.oid, target.owner]).fetchone()
     assert row is not None  # one row of functions
-    missing, role = row
+    missing, role, owns = row
+    if not owns:
+        why = f"role {role} does not own it: it cannot add columns, nor build the table anew"
+        grant = f"GRANT {sql.Identifier(target.owner).as_string(None)} TO {role}"
+        yield Finding(
+            Severity.WARNING, "target-ownership", f"{table}: {why}", (str(table),), sql=(grant,)
+        )
     if delivery.on_delete is OnDelete.IGNORE:
         missing = [right for right in missing if right != "DELETE"]
     if missing:
-        grant = f'GRANT {", ".join(missing)} ON "{table.schema}"."{table.name}" TO {role}'
+        relation = sql.Identifier(table.schema, table.name).as_string(None)
+        grant = f"GRANT {', '.join(missing)} ON {relation} TO {role}"
         why = f"{table}: role {role} lacks {', '.join(missing)}"
         yield Finding(
             Severity.BLOCKER, "target-rights", why, (str(table),), fix=grant, sql=(grant,)
