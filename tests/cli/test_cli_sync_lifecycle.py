@@ -97,7 +97,6 @@ def test_a_refused_row_is_parked_told_and_tried_again(line, lake, database):
     assert succeed(line, "quarantine", "list") == "no row is in quarantine\n"
 
 
-@pytest.mark.xfail(strict=True, reason="a refused batch of a first load is staged twice")
 def test_a_parked_row_of_a_first_load_can_be_forgotten(line, lake, database):
     add_rules(line)
     write_deltalake(lake, people((4, "Barbara", "far too long")), mode="append")

@@ -136,10 +136,11 @@ class _Loader:
         if all(column.arrival.staging == column.base for column in plan.columns):
             return lambda rows: copy_rows(cursor, plan.relation, plan.columns, rows, self.pace)
 
+        staging, landing = upsert_staging(plan), Landing(cursor, plan, self.pace)
+
         def stage(rows: pa.Table) -> None:
-            staging = upsert_staging(plan)
             cursor.execute(staging.ddl(missing_only=True))
-            Landing(cursor, plan, self.pace).upsert(rows)
+            landing.upsert(rows)
 
         return stage
 
