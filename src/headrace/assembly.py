@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from threading import Event
 
 from headrace.config import Capture as CaptureSettings
@@ -20,12 +20,13 @@ from headrace.connectors.postgres.source import PostgresSource, slot_state
 from headrace.engine.materialize import Materialization, TableTarget
 from headrace.engine.protocols import DestinationTable
 from headrace.engine.runner import Runner
-from headrace.errors import LogError, LogLockedError, ObjectMissingError
+from headrace.errors import HeadraceError, LogError, LogLockedError, ObjectMissingError
 from headrace.log import CommitDraft, LogReader, LogWriter, Storage, open_storage
 from headrace.log.layout import Layout
 from headrace.model import TableId
 
 Selection = Mapping[str, Sequence[SelectedTable]]  # by pipeline
+Unfit = Mapping[tuple[str, TableId], HeadraceError]  # by pipeline and the source's table
 
 
 def log_storage(settings: Settings) -> Storage:
@@ -150,14 +151,17 @@ def running(
     selection: Selection,
     stop: Event,
     resync: Collection[TableId] = (),
+    unfit: Unfit | None = None,
 ) -> Iterator[Runner]:
     """Everything that one capture needs to run, with the log's lock held.
+
+    Tables in `unfit` are left alone, for the reason given.
 
     Raises:
         LogLockedError: another process runs this capture.
     """
     storage = log_storage(settings)
-    with LogWriter.open(storage, capture.name) as log:
+    with LogWriter.open(storage, capture.name) as log, ExitStack() as places:
         if log.position is None:
             _note_slot(storage, capture)
         selected = selected_tables(selection)
@@ -172,15 +176,32 @@ def running(
         )
         reader = LogReader.open(storage, capture.name, feed=log.feed)
         materializations = [
-            Materialization(name, reader, targets(settings, name, selection[name]), resync=resync)
+            _materialization(settings, name, selection[name], reader, places, resync, unfit or {})
             for name in pipelines
         ]
         yield Runner(source, log, materializations, stop)
 
 
-def targets(
-    settings: Settings, pipeline: str, tables: Sequence[SelectedTable]
-) -> list[TableTarget]:
-    """The tables of a pipeline at its destination."""
+def _materialization(
+    settings: Settings,
+    pipeline: str,
+    tables: Sequence[SelectedTable],
+    reader: LogReader,
+    places: ExitStack,
+    resync: Collection[TableId],
+    unfit: Unfit,
+) -> Materialization:
+    """One pipeline's; its destination is claimed when it can first be asked, until `places` end."""
     place = destination(settings, pipeline)
-    return [TableTarget(t.source, target_table(place, t, pipeline), t.key) for t in tables]
+
+    def begin() -> None:
+        if isinstance(place, PostgresDestination):
+            with ExitStack() as claimed:
+                claimed.enter_context(place.claim(pipeline))
+                place.begin_run(pipeline)
+                places.push(claimed.pop_all())
+
+    places.enter_context(closing(place))
+    targets = [TableTarget(t.source, target_table(place, t, pipeline), t.key) for t in tables]
+    mine = {table: error for (name, table), error in unfit.items() if name == pipeline}
+    return Materialization(pipeline, reader, targets, resync=resync, begin=begin, unfit=mine)

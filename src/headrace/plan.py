@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
 from headrace import assembly, syncing
 from headrace.config import Capture, SelectedTable, Settings, Sync
+from headrace.connectors.postgres.catalog import TypeCatalog
 from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.destination import PostgresDestination
-from headrace.connectors.postgres.replaceable_table import ReplaceableTable
 from headrace.connectors.postgres.source import slot_state
 from headrace.errors import DestinationError, UnsupportedSchemaChangeError
 from headrace.log import LogReader
-from headrace.model import SchemaPolicy, TableId
+from headrace.model import SchemaPolicy, TableId, TableSchema
+from headrace.transferring import wanted_schema
 
 PUBLICATION = "SELECT 1 FROM pg_catalog.pg_publication WHERE pubname = %s"
 PUBLISHED = """
@@ -57,7 +58,11 @@ def make_plan(settings: Settings, capture: Capture) -> Plan:
     steps = _source_steps(capture, assembly.selected_tables(selection))
     reader = assembly.open_reader(settings, capture)
     for pipeline, tables in selection.items():
-        steps += [_table_step(settings, pipeline, table, reader) for table in tables]
+        with closing(assembly.destination(settings, pipeline)) as place:
+            if isinstance(place, PostgresDestination):
+                steps += _transferred_steps(capture, pipeline, place, tables, reader)
+            else:
+                steps += [_table_step(pipeline, place, table, reader) for table in tables]
     return Plan(tuple(steps))
 
 
@@ -78,14 +83,32 @@ def _source_steps(capture: Capture, tables: list[TableId]) -> list[Step]:
 
 
 def _table_step(
-    settings: Settings, pipeline: str, table: SelectedTable, reader: LogReader | None
+    pipeline: str, place: assembly.Destination, table: SelectedTable, reader: LogReader | None
 ) -> Step:
-    place = assembly.destination(settings, pipeline)
     there = assembly.target_table(place, table, pipeline)
     standing = there.checkpoint(reader.log_id) if reader else None
     if standing is not None:
         return Step(pipeline, "keep", "table", str(table.target), f"at {standing.lsn}")
     return Step(pipeline, "copy", "table", str(table.target), f"from {table.source}")
+
+
+def _transferred_steps(
+    capture: Capture,
+    pipeline: str,
+    place: PostgresDestination,
+    tables: Sequence[SelectedTable],
+    reader: LogReader | None,
+) -> Iterator[Step]:
+    """What is done to tables of Postgres, and whether their rows are copied."""
+    with source_session(capture.connection) as session:
+        types = TypeCatalog.read(session)
+        wanted = [wanted_schema(session, types, capture, table) for table in tables]
+    for table, schema in zip(tables, wanted, strict=True):
+        changes = _schema_changes(pipeline, table, place, schema)
+        rows = _table_step(pipeline, place, table, reader)
+        yield from changes
+        if rows.action != "keep" or not changes:
+            yield rows
 
 
 # -- from Delta to Postgres ------------------------------------------------------------------------
@@ -111,7 +134,9 @@ def _synced_steps(sync: Sync, place: PostgresDestination, table: SelectedTable) 
     if held is not None:
         yield Step(sync.name, "keep", "table", name, held)
         return
-    yield from _schema_changes(sync, table, target)
+    schema = syncing.wanted_schema(sync, table)
+    if schema is not None:
+        yield from _schema_changes(sync.name, table, place, schema)
     if standing is None:
         yield Step(sync.name, "copy", "rows", name, f"from {table.source}")
         return
@@ -126,22 +151,27 @@ def _synced_steps(sync: Sync, place: PostgresDestination, table: SelectedTable) 
         yield Step(sync.name, "keep", "table", name, f"at version {standing.commit}")
 
 
-def _schema_changes(sync: Sync, table: SelectedTable, target: ReplaceableTable) -> Iterator[Step]:
+def _schema_changes(
+    pipeline: str, table: SelectedTable, place: PostgresDestination, schema: TableSchema
+) -> list[Step]:
     """What is done to the table itself; what cannot be followed is told, not raised."""
-    schema = syncing.wanted_schema(sync, table)
     try:
-        steps = target.planned(schema) if schema is not None else []
+        steps = place.table(table.target, pipeline, table.delivery).planned(schema)
     except DestinationError as error:
-        yield Step(sync.name, "stop", "table", str(table.target), error.message)
-        return
+        return [Step(pipeline, "stop", "table", str(table.target), error.message)]
     except UnsupportedSchemaChangeError as error:
         action = "copy" if table.delivery.schema_policy is SchemaPolicy.RESYNC else "stop"
-        yield Step(sync.name, action, "table", str(table.target), error.message)
-        return
-    for step in steps:
-        action = "create" if step.sql[0].startswith("CREATE TABLE") else "alter"
-        detail = step.sentence.removeprefix(f"{table.target}: ")
-        yield Step(sync.name, action, "table", str(table.target), detail)
+        return [Step(pipeline, action, "table", str(table.target), error.message)]
+    return [
+        Step(
+            pipeline,
+            "create" if step.sql[0].startswith("CREATE TABLE") else "alter",
+            "table",
+            str(table.target),
+            step.sentence.removeprefix(f"{table.target}: "),
+        )
+        for step in steps
+    ]
 
 
 def _versions(first: int, last: int) -> str:

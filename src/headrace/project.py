@@ -36,6 +36,7 @@ from headrace.plan import Plan, make_plan, plan_sync
 from headrace.preview import newest_changes
 from headrace.removal import remove_capture, remove_sync
 from headrace.status import Status, project_status
+from headrace.transferring import DestinationCheck, check_destination
 from headrace.verification import verify_capture, verify_sync
 from headrace.verify import TableVerification
 
@@ -74,7 +75,9 @@ class Project:
 
     def check(self, pipeline: str | None = None) -> list[Finding]:
         """Every preflight of the named pipeline, or of all; blockers first."""
-        findings = [f for capture in self._captures(pipeline) for f in self._check(capture)]
+        findings = [
+            f for capture in self._captures(pipeline) for f in self._check(capture, pipeline)
+        ]
         findings += [f for sync in self._syncs(pipeline) for f in self._check_sync(sync)]
         return sorted(findings, key=lambda finding: finding.severity.rank)
 
@@ -82,7 +85,7 @@ class Project:
         """Apply the safe fixes that `check` proposes; gives the SQL that was run."""
         applied: list[str] = []
         for capture in self._captures(pipeline):
-            findings = self._check(capture)
+            findings = self._check_source(capture, assembly.select(self.settings, capture))
             with source_session(capture.connection) as session:
                 applied += fix_source(session, findings)
         for sync in self._syncs(pipeline):
@@ -108,12 +111,23 @@ class Project:
                 known = ", ".join(self.settings.pipelines)
                 raise ConfigError(f"there is no pipeline {name!r}", hint=f"choose one of {known}")
 
-    def _check(self, capture: Capture) -> list[Finding]:
+    def _check(self, capture: Capture, pipeline: str | None) -> list[Finding]:
         selection = assembly.select(self.settings, capture)
+        found = self._check_source(capture, selection)
+        names = [pipeline] if pipeline else capture.pipelines
+        checks = self._check_destinations(capture, selection, names)
+        return found + [finding for check in checks for finding in check.findings]
+
+    def _check_source(self, capture: Capture, selection: assembly.Selection) -> list[Finding]:
         tables = assembly.selected_tables(selection)
-        findings = check_source(capture.connection, capture.slot, capture.publication, tables)
-        findings += [_writable(self.settings, pipeline) for pipeline in capture.pipelines]
-        return findings
+        return check_source(capture.connection, capture.slot, capture.publication, tables)
+
+    def _check_destinations(
+        self, capture: Capture, selection: assembly.Selection, pipelines: Sequence[str]
+    ) -> list[DestinationCheck]:
+        return [
+            check_destination(self.settings, capture, name, selection[name]) for name in pipelines
+        ]
 
     def _check_sync(self, sync: SyncSettings) -> list[Finding]:
         return syncing.check(self.settings, sync)
@@ -186,10 +200,12 @@ class Project:
         with ExitStack() as stack:
             jobs: list[_Job] = []
             for capture in captures:
-                self._prepare(capture)
                 selection = assembly.select(self.settings, capture)
                 mine = [name for name in capture.pipelines if name in names]
-                running = assembly.running(self.settings, capture, mine, selection, stop, resync)
+                unfit = self._prepare(capture, selection, mine, once=once)
+                running = assembly.running(
+                    self.settings, capture, mine, selection, stop, resync, unfit
+                )
                 runner = stack.enter_context(running)
                 jobs.append(
                     _Job(runner.view, runner.run, partial(getattr, runner, "failed_tables"))
@@ -201,14 +217,28 @@ class Project:
             _run_all(jobs, stop, once, on_tick)
             return [TableFailure(*failed) for job in jobs for failed in job.failed()]
 
-    def _prepare(self, capture: Capture) -> None:
-        """Create or extend the publication if we may; refuse to run past any other blocker."""
-        findings = self._check(capture)
+    def _prepare(
+        self,
+        capture: Capture,
+        selection: assembly.Selection,
+        pipelines: Sequence[str],
+        *,
+        once: bool,
+    ) -> assembly.Unfit:
+        """Create or extend the publication if we may; refuse to run past any other blocker.
+
+        What keeps single tables from being written stops them alone; they are given back. A run
+        that goes on waits for a destination that is away.
+        """
+        findings = self._check_source(capture, selection)
         ours = [f for f in findings if f.safe and f.name in RUN_FIXES]
-        _refuse_blockers([f for f in findings if f not in ours])
+        checks = self._check_destinations(capture, selection, pipelines)
+        places = [f for check in checks if once or not check.away for f in check.place]
+        _refuse_blockers([*(f for f in findings if f not in ours), *places])
         if ours:  # last: publishing a table without an identity makes its updates fail
             with source_session(capture.connection) as session:
                 fix_source(session, ours)
+        return {table: error for check in checks for table, error in check.unfit.items()}
 
     # -- looking -----------------------------------------------------------------------------------
 
@@ -309,21 +339,6 @@ class Project:
             for capture in self._captures(pipeline)
             for line in remove_capture(self.settings, capture)
         ] + [line for sync in self._syncs(pipeline) for line in remove_sync(self.settings, sync)]
-
-
-def _writable(settings: Settings, pipeline: str) -> Finding:
-    place = assembly.destination(settings, pipeline)
-    try:
-        place.check_writable()
-    except HeadraceError as error:
-        return Finding(
-            Severity.BLOCKER,
-            "destination-writable",
-            error.message,
-            (place.location,),
-            fix=error.hint,
-        )
-    return Finding(Severity.OK, "destination-writable", "destination writable", (place.location,))
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,11 @@ def _columns(
 
 
 def delivery_of(pipeline: Pipeline, entry: TableEntry, *, native_types: bool) -> Delivery:
-    """How a table is to be kept at the destination."""
+    """How a table is to be kept at the destination.
+
+    A stream of changes tells what was added, but not what became of the rows that stand; a table
+    that is built anew has the columns that its source has then.
+    """
     return Delivery(
         on_delete=OnDelete(entry.on_delete or "delete"),
         types=(entry.columns and entry.columns.types) or {},
@@ -55,8 +59,10 @@ def delivery_of(pipeline: Pipeline, entry: TableEntry, *, native_types: bool) ->
         rebuild_above=pipeline.rebuild_above,
         quarantine_rows=pipeline.quarantine.max_rows,
         take_over=bool(entry.take_over),
-        schema_policy=SchemaPolicy(pipeline.schema_policy),
-        drop_columns=pipeline.drop_columns,
+        schema_policy=(
+            SchemaPolicy.EXTEND if native_types else SchemaPolicy(pipeline.schema_policy)
+        ),
+        drop_columns=native_types or pipeline.drop_columns,
     )
 
 

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from headrace import failpoints
 from headrace.engine.collapse import collapse
+from headrace.engine.keyed import keyed
 from headrace.engine.protocols import DestinationTable
 from headrace.engine.retry import Backoff
 from headrace.errors import (
@@ -27,10 +28,9 @@ from headrace.errors import (
     LogGapError,
     TableStoppedError,
     UnexpectedError,
-    UnusableKeyError,
 )
 from headrace.log import LogFile, LogReader, Manifest, SnapshotEvent
-from headrace.model import ChangeBatch, Checkpoint, Lsn, ReplicaIdentity, TableId, TableSchema
+from headrace.model import ChangeBatch, Checkpoint, Lsn, TableId
 
 # A stretch ends here, whole commits only: large enough that fixed costs vanish, small for memory.
 STRETCH_ROWS: Final = 500_000
@@ -315,7 +315,8 @@ class Materialization:
     def _load(self, state: TableState, commit: int, event: SnapshotEvent) -> None:
         """Make a snapshot the table's content; changes up to its LSN are part of it."""
         self._ensure_begun()
-        schema = self._schema(state, event.table, event.schema_version)
+        logged = self._reader.schema(event.table, event.schema_version)
+        schema = keyed(logged, state.target.key)
         while state.queue and state.queue[0].to_lsn <= event.lsn:
             state.queue.popleft()
         passed = state.queue[0].commit - 1 if state.queue else commit
@@ -359,9 +360,10 @@ class Materialization:
         to = Checkpoint(position.log_id, last.commit, max(position.lsn, last.to_lsn))
         batches = [b for part in stretch for b in self._read(part, position.lsn)]
         if batches:
-            keyed = [replace(b, schema=self._keyed(state, b.schema)) for b in batches]
-            schema = keyed[-1].schema
-            changes = collapse(schema, keyed, position.lsn)
+            key = state.target.key
+            batches = [replace(b, schema=keyed(b.schema, key)) for b in batches]
+            schema = batches[-1].schema
+            changes = collapse(schema, batches, position.lsn)
             if schema.version != state.schema_version:
                 state.target.destination.evolve(schema)
                 state.schema_version = schema.version
@@ -376,25 +378,6 @@ class Materialization:
         if part.to_lsn <= after:
             return []
         return self._reader.read_all(part.files)
-
-    def _schema(self, state: TableState, table: TableId, version: int) -> TableSchema:
-        return self._keyed(state, self._reader.schema(table, version))
-
-    def _keyed(self, state: TableState, schema: TableSchema) -> TableSchema:
-        key = state.target.key
-        if key is None or key == schema.key:
-            return schema
-        if not set(key) <= set(schema.names):
-            raise UnusableKeyError(
-                f"{schema.table} has no columns {', '.join(sorted(set(key) - set(schema.names)))}",
-                hint=f"correct key: of {schema.table} in headrace.yaml",
-            )
-        if schema.identity is not ReplicaIdentity.FULL and set(key) != set(schema.key):
-            raise UnusableKeyError(
-                f"{schema.table}: the stream does not tell the old value of {', '.join(key)}",
-                hint=f"ALTER TABLE {schema.table} REPLICA IDENTITY FULL; or leave key: out",
-            )
-        return replace(schema, key=key)
 
     # -- positions ---------------------------------------------------------------------------------
 

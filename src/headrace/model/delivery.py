@@ -32,6 +32,7 @@ class SchemaPolicy(Enum):
     EVOLVE = "evolve"  # the destination follows
     FREEZE = "freeze"  # the table stops
     RESYNC = "resync"  # the table is built anew
+    EXTEND = "extend"  # the destination takes added columns; any other change stops the table
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,9 @@ class DeltaDestination:
             change_data_feed=self._change_data_feed,
         )
 
+    def close(self) -> None:
+        """Nothing is held open."""
+
     def check_writable(self) -> None:
         """Write and delete a file at the location.
 

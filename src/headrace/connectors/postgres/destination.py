@@ -16,6 +16,7 @@ from headrace.connectors.postgres import building, quarantine, querying, records
 from headrace.connectors.postgres.check_target import check_database
 from headrace.connectors.postgres.config import PostgresConnection, address
 from headrace.connectors.postgres.former import drop_previous
+from headrace.connectors.postgres.needed_types import NeededType, type_findings
 from headrace.connectors.postgres.parked import ParkedRow
 from headrace.connectors.postgres.replaceable_table import ReplaceableTable
 from headrace.connectors.postgres.staging import Pace, at_once
@@ -95,6 +96,11 @@ class PostgresDestination:
     def check(self) -> list[Finding]:
         """What the database lets us do; what is fine too, as OK."""
         return check_database(self._settings)
+
+    def check_types(self, table: TableId, needed: Sequence[NeededType]) -> list[Finding]:
+        """What of a source's own types is not here."""
+        with self._session.transaction() as cursor:
+            return list(type_findings(cursor.connection, table, needed))
 
     def latency(self) -> float:
         """Seconds that the least of questions takes.

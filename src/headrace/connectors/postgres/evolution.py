@@ -39,6 +39,8 @@ def schema_steps(
     """
     prior = _matched(old, new)
     _check_key(old, new, prior)
+    if delivery.schema_policy is SchemaPolicy.EXTEND:
+        _require_only_added(old, new, prior)
     steps = [
         *_drops(old, new, prior, target, delivery),
         *_renames(old, new, prior, target, delivery),
@@ -97,6 +99,27 @@ def _check_key(old: TableSchema, new: TableSchema, prior: Mapping[str, Column]) 
     if former != list(old.key):
         was = ", ".join(old.key) or "none"
         raise unsupported(new.table, f"its key was {was} and is now {', '.join(new.key) or 'none'}")
+
+
+def _require_only_added(old: TableSchema, new: TableSchema, prior: Mapping[str, Column]) -> None:
+    """As `engine.conform` joins rows of two schemas: what became of older rows nobody tells."""
+    heirs = {prior[column.name].name: column for column in new.columns if column.name in prior}
+    for column in old.columns:
+        heir = heirs.get(column.name)
+        if heir is None:
+            raise unsupported(new.table, f"column {column.name} was dropped")
+        if heir.name != column.name:
+            raise unsupported(new.table, f"column {column.name} was renamed to {heir.name}")
+        if column.type != heir.type or not _same_values(column.source_type, heir.source_type):
+            change = f"from {column.source_type} to {heir.source_type}"
+            raise unsupported(new.table, f"column {column.name} changed {change}")
+
+
+_SAME_TEXTS: Final = ("text", "character varying")
+
+
+def _same_values(old: str, new: str) -> bool:
+    return old == new or (old.startswith(_SAME_TEXTS) and new.startswith(_SAME_TEXTS))
 
 
 # -- the steps -------------------------------------------------------------------------------------

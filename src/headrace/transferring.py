@@ -1,0 +1,141 @@
+"""What is found of a capture's destinations before a run, and what of it stops single tables only.
+
+A destination that is away for now keeps nobody from going on: the source is captured, and the
+destination catches up later (DESIGN.md §13, invariant 9).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import psycopg
+
+from headrace import assembly
+from headrace.config import Capture, SelectedTable, Settings
+from headrace.connectors.postgres.catalog import TypeCatalog, read_table_schema
+from headrace.connectors.postgres.config import session as source_session
+from headrace.connectors.postgres.destination import PostgresDestination
+from headrace.connectors.postgres.needed_types import needed_types
+from headrace.engine.keyed import keyed
+from headrace.errors import HeadraceError, UnsuitableTableError, UnusableKeyError
+from headrace.model import TableId, TableSchema
+from headrace.model.finding import Finding, Severity
+
+# What keeps a table from being written, beside what its destination finds of it.
+_UNUSABLE_KEY: Final = "target-key"
+
+
+@dataclass(frozen=True)
+class DestinationCheck:
+    """One pipeline's destination. `away` says that it cannot be reached for now; `tables` holds
+    what was found of each table, by its name at the source."""
+
+    pipeline: str
+    place: Sequence[Finding]
+    away: bool = False
+    tables: Mapping[TableId, Sequence[Finding]] = field(default_factory=dict)
+
+    @property
+    def findings(self) -> list[Finding]:
+        return [*self.place, *(finding for found in self.tables.values() for finding in found)]
+
+    @property
+    def unfit(self) -> dict[tuple[str, TableId], HeadraceError]:
+        """Tables that cannot be written as they are, with all that is wrong."""
+        blockers = {
+            table: [finding for finding in found if finding.severity is Severity.BLOCKER]
+            for table, found in self.tables.items()
+        }
+        return {
+            (self.pipeline, table): _unsuitable(table, found)
+            for table, found in blockers.items()
+            if found
+        }
+
+
+def check_destination(
+    settings: Settings, capture: Capture, pipeline: str, tables: Sequence[SelectedTable]
+) -> DestinationCheck:
+    """What a pipeline's destination lets us do, and what it is for each table."""
+    place = assembly.destination(settings, pipeline)
+    if not isinstance(place, PostgresDestination):
+        return _writable(pipeline, place)
+    with closing(place):
+        away = _is_away(place)
+        found = place.check()
+        if away or any(finding.severity is Severity.BLOCKER for finding in found):
+            return DestinationCheck(pipeline, found, away)
+        with source_session(capture.connection) as source:
+            types = TypeCatalog.read(source)
+            checked = {
+                table.source: list(_of_table(source, types, capture, place, pipeline, table))
+                for table in tables
+            }
+    return DestinationCheck(pipeline, found, tables=checked)
+
+
+def _is_away(place: PostgresDestination) -> bool:
+    try:
+        place.latency()
+    except HeadraceError as error:
+        return error.transient
+    return False
+
+
+def _of_table(
+    source: psycopg.Connection[Any],
+    types: TypeCatalog,
+    capture: Capture,
+    place: PostgresDestination,
+    pipeline: str,
+    table: SelectedTable,
+) -> Iterator[Finding]:
+    try:
+        schema = wanted_schema(source, types, capture, table)
+    except UnusableKeyError as error:
+        names = (str(table.target),)
+        yield Finding(Severity.BLOCKER, _UNUSABLE_KEY, error.message, names, fix=error.hint)
+        return
+    yield from place.check_types(table.target, needed_types(source, table.source, schema.names))
+    there = place.table(table.target, pipeline, table.delivery)
+    with closing(there):
+        yield from there.check(schema)
+
+
+def wanted_schema(
+    source: psycopg.Connection[Any], types: TypeCatalog, capture: Capture, table: SelectedTable
+) -> TableSchema:
+    """What the destination is to hold of a table, as the source is now.
+
+    Raises:
+        TableNotFoundError: the source has no such table.
+        UnusableKeyError: the key that the file names identifies no row.
+    """
+    found = read_table_schema(source, types, table.source, publication=capture.publication)
+    return keyed(found.schema, table.key)
+
+
+def _writable(pipeline: str, place: assembly.Destination) -> DestinationCheck:
+    where = (place.location,)
+    try:
+        place.check_writable()
+    except HeadraceError as error:
+        finding = Finding(
+            Severity.BLOCKER, "destination-writable", error.message, where, fix=error.hint
+        )
+        return DestinationCheck(pipeline, [finding], away=error.transient)
+    finding = Finding(Severity.OK, "destination-writable", "destination writable", where)
+    return DestinationCheck(pipeline, [finding])
+
+
+def _unsuitable(table: TableId, blockers: Sequence[Finding]) -> HeadraceError:
+    cures = [";\n".join(f.sql) or f.fix for f in blockers]
+    return UnsuitableTableError(
+        "; ".join(finding.message for finding in blockers),
+        hint=";\n".join(filter(None, cures)),
+        table=str(table),
+        findings=[finding.to_json() for finding in blockers],
+    )
