@@ -1,4 +1,4 @@
-"""Runs a project until told to stop: `python run_project.py HEADRACE.YAML`.
+"""Runs a project until told to stop: `python run_project.py HEADRACE.YAML [resync|undo TABLE]`.
 
 For tests that kill it, by HEADRACE_FAILPOINT or from outside. SIGTERM ends it cleanly.
 """
@@ -12,11 +12,17 @@ import threading
 import headrace
 
 
-def main(path: str) -> None:
+def main(path: str, command: str = "run", table: str = "") -> None:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    headrace.load(path).run(stop=stop)
+    project = headrace.load(path)
+    if command == "run":
+        project.run(stop=stop)
+    elif command == "resync":
+        project.resync([table], stop=stop)
+    else:
+        project.undo(table)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -30,6 +30,7 @@ FAILPOINTS: Final[dict[str, str]] = {
     "postgres.built": "a new generation has its keys and indexes; nobody reads it",
     "postgres.swap": "the new generation bears the name, the transaction is not committed",
     "postgres.swapped": "the swap is committed; foreign keys are not validated yet",
+    "postgres.reconciled": "a table's content was changed in place, nothing is committed",
     "postgres.undo": "the former generation bears the name again, nothing is committed",
     "postgres.committed": "the transaction is committed; we do not know it yet",
     "sync.loaded": "a table was built anew and swapped in; we have noted nothing yet",

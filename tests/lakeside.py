@@ -30,6 +30,7 @@ from psycopg import sql
 
 from headrace.engine.sync_state import SyncState, SyncView
 from headrace.model import TableId
+from headrace.model.feed import CHANGE_TYPE, COMMIT_VERSION
 from headrace.project import Project, TableFailure, View, load
 from headrace.status import TableStatus
 from headrace.testing.database import Database
@@ -332,6 +333,29 @@ class Lakeside:
             expected = reader(self.source(source).path, version, columns)
             wrong = difference(expected, found)
             assert not wrong, f"{target} by {reader.__name__}: {wrong}"
+
+    def assert_appended(self, source: str, target: str = "") -> None:
+        """The table holds the rows of the version that it was loaded at, and every change since,
+        each once, as deltalake reads them from the feed."""
+        target = target or source
+        table, version = self.source(source), self.version(target)
+        assert version == table.version
+        columns = [f.name for f in table.delta.schema().fields]
+        wanted = [*columns, CHANGE_TYPE, COMMIT_VERSION]
+        found = self.rows(target, wanted)
+        loaded = min((row[-1] for row in found), default=version)
+        had = {f.name for f in DeltaTable(table.path, loaded).schema().fields}
+        first = pl.scan_delta(str(table.path), version=loaded).with_columns(
+            *(pl.lit(None).alias(column) for column in columns if column not in had)
+        )
+        rows = first.select(columns).collect().iter_rows()
+        expected = multiset((*row, "insert", loaded) for row in rows)
+        if version > loaded:
+            feed = pa.table(table.delta.load_cdf(loaded + 1, version))
+            told = [feed.column(name).to_pylist() for name in wanted]
+            expected += multiset(zip(*told, strict=True))
+        wrong = difference(expected, found)
+        assert not wrong, f"{target}: {wrong}"
 
     def status(self, table: str) -> TableStatus:
         (found,) = [t for t in self.project.status().tables if t.table == table]
