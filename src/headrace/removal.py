@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
@@ -12,8 +13,9 @@ from psycopg import sql
 from headrace import assembly, syncing
 from headrace.config import Capture, Settings, Sync
 from headrace.connectors.postgres.config import session as source_session
+from headrace.connectors.postgres.destination import PostgresDestination
 from headrace.connectors.postgres.source import slot_state
-from headrace.errors import ObjectMissingError
+from headrace.errors import DestinationUnavailableError, ObjectMissingError
 from headrace.log import Storage
 from headrace.log.layout import Layout
 
@@ -29,10 +31,11 @@ SELECT pg_catalog.obj_description(oid, 'pg_publication') FROM pg_catalog.pg_publ
 def remove_capture(settings: Settings, capture: Capture) -> list[str]:
     """Drop the capture's slot and publication, if Headrace made them, and its change log.
 
-    Gives a line for each thing that went or stayed. Destination tables stay.
+    What Postgres destinations keep beside their tables goes too. Gives a line for each thing that
+    went or stayed. Destination tables stay.
 
     Raises:
-        LogLockedError: a run is going on.
+        LogLockedError, DestinationLockedError: a run is going on.
         SourceUnavailableError: the source cannot be reached; nothing was removed.
     """
     storage = assembly.log_storage(settings)
@@ -40,11 +43,27 @@ def remove_capture(settings: Settings, capture: Capture) -> list[str]:
     try:
         with source_session(capture.connection) as session:
             done = [_drop_slot(session, storage, capture), _drop_publication(session, capture)]
+            done += _forget_destinations(settings, capture)
         paths = [entry.path for entry in storage.list(Layout(capture.name).root)]
         storage.delete([path for path in paths if path != Layout(capture.name).lock])
         return [*done, f"removed the change log {storage.location(Layout(capture.name).root)}"]
     finally:
         lock.release()
+
+
+def _forget_destinations(settings: Settings, capture: Capture) -> Iterator[str]:
+    """What Postgres destinations keep for the capture's pipelines; Delta tables keep it inside.
+
+    One that is gone keeps nobody from giving its slot back.
+    """
+    for pipeline in capture.pipelines:
+        place = assembly.destination(settings, pipeline)
+        if isinstance(place, PostgresDestination):
+            try:
+                with closing(place), place.claim(pipeline):
+                    yield from place.forget_pipeline(pipeline)
+            except DestinationUnavailableError as error:
+                yield f"{pipeline}: what the destination keeps is left: {error.message}"
 
 
 def _drop_slot(session: psycopg.Connection[Any], storage: Storage, capture: Capture) -> str:

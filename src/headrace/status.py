@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from headrace import assembly, syncing
 from headrace.config import Capture, Settings, Sync
 from headrace.connectors.postgres.config import session as source_session
+from headrace.connectors.postgres.destination import PostgresDestination
 from headrace.connectors.postgres.source import SlotState, current_lsn, slot_state
 from headrace.engine.materialize import Phase
 from headrace.errors import HeadraceError
@@ -79,7 +80,7 @@ def project_status(settings: Settings) -> Status:
         captures.append(status)
         if reader is not None:
             for pipeline in capture.pipelines:
-                tables += _table_statuses(reader, pipeline, status)
+                tables += _table_statuses(settings, reader, pipeline, status)
     for sync in settings.syncs():
         tables += _synced_statuses(settings, sync)
     return Status(tuple(captures), tuple(tables))
@@ -112,11 +113,14 @@ def _ask(capture: Capture) -> tuple[Lsn | None, SlotState | None, str | None]:
 
 
 def _table_statuses(
-    reader: LogReader, pipeline: str, capture: CaptureStatus
+    settings: Settings, reader: LogReader, pipeline: str, capture: CaptureStatus
 ) -> Iterator[TableStatus]:
-    record = reader.position(pipeline) or {}
-    for table, known in record.get("tables", {}).items():
-        yield _table_status(reader, pipeline, table, known, capture)
+    tables = (reader.position(pipeline) or {}).get("tables", {})
+    parked, error = _parked(settings, pipeline) if tables else ({}, None)
+    for table, known in tables.items():
+        status = _table_status(reader, pipeline, table, known, capture)
+        found = None if parked is None else parked.get(table)
+        yield replace(status, quarantined=found, error=status.error or error)
 
 
 def _table_status(
@@ -141,6 +145,23 @@ def _table_status(
     )
 
 
+def _parked(settings: Settings, pipeline: str) -> tuple[Mapping[str, int] | None, str | None]:
+    """Rows in quarantine by the source's tables, or why nobody can tell.
+
+    None where the destination has no quarantine.
+    """
+    place = assembly.destination(settings, pipeline)
+    if not isinstance(place, PostgresDestination):
+        return None, None
+    try:
+        with closing(place):
+            counts = place.quarantined_counts(pipeline)
+        selected = assembly.selected(settings, pipeline)
+    except HeadraceError as error:
+        return None, str(error)
+    return {str(t.source): counts.get(t.target, 0) for t in selected}, None
+
+
 def _age(reader: LogReader, passed: int) -> float:
     """Seconds since the oldest commit that was not passed; 0 where it brought no change."""
     for manifest in reader.manifests(passed):
@@ -156,21 +177,10 @@ def _synced_statuses(settings: Settings, sync: Sync) -> Iterator[TableStatus]:
     """The tables as the pipeline's last run left them, or the run that goes on sees them."""
     tables = syncing.recorded(settings, sync.name).get("tables", {})
     if tables:
-        parked, error = _parked(settings, sync)
+        parked, error = _parked(settings, sync.name)
         for table, known in tables.items():
-            found = None if error else parked.get(table, 0)
+            found = None if parked is None else parked.get(table, 0)
             yield _synced_status(sync.name, table, known, found, error)
-
-
-def _parked(settings: Settings, sync: Sync) -> tuple[Mapping[str, int], str | None]:
-    """Rows in quarantine by the source's tables, or why nobody can tell."""
-    try:
-        with closing(syncing.destination(sync)) as place:
-            counts = place.quarantined_counts(sync.name)
-        selected = assembly.selected(settings, sync.name)
-    except HeadraceError as error:
-        return {}, str(error)
-    return {str(t.source): counts.get(t.target, 0) for t in selected}, None
 
 
 def _synced_status(
