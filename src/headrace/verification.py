@@ -1,24 +1,32 @@
-"""`headrace verify`: brings source, change log and destination to one LSN and compares them."""
+"""`headrace verify`: brings both ends of each table to one LSN or version, and compares them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import pyarrow as pa
 
-from headrace import assembly
+from headrace import assembly, syncing
 from headrace.config import Capture, SelectedTable, Settings, Sync
+from headrace.connectors.delta.destination import DeltaDestination
 from headrace.connectors.delta.reading import PinnedTable
+from headrace.connectors.postgres.destination import PostgresDestination
 from headrace.connectors.postgres.source import PostgresSource
+from headrace.engine.collapse import collapse
+from headrace.engine.keyed import keyed
 from headrace.engine.materialize import Phase
 from headrace.engine.protocols import Snapshot
-from headrace.errors import VerificationImpossibleError
+from headrace.engine.sync_state import SyncMode
+from headrace.errors import DestinationLockedError, VerificationImpossibleError
 from headrace.log import LogReader
 from headrace.model import ChangeBatch, Checkpoint, Lsn, TableSchema
-from headrace.verify import TableVerification, verify_table
+from headrace.verify import TableVerification
+from headrace.verify.captured import Expected, verify_lake, verify_transfer
+from headrace.verify.synced import SyncedPair, verify_synced
 
 # How long a running pipeline may take to come to where the source was; it records its position
 # every second, and that of an idle source every ten.
@@ -62,34 +70,60 @@ def _verify_pipeline(
     _await(reader, name, snapshot.lsn)
     place = assembly.destination(settings, name)
     for table in tables:
-        app_id = place.table(table.target, name).app_id(reader.log_id)
-        pinned = PinnedTable(place.open(table.target), app_id, reader.log_id)
-        yield _verify_table(name, table, pinned, reader, snapshot)
+        ends = _Ends(name, table, reader, snapshot)
+        if isinstance(place, PostgresDestination):
+            yield _verify_in_database(ends, place)
+        else:
+            yield _verify_in_lake(ends, place)
 
 
-def _verify_table(
-    name: str,
-    table: SelectedTable,
-    destination: PinnedTable,
-    reader: LogReader,
-    snapshot: Snapshot,
-) -> TableVerification:
-    at = destination.checkpoint
-    if at is None:
-        raise VerificationImpossibleError(
-            f"{table.target} has taken nothing from this change log yet", hint="headrace run"
-        )
-    schema = snapshot.schema(table.source)
-    if table.key is not None:
-        schema = replace(schema, key=table.key)
+@dataclass(frozen=True)
+class _Ends:
+    """One table of a pipeline: the source as of one moment, and the log of what came since."""
 
-    def source_rows() -> Iterator[pa.Table]:
-        for chunk in snapshot.chunks(table.source):
-            for batch in snapshot.read(chunk):
+    pipeline: str
+    table: SelectedTable
+    reader: LogReader
+    snapshot: Snapshot
+
+    @property
+    def schema(self) -> TableSchema:
+        return keyed(self.snapshot.schema(self.table.source), self.table.key)
+
+    def expected(self, at: Checkpoint | None) -> Expected:
+        """What a destination must hold that stands at `at`."""
+        if at is None or at.log_id != self.reader.log_id:
+            raise VerificationImpossibleError(
+                f"{self.table.target} has taken nothing from this change log yet",
+                hint="headrace run",
+            )
+        after = self.snapshot.lsn
+        changes = _changes(self.reader, self.schema, after, at)
+        return Expected(self.schema, self._source_rows, collapse(self.schema, changes, after))
+
+    def _source_rows(self) -> Iterator[pa.Table]:
+        for chunk in self.snapshot.chunks(self.table.source):
+            for batch in self.snapshot.read(chunk):
                 yield pa.Table.from_batches([batch])
 
-    changes = _changes(reader, schema, snapshot.lsn, at)
-    return verify_table(name, schema, source_rows, destination.rows, changes, snapshot.lsn, at.lsn)
+
+def _verify_in_lake(ends: _Ends, place: DeltaDestination) -> TableVerification:
+    target = ends.table.target
+    app_id = place.table(target, ends.pipeline).app_id(ends.reader.log_id)
+    pinned = PinnedTable(place.open(target), app_id, ends.reader.log_id)
+    expected = ends.expected(pinned.checkpoint)
+    assert pinned.checkpoint is not None
+    return verify_lake(ends.pipeline, ends.schema, expected, pinned, pinned.checkpoint.lsn)
+
+
+def _verify_in_database(ends: _Ends, place: PostgresDestination) -> TableVerification:
+    target, delivery = ends.table.target, ends.table.delivery
+    with (
+        closing(place.table(target, ends.pipeline, delivery)) as table,
+        table.reading() as reading,
+    ):
+        expected = ends.expected(reading.at)
+        return verify_transfer(ends.pipeline, ends.schema, expected, reading, target, delivery)
 
 
 def _changes(
@@ -137,8 +171,48 @@ def _passed(reader: LogReader, pipeline: str, commit: int) -> bool:
     return bool(tables) and all(known["passed"] >= commit for known in tables.values())
 
 
+# -- tables from Delta -----------------------------------------------------------------------------
+
+
 def verify_sync(
     settings: Settings, sync: Sync, catch_up: Callable[[], object]
 ) -> list[TableVerification]:
-    """Compare every table of a pipeline with the version of its source that it stands at."""
-    raise NotImplementedError
+    """Compare every table of a pipeline with the version of its source that it stands at.
+
+    `catch_up` is called first; where another run writes the tables, they are compared where they
+    stand. A table that cannot be compared says so, and the others are.
+    """
+    with suppress(DestinationLockedError):
+        catch_up()
+    with closing(syncing.destination(sync)) as place:
+        verified = [
+            (table, verify_synced(_pair(sync, place, table)))
+            for table in assembly.selected(settings, sync.name)
+        ]
+    states = syncing.recorded(settings, sync.name).get("tables", {})
+    return [_with_failure(found, states.get(str(table.source))) for table, found in verified]
+
+
+def _pair(sync: Sync, place: PostgresDestination, table: SelectedTable) -> SyncedPair:
+    return SyncedPair(
+        sync.name,
+        syncing.source(sync).table(table.source, table.key or ()),
+        syncing.target(place, sync, table),
+        table.rules,
+        table.delivery,
+        SyncMode(table.mode),
+    )
+
+
+def _with_failure(
+    verified: TableVerification, state: Mapping[str, Any] | None
+) -> TableVerification:
+    """A table that goes no further may equal what its source had, not what it has."""
+    failed = state is not None and state["phase"] == Phase.FAILED.value
+    if state is None or not failed or verified.problem is not None:
+        return verified
+    problem = VerificationImpossibleError(
+        f"{verified.table} has stopped at version {verified.version}: {state['error']}",
+        hint="headrace status",
+    )
+    return replace(verified, problem=problem)

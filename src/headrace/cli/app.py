@@ -379,8 +379,10 @@ def verify(
     with reporting(as_json=as_json, verbose=verbose) as output:
         tables = load_project(config).verify(pipeline)
         output.show(tables, verification_view(tables))
-        if not all(table.equal for table in tables):
+        if any(table.differs or table.quarantined for table in tables):
             raise typer.Exit(DIFFERENT)
+        if not all(table.equal for table in tables):
+            raise typer.Exit(HeadraceError.exit_code)
 
 
 # -- the end ---------------------------------------------------------------------------------------

@@ -236,31 +236,50 @@ def _row_cell(value: object) -> Text:
 
 
 def verification_view(tables: Sequence[TableVerification]) -> RenderableType:
-    """One line per table, then keys of rows that differ."""
+    """One line per table, then keys of rows that differ, and why others are not equal."""
     made = table(
-        ("pipeline", "table", "result", "rows", "missing", "extra", "at"),
+        ("pipeline", "table", "result", "rows", "missing", "extra", "quarantine", "at"),
         map(_verification_row, tables),
-        right=("rows", "missing", "extra"),
+        right=("rows", "missing", "extra", "quarantine"),
     )
-    different = [t for t in tables if not t.equal]
-    samples = (
-        Text.assemble((f"\n{cell(str(t.table))} differs at ", "red"), cell("; ".join(t.samples)))
-        for t in different
-    )
-    summary = f"{len(tables) - len(different)} of {len(tables)} tables equal their source"
-    return Group(made, *samples, "", Text(summary, "bold red" if different else "green"))
+    equal = sum(t.equal for t in tables)
+    told = (text for t in tables for text in _verification_notices(t))
+    summary = f"{equal} of {len(tables)} tables equal their source"
+    return Group(made, *told, "", Text(summary, "green" if equal == len(tables) else "bold red"))
+
+
+def _verification_notices(verified: TableVerification) -> Iterator[Text]:
+    name = cell(str(verified.table))
+    if verified.differs:
+        yield Text.assemble((f"\n{name} differs at ", "red"), cell("; ".join(verified.samples)))
+    if verified.quarantined:
+        rows = counted(verified.quarantined, "row")
+        told = f"{rows} in quarantine, not compared: headrace quarantine list"
+        yield Text.assemble((f"\n{name}: ", "yellow"), told)
+    if verified.problem is not None:
+        told = "\nhint: ".join(filter(None, (verified.problem.message, verified.problem.hint)))
+        yield Text.assemble((f"\n{name}: ", "red"), prose(told))
 
 
 def _verification_row(verified: TableVerification) -> Sequence[str | Text]:
     return (
         verified.pipeline,
         cell(str(verified.table)),
-        Text("equal", "green") if verified.equal else Text("different", "bold red"),
+        _verdict(verified),
         count(verified.rows),
         count(verified.missing),
         count(verified.extra),
-        str(verified.lsn),
+        Text(count(verified.quarantined), "yellow" if verified.quarantined else ""),
+        _or_dash(str, verified.lsn) if verified.version is None else f"version {verified.version}",
     )
+
+
+def _verdict(verified: TableVerification) -> Text:
+    if verified.differs:
+        return Text("different", "bold red")
+    if verified.problem is not None:
+        return Text("unproven", "bold red")
+    return Text("incomplete", "yellow") if verified.quarantined else Text("equal", "green")
 
 
 def statements_view(statements: Sequence[str]) -> Text:

@@ -221,9 +221,20 @@ class Comparison:
         """The rows that are missing, as often as they are."""
         (wanted, _), _ = self._sides
         for missing, _ in self.pieces():
-            quota = Quota(missing)
-            for rows in wanted():
-                yield take(rows, quota.take(self._fingerprint.hash(rows)))
+            yield from self._rows(wanted, missing)
+
+    def extra_rows(self) -> Iterator[pa.Table]:
+        """The rows that are too much, as often as they are."""
+        _, (found, _) = self._sides
+        for _, extra in self.pieces():
+            yield from self._rows(found, extra)
+
+    def _rows(self, read: ReadRows, side: RowDifference) -> Iterator[pa.Table]:
+        if not side.total:
+            return
+        quota = Quota(side)
+        for rows in read():
+            yield take(rows, quota.take(self._fingerprint.hash(rows)))
 
 
 class _Sums:
@@ -238,8 +249,10 @@ class _Sums:
         buckets = _buckets(hashes)
         add = np.add.at if sign > 0 else np.subtract.at
         np.add.at(self._held, buckets, 1)
-        for sums, words in zip(self._net, (np.uint64(1), hashes.high, hashes.low), strict=True):
-            add(sums, buckets, words)
+        rows, high, low = self._net
+        add(rows, buckets, np.uint64(1))
+        add(high, buckets, hashes.high)
+        add(low, buckets, hashes.low)
 
     def groups(self, rows: int) -> list[npt.NDArray[np.bool_]]:
         """The buckets that differ, so many together as hold about that many rows."""

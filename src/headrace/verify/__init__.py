@@ -1,5 +1,5 @@
-"""Proves that a destination equals its source at one LSN, row by row."""
+"""Proves that a destination equals its source at one LSN or version, row by row."""
 
-from headrace.verify.table import TableVerification, verify_table
+from headrace.verify.outcome import TableVerification
 
-__all__ = ["TableVerification", "verify_table"]
+__all__ = ["TableVerification"]

@@ -135,6 +135,18 @@ class DeltaSourceTable:
             commit = self._history.commit(number) or Commit(number, ())
             return TableVersion(self._header(number).log_id, number, commit.time)
 
+    def version(self, number: int) -> TableVersion:
+        """A version that the table had.
+
+        Raises:
+            HistoryLostError: the log no longer tells it.
+        """
+        with source_errors(self.name):
+            commit = self._history.commit(number)
+            if commit is None:
+                raise lost(self.name, number)
+            return TableVersion(self._header(number).log_id, number, commit.time)
+
     def await_newer(self, than: int, timeout: float) -> bool:
         """Wait until there is a version after `than`; False when `timeout` seconds are over, or
         somebody called `wake`.

@@ -9,7 +9,7 @@ older snapshot an empty table); it is taken before the snapshot.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -124,6 +124,10 @@ class Reading:
             return []
         with target_errors(self._settings):
             return quarantine.find(self.cursor, table=self._table)
+
+    def errors(self) -> AbstractContextManager[None]:
+        """What psycopg raises by `cursor` comes out as a DestinationError of ours."""
+        return target_errors(self._settings)
 
     def _lock(self) -> None:
         """Lock the table, then see what there is."""

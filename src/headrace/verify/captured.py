@@ -7,82 +7,93 @@ changed in between is in the change log: the source's rows as of X, with the log
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from headrace.connectors.delta.reading import PinnedTable
 from headrace.connectors.delta.types import stored_schema, to_stored
-from headrace.engine.collapse import collapse
-from headrace.engine.compare import difference, rows_of
+from headrace.connectors.postgres.reading import Reading
+from headrace.engine.compare import Comparison, Fingerprint, ReadRows
 from headrace.errors import DivergedError
-from headrace.model import ChangeBatch, Lsn, NetChanges, TableId, TableSchema
-from headrace.model.fingerprint import Hasher, Hashes, Words, concat_hashes
-
-SAMPLES = 10  # keys that a difference shows
-
-ReadRows = Callable[[], Iterable[pa.Table]]  # may be called again, for samples
+from headrace.model import Delivery, Lsn, NetChanges, TableId, TableSchema
+from headrace.model.fingerprint import Hasher, Words
+from headrace.verify.held import compare_held
+from headrace.verify.outcome import TableVerification, described, keys_of
 
 
-@dataclass(frozen=True)
-class TableVerification:
-    """The outcome for one table; `missing` and `extra` count rows, a changed row in both.
-
-    `samples` are keys of rows that differ (whole rows where the table has no key), at most ten.
-    """
-
-    pipeline: str
-    table: TableId
-    lsn: Lsn
-    rows: int
-    missing: int
-    extra: int
-    samples: tuple[str, ...] = ()
-
-    @property
-    def equal(self) -> bool:
-        return not (self.missing or self.extra)
-
-
-def verify_table(
-    pipeline: str,
-    schema: TableSchema,
-    source: ReadRows,
-    destination: ReadRows,
-    changes: Sequence[ChangeBatch],
-    after: Lsn,
-    at: Lsn,
+def verify_lake(
+    pipeline: str, schema: TableSchema, expected: Expected, destination: PinnedTable, at: Lsn
 ) -> TableVerification:
-    """Compare whole tables. `changes` are the log's, from `after` (X) to `at` (L)."""
+    """Compare a Delta table, pinned at `at`, with what it must hold."""
     stored = stored_schema(schema.arrow())
-    hasher = Hasher(exact=False, seeds=Hasher.of(stored).seeds)
-    expected = Expected(schema, source, collapse(schema, changes, after))
+    columns = tuple(replace(c, type=stored.field(c.name).type) for c in schema.columns)
+    fingerprint = Fingerprint.of(replace(schema, columns=columns), schema.names)
+    counted = _Counted(destination.rows)
 
     def wanted() -> Iterator[pa.Table]:
         return (to_stored(rows, stored) for rows in expected.rows())
 
     def found() -> Iterator[pa.Table]:
-        return (to_stored(rows, stored) for rows in destination())
+        yield from (to_stored(rows, stored) for rows in counted.read())
+        yield to_stored(expected.taken, stored)
 
-    taken = gather([to_stored(expected.taken, stored)], hasher)
-    wanted_rows, found_rows = gather(wanted(), hasher), gather(found(), hasher)
-    # Rows that a table without a key lost since X: what the source still shows, and they, balance.
-    missing, extra = difference(wanted_rows, concat_hashes([found_rows, taken]))
+    comparison = Comparison(wanted, found, fingerprint)
+    identifying = schema.key or schema.names
     samples = [
-        *rows_of(wanted(), hasher, missing.hashes, SAMPLES),
-        *rows_of(found(), hasher, extra.hashes, SAMPLES),
+        *keys_of(comparison.missing_rows(), identifying),
+        *keys_of(comparison.extra_rows(), identifying),
     ]
     return TableVerification(
         pipeline,
         schema.table,
         at,
-        len(found_rows),
-        missing.total,
-        extra.total,
-        _describe(samples, schema.key or schema.names),
+        counted.rows,
+        comparison.missing,
+        comparison.extra,
+        described(identifying, samples),
     )
+
+
+def verify_transfer(
+    pipeline: str,
+    schema: TableSchema,
+    expected: Expected,
+    reading: Reading,
+    target: TableId,
+    delivery: Delivery,
+) -> TableVerification:
+    """Compare a Postgres table as of one moment with what it must hold there."""
+    assert reading.at is not None
+    named = replace(schema, table=target)
+    found = compare_held(reading, named, expected.rows, delivery, taken=expected.taken)
+    return TableVerification(
+        pipeline,
+        schema.table,
+        reading.at.lsn,
+        found.rows,
+        found.missing,
+        found.extra,
+        found.samples,
+        quarantined=found.quarantined,
+    )
+
+
+class _Counted:
+    """Rows as they are read, counted; `rows` is the number of the last reading."""
+
+    def __init__(self, read: ReadRows) -> None:
+        self._read = read
+        self.rows = 0
+
+    def read(self) -> Iterator[pa.Table]:
+        self.rows = 0
+        for part in self._read():
+            self.rows += part.num_rows
+            yield part
 
 
 class Expected:
@@ -145,20 +156,3 @@ def _replaced(
     take[rows] = table.num_rows + np.arange(len(rows))
     column = pa.chunked_array([*table.column(index).chunks, *values.chunks], values.type)
     return table.set_column(index, name, column.take(pa.array(take)))
-
-
-def gather(parts: Iterable[pa.Table], hasher: Hasher) -> Hashes:
-    """The fingerprints of all rows."""
-    empty = np.empty(0, np.uint64)
-    hashed = [hasher.hash(part) for part in parts if part.num_rows]
-    return concat_hashes(hashed) if hashed else Hashes(empty, empty)
-
-
-def _describe(samples: Sequence[pa.Table], columns: Sequence[str]) -> tuple[str, ...]:
-    """The rows' keys as `id=1`, each once."""
-    texts = (
-        ", ".join(f"{name}={value}" for name, value in row.items())
-        for part in samples
-        for row in part.select(list(columns)).to_pylist()
-    )
-    return tuple(dict.fromkeys(texts))[:SAMPLES]
