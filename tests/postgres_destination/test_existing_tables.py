@@ -205,6 +205,16 @@ def test_somebody_else_s_rows_are_not_touched_unless_the_user_says_so(place: Pla
     assert place.rows() == [(1,)]
 
 
+def test_a_check_tells_somebody_else_s_rows_from_an_empty_table(place: Place) -> None:
+    stands(place, "id bigint primary key")
+    schema = schema_of({"id": pa.int64()})
+    assert place.table().check(schema) == []
+    place.database.execute("insert into shop.customers values (1)")
+    (found,) = place.table().check(schema)
+    assert (found.name, found.severity) == ("target-owner", Severity.BLOCKER)
+    assert place.table(delivery=Delivery(take_over=True)).check(schema) == []
+
+
 def test_another_pipeline_s_table_is_refused(place: Place) -> None:
     place.prepared(SCHEMA)
     with pytest.raises(ForeignTableError, match="the pipeline 'lake_to_shop' writes it"):

@@ -17,6 +17,7 @@ from headrace.connectors.postgres.check_server import (
 )
 from headrace.connectors.postgres.config import address
 from headrace.connectors.postgres.existing import judge, name_findings
+from headrace.connectors.postgres.preparing import has_rows
 from headrace.connectors.postgres.target_session import Cursor, connect_target, target_errors
 from headrace.connectors.postgres.target_table import Target, read_target
 from headrace.errors import HeadraceError
@@ -46,8 +47,6 @@ SELECT ARRAY(SELECT privilege
               WHERE NOT pg_catalog.has_table_privilege(%s::oid, privilege)),
        pg_catalog.quote_ident(current_user), pg_catalog.pg_has_role(%s, 'USAGE')
 """
-
-_HAS_ROWS: Final = "SELECT reltuples <> 0 FROM pg_catalog.pg_class WHERE oid = %s"
 
 
 def check_database(settings: PostgresConnection) -> list[Finding]:
@@ -123,9 +122,10 @@ def check_table(
     if record is not None and record.pipeline != pipeline:
         return [*found, _foreign(schema.table, f"the pipeline {record.pipeline!r} writes it")]
     ours = record is not None and record.at is not None
-    if not ours and not delivery.take_over and _may_have_rows(cursor, target):
-        why = "it may hold rows that are not this pipeline's (take_over: true replaces them)"
-        found.append(_foreign(schema.table, why, Severity.WARNING))
+    readable = all(finding.severity is not Severity.BLOCKER for finding in found)
+    if not ours and not delivery.take_over and readable and has_rows(cursor, schema.table):
+        why = "it has rows that are not this pipeline's (take_over: true replaces them)"
+        found.append(_foreign(schema.table, why))
     known = record.schema if record is not None and ours else None
     return [*found, *judge(known or schema, target, delivery)]
 
@@ -171,14 +171,9 @@ def _table_rights(
         )
 
 
-def _may_have_rows(cursor: Cursor, target: Target) -> bool:
-    row = cursor.execute(_HAS_ROWS, [target.oid]).fetchone()
-    return row is not None and bool(row[0])
-
-
-def _foreign(table: TableId, why: str, severity: Severity = Severity.BLOCKER) -> Finding:
+def _foreign(table: TableId, why: str) -> Finding:
     fix = f"give {table} another `name:` in headrace.yaml, or move the table away"
-    return Finding(severity, "target-owner", f"{table}: {why}", (str(table),), fix=fix)
+    return Finding(Severity.BLOCKER, "target-owner", f"{table}: {why}", (str(table),), fix=fix)
 
 
 def _ok(name: str, message: str, *objects: str) -> Finding:

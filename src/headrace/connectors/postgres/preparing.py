@@ -41,7 +41,7 @@ def prepare(
         records.forget_position(cursor, name)
         records.own(cursor, name, pipeline, schema)
     elif record is None or record.at is None:
-        if record is not None and not _has_rows(cursor, name):
+        if record is not None and not has_rows(cursor, name):
             target = _refitted(cursor, name, target, schema, delivery)
         _take(cursor, name, target, schema, delivery)
         records.own(cursor, name, pipeline, schema)
@@ -69,7 +69,7 @@ def _take(
 ) -> None:
     """A table that took nothing yet: nobody else's rows may be in it."""
     refuse_blockers(name, judge(schema, target, delivery))
-    if not delivery.take_over and _has_rows(cursor, name):
+    if not delivery.take_over and has_rows(cursor, name):
         raise _others(name, "it has rows that it did not write; take_over: true replaces them")
     _add_mark(cursor, name, target, delivery)
 
@@ -91,7 +91,8 @@ def _refitted(
     return read_target(cursor, name) or target
 
 
-def _has_rows(cursor: Cursor, name: TableId) -> bool:
+def has_rows(cursor: Cursor, name: TableId) -> bool:
+    """Whether a table, which we may read, holds any row."""
     query = sql.SQL("SELECT EXISTS (SELECT FROM {})").format(_relation(name))
     found = cursor.execute(query).fetchone()
     return found is not None and bool(found[0])
