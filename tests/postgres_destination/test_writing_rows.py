@@ -160,6 +160,19 @@ def test_unsent_values_of_a_parked_row_come_from_its_parked_version_6_12(place: 
     assert place.destination.parked() == []
 
 
+def test_a_parked_row_is_newer_than_the_one_that_the_table_holds_6_12(place: Place) -> None:
+    """Invariants 6 and 12: what was not sent is what the refused version said, not the table's."""
+    schema = schema_of({"id": pa.int64(), "v": pa.string(), "n": pa.int32()})
+    table = place.prepared(schema)
+    place.database.execute("alter table shop.customers add check (n < 10)")
+    table.apply(net(schema, [{"id": 1, "v": "old", "n": 1}]), at(1))
+    table.apply(net(schema, [{"id": 1, "v": "new", "n": 99}]), at(2))
+    fill = Fill(("v",), np.array([0]), pa.table({"id": [1]}))
+    table.apply(net(schema, [{"id": 1, "n": 5}], fills=[fill]), at(3))
+    assert place.rows() == [(1, "new", 5)]
+    assert place.destination.parked() == []
+
+
 def test_refused_rows_are_parked_and_the_others_applied_12(place: Place) -> None:
     """Invariant 12. Conformance: null byte in text."""
     schema = schema_of({"id": pa.int64(), "v": pa.string(), "at": pa.timestamp("us")})

@@ -10,14 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-import numpy as np
 import pyarrow as pa
 from psycopg import sql
 
 from headrace.connectors.postgres.catalog import TypeCatalog
 from headrace.connectors.postgres.target_session import Cursor
 from headrace.connectors.postgres.types import mapping
-from headrace.model import Fill
 
 ORDINAL: Final = "headrace row"  # of an upsert in its batch; no table of a user's has it
 
@@ -37,24 +35,6 @@ class Kept:
     @property
     def table(self) -> sql.Identifier:
         return sql.Identifier("pg_temp", self.name)
-
-
-def ordinals(cursor: Cursor, kept: Kept) -> list[int]:
-    """The numbers of the upserts for which values are kept."""
-    query = sql.SQL("SELECT {} FROM {}").format(sql.Identifier(ORDINAL), kept.table)
-    return [number for (number,) in cursor.execute(query)]
-
-
-def filled_from(upserts: pa.Table, fill: Fill, held: Sequence[pa.Table]) -> pa.Table:
-    """The upserts with a fill's columns from tables of one row each, in the order of its rows."""
-    for name in fill.columns:
-        place, column = upserts.column_names.index(name), upserts.column(name)
-        values = [row.column(name).cast(column.type) for row in held]
-        both = pa.chunked_array([*column.chunks, *(c for v in values for c in v.chunks)])
-        indices = np.arange(upserts.num_rows)
-        indices[fill.rows] = upserts.num_rows + np.arange(len(held))
-        upserts = upserts.set_column(place, upserts.schema.field(name), both.take(indices))
-    return upserts
 
 
 def completed(cursor: Cursor, types: TypeCatalog, row: pa.Table, fills: Sequence[Kept]) -> pa.Table:

@@ -8,16 +8,14 @@ that a batch which the server refuses can be halved (bisection).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
-import numpy as np
 import pyarrow as pa
 from psycopg import sql
 
 from headrace.connectors.postgres.catalog import TypeCatalog
-from headrace.connectors.postgres.fills import ORDINAL, Kept, completed, ordinals
+from headrace.connectors.postgres.fills import ORDINAL, Kept, completed
 from headrace.connectors.postgres.staging import Pace, StagedColumn, Staging, send
 from headrace.connectors.postgres.statements import (
     WritePlan,
@@ -34,16 +32,9 @@ from headrace.connectors.postgres.statements import (
 from headrace.connectors.postgres.target_session import Cursor
 from headrace.connectors.postgres.target_types import arrival
 from headrace.errors import DivergedError
-from headrace.model import Fill, OnDelete, TableId
+from headrace.model import Fill, OnDelete
 
-__all__ = [
-    "Landing",
-    "WritePlan",
-    "delete_staging",
-    "fill_staging",
-    "lacking",
-    "upsert_staging",
-]
+__all__ = ["Landing", "WritePlan", "delete_staging", "fill_staging", "upsert_staging"]
 
 _ROW_NUMBER: Final = StagedColumn(ORDINAL, arrival(pa.int64()))
 
@@ -81,24 +72,20 @@ class Landing:
         if self._plan.on_delete is not OnDelete.IGNORE:
             self._cursor.execute(truncate_statement(self._plan, self._now))
 
-    def read_fills(self, fills: Sequence[Fill]) -> list[Fill]:
+    def read_fills(self, fills: Sequence[Fill]) -> None:
         """Take what the source did not send from the rows that hold it, before they change.
 
-        Returns the part of the fills whose rows are not there.
+        Raises:
+            DivergedError: there is no such row.
         """
-        return [left for fill in fills if len((left := self._read_fill(fill)).rows)]
-
-    def _read_fill(self, fill: Fill) -> Fill:
-        keys = fill.keys.append_column(ORDINAL, pa.array(fill.rows, pa.int64()))
-        staging = fill_staging(self._plan)
-        self._stage(staging, keys)
-        kept = Kept(f"headrace_fill_{len(self._fills)}", fill.columns)
-        self._cursor.execute(fill_statement(self._plan, staging, kept))
-        self._fills.append(kept)
-        if self._cursor.rowcount == len(fill.rows):
-            return replace(fill, rows=fill.rows[:0])
-        left = ~np.isin(fill.rows, ordinals(self._cursor, kept))
-        return Fill(fill.columns, fill.rows[left], fill.keys.filter(pa.array(left)))
+        for number, fill in enumerate(fills):
+            keys = fill.keys.append_column(ORDINAL, pa.array(fill.rows, pa.int64()))
+            staging = fill_staging(self._plan)
+            self._stage(staging, keys)
+            kept = Kept(f"headrace_fill_{number}", fill.columns)
+            self._cursor.execute(fill_statement(self._plan, staging, kept))
+            self._expect(len(fill.rows), "rows that were updated")
+            self._fills.append(kept)
 
     def completed(self, row: pa.Table) -> pa.Table:
         """One refused row as it was to be written: with what fills bring, without its number."""
@@ -160,12 +147,9 @@ class Landing:
         """Raise DivergedError where the last statement found fewer."""
         missing = rows - self._cursor.rowcount
         if missing:
-            raise lacking(self._plan.table, f"{missing} {what}")
-
-
-def lacking(table: TableId, what: str) -> DivergedError:
-    return DivergedError(
-        f"{table} lacks {what} at the source: somebody else writes to it",
-        hint=f"headrace resync {table}",
-        table=str(table),
-    )
+            table = self._plan.table
+            raise DivergedError(
+                f"{table} lacks {missing} {what} at the source: somebody else writes to it",
+                hint=f"headrace resync {table}",
+                table=str(table),
+            )

@@ -16,20 +16,17 @@ import pyarrow as pa
 from psycopg import sql
 
 from headrace.connectors.postgres import preparing, quarantine, records, replay
-from headrace.connectors.postgres.bisection import Operation
 from headrace.connectors.postgres.check_target import check_table
 from headrace.connectors.postgres.evolution import SchemaStep, schema_steps, unsupported
 from headrace.connectors.postgres.existing import judge
-from headrace.connectors.postgres.fills import ORDINAL, filled_from
+from headrace.connectors.postgres.fills import ORDINAL
 from headrace.connectors.postgres.merge import (
     Landing,
     WritePlan,
     delete_staging,
     fill_staging,
-    lacking,
     upsert_staging,
 )
-from headrace.connectors.postgres.parked import key_texts
 from headrace.connectors.postgres.parts import parts
 from headrace.connectors.postgres.quarantine import Quarantine
 from headrace.connectors.postgres.records import Record
@@ -48,7 +45,6 @@ from headrace.failpoints import hit
 from headrace.model import (
     Checkpoint,
     Delivery,
-    Fill,
     NetChanges,
     TableId,
     TableSchema,
@@ -266,27 +262,13 @@ class PostgresTable:
         """Apply what can be, park what cannot."""
         place = self._quarantine(plan)
         landing = Landing(cursor, plan, self._pace, changes.commit_ts)
-        if changes.truncate:
-            landing.truncate()
-        for fill in landing.read_fills(changes.fills):
-            changes = self._filled_from_quarantine(cursor, place, changes, fill)
         left = quarantine.supersede(cursor, place, changes)
+        if left.truncate:
+            landing.truncate()
+        landing.read_fills(left.fills)
         made = parts(cursor, plan, landing, _numbered(left), left.deletes)
         quarantine.land_or_park(cursor, place, made, left.rejected, to, landing.completed)
         self._retry_waiting(cursor, plan, landing, changes.schema)
-
-    def _filled_from_quarantine(
-        self, cursor: Cursor, place: Quarantine, changes: NetChanges, fill: Fill
-    ) -> NetChanges:
-        """What was not sent of rows that the table does not hold: their parked versions have it."""
-        parked = quarantine.find(cursor, table=self.name)
-        newest = {row.key: row.row for row in parked if row.operation is Operation.UPSERT}
-        keys = key_texts(fill.keys, place.key)
-        missing = len([key for key in keys if key not in newest])
-        if missing:
-            raise lacking(self.name, f"{missing} rows that were updated")
-        held = [newest[key] for key in keys]
-        return replace(changes, upserts=filled_from(changes.upserts, fill, held))
 
     def _retry_waiting(
         self, cursor: Cursor, plan: WritePlan, landing: Landing, schema: TableSchema
