@@ -9,7 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import psycopg
-from harness import Shop, big
+from harness import Shop
+
+from toast_orders import big
 
 TABLES = ("public.orders", "public.items", "public.docs")
 CHANGES = (

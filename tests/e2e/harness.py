@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -191,11 +190,6 @@ class Shop:
     def status(self, table: str) -> TableStatus:
         (found,) = [t for t in self.project.status().tables if t.table == table]
         return found
-
-
-def big(seed: int) -> str:
-    """12 kB that compression cannot bring below the size that moves a value out of line."""
-    return "".join(hashlib.sha512(f"{seed}.{i}".encode()).hexdigest() for i in range(96))
 
 
 def all_loaded(views: Sequence[RunView]) -> bool:

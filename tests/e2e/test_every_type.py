@@ -6,78 +6,7 @@ import sys
 
 import pytest
 
-TYPES = """
-create type mood as enum ('sad', 'glad', 'it''s "complicated", really');
-create domain price as numeric(12, 2) check (value >= 0);
-create domain label as text;
-create type pair as (a int, b text);
-"""
-
-# Column type, and literals that are easy to get wrong; NULL comes by itself.
-COLUMNS: dict[str, tuple[str, ...]] = {
-    "bool": ("true", "false"),
-    "int2": ("-32768", "32767"),
-    "int4": ("-2147483648", "2147483647"),
-    "int8": ("-9223372036854775808", "9223372036854775807"),
-    "float4": ("'NaN'", "'Infinity'", "'-Infinity'", "'-0'", "3.4028235e38", "1e-45", "0.1"),
-    "float8": ("'NaN'", "'Infinity'", "'-Infinity'", "'-0'", "5e-324", "1.7976931348623157e308"),
-    "numeric(38,10)": ("'9999999999999999999999999999.9999999999'", "-0.0000000001", "1.5"),
-    "numeric(5,0)": ("99999", "-99999", "0"),
-    "numeric(50,20)": ("1e29", "0.00000000000000000001"),
-    "numeric": ("'NaN'", "'Infinity'", "1e200", "1.10", "0.000", "-12345678901234567890.123456789"),
-    "text": ("''", "' '", r"E'a\tb\nc\\d''\"'", "'NULL'", r"'\N'", "'ẞßſ e\u0301 \U0001f980'"),
-    "varchar(10)": ("''", "'ten chars!'", "'\U0010ffff'"),
-    "char(6)": ("''", "'ab'", "'abcdef'"),
-    '"char"': ("'x'",),
-    "bytea": (r"'\x'", r"'\x00ff0a5c27'", r"'\xdeadbeef'"),
-    "date": ("'0001-01-01'", "'9999-12-31'", "'1970-01-01'", "'2000-02-29'"),
-    "time": ("'00:00'", "'23:59:59.999999'", "'24:00'"),
-    "timetz": ("'12:00:00.5+05:30'", "'00:00-11'"),
-    "timestamp": ("'0001-01-01'", "'9999-12-31 23:59:59.999999'", "'1969-12-31 23:59:59.999999'"),
-    "timestamptz": ("'1900-01-01 00:00+00'", "'2038-01-19 03:14:08.000001+02'"),
-    "interval": ("'0'", "'1 year -2 mons 3 days -04:05:06.789'", "'-1 day +1 sec'"),
-    "uuid": ("'00000000-0000-0000-0000-000000000000'", "'FFFFFFFF-ffff-4fff-bfff-ffffffffffff'"),
-    "json": ("""'{"b" : 1,  "a":null, "a": 2}'""", "'null'", """'"\\u00e9"'"""),
-    "jsonb": ("""'{"b" : 1.10, "a":[null, "x\\"y"]}'""", "'null'", "'[]'"),
-    "mood": ("'sad'", "'it''s \"complicated\", really'"),
-    "price": ("0", "1234567890.12"),
-    "label": ("''", "'x'"),
-    "pair": (r"""'(1,"a,\"b\"")'""",),
-    "inet": ("'10.0.0.1'", "'10.0.0.0/8'", "'::1'"),
-    "cidr": ("'10.0.0.0/8'",),
-    "macaddr": ("'08:00:2b:01:02:03'",),
-    "int4range": ("'empty'", "'[1,5)'", "'(,)'"),
-    "tstzrange": ("'[2020-01-01 00:00+00,)'",),
-    "bit(3)": ("B'101'",),
-    "tsvector": ("'a:1 fat:2'",),
-    "point": ("'(1.5,-2)'",),
-    "int4[]": ("'{}'", "'{1,NULL,-3}'"),
-    "text[]": ("'{}'", """'{NULL,"NULL","",a b,"q\\"u\\\\o,te","{}"}'""", "'{\U0001f980}'"),
-    "float8[]": ("'{NaN,-Infinity,0.1,NULL}'",),
-    "numeric(10,2)[]": ("'{1.50,NULL}'",),
-    "timestamptz[]": ("'{2020-01-01 00:00:00.000001+00,NULL}'",),
-    "bytea[]": (r"""'{"\\x00ff",NULL}'""",),
-    "uuid[]": ("'{11111111-2222-3333-4444-555555555555}'",),
-    "mood[]": ("'{sad,NULL}'",),
-    "bool[]": ("'{t,f,NULL}'",),
-    "int4[][]": ("'{{1,2},{3,NULL}}'", "'{}'"),
-    "text[][]": ("""'{{a,"b,c"},{NULL,"d\\"e"}}'""",),
-}
-DEPTH = max(len(literals) for literals in COLUMNS.values())
-
-
-def column_names() -> list[str]:
-    return [f"c{number}" for number in range(len(COLUMNS))]
-
-
-def rows(first_id: int) -> str:
-    """INSERT of rows that show every literal, and one row of NULLs."""
-    lines = [
-        ", ".join(literals[i] if i < len(literals) else "NULL" for literals in COLUMNS.values())
-        for i in range(DEPTH + 1)
-    ]
-    values = ", ".join(f"({first_id + i}, {line})" for i, line in enumerate(lines))
-    return f"insert into everything values {values}"
+from every_type import COLUMNS, TYPES, column_names, rows
 
 
 @pytest.fixture

@@ -5,10 +5,11 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from harness import PIPELINE, Shop, big
+from harness import PIPELINE, Shop
 
 from headrace.connectors.postgres.source import PostgresSource
 from headrace.testing.database import temporary_database
+from toast_orders import big
 
 CRM = [{"source": "public.customers", "name": "crm.customers"}, "public.orders"]
 

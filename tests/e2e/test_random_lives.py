@@ -13,11 +13,12 @@ from typing import Any
 
 import psycopg
 from deltalake import DeltaTable
-from harness import Shop, big
+from harness import Shop
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from headrace.testing.database import temporary_database
+from toast_orders import big
 
 # Each table has columns id, code, n and body; what more makes it the kind it is.
 TABLES = {
