@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from target_place import Place, at, net, schema_of
+from target_place import NAME, PIPELINE, Place, at, net, schema_of
 
 from headrace.connectors.postgres.target_json import json_texts
 from headrace.connectors.postgres.target_types import arrival
@@ -156,6 +156,35 @@ def _arrives(
     assert [
         text for (text,) in place.rows("select v::text from shop.customers order by id")
     ] == texts
+
+
+@pytest.mark.parametrize(("wanted", "kind"), [({}, "jsonb"), ({"v": "text"}, "text")])
+def test_a_variant_becomes_jsonb_unless_the_user_wants_another_type(
+    place: Place, wanted: dict[str, str], kind: str
+) -> None:
+    """Both ways: what is read back is what was written."""
+    columns = [Column("id", pa.int64(), "long"), Column("v", pa.string(), "variant")]
+    schema = schema_of(columns)
+    texts = ['{"b": 1.50, "aa": [true, null, "é\\n"]}', "7", '"text"', "null", None, "{}", "[]"]
+    table = place.prepared(schema, Delivery(types=wanted))
+    table.apply(net(schema, [{"id": i, "v": text} for i, text in enumerate(texts)]), at(1))
+    assert place.rows("select distinct pg_typeof(v)::text from shop.customers") == [(kind,)]
+    assert place.rows("select v::text from shop.customers order by id") == [(t,) for t in texts]
+    read = place.destination.table(NAME, PIPELINE, Delivery(types=wanted)).read(schema, ["id", "v"])
+    found = pa.Table.from_batches(read).sort_by("id")
+    assert found.column("v").to_pylist() == texts
+    assert not [f for f in table.check(schema) if "column v" in f.message]
+
+
+def test_a_variant_with_a_null_byte_is_quarantined_12(place: Place) -> None:
+    """Invariant 12: jsonb has no such character."""
+    columns = [Column("id", pa.int64(), "long"), Column("v", pa.string(), "variant")]
+    schema = schema_of(columns)
+    table = place.prepared(schema)
+    table.apply(net(schema, [{"id": 1, "v": '"a\\u0000"'}, {"id": 2, "v": '"a"'}]), at(1))
+    assert place.rows("select id from shop.customers") == [(2,)]
+    (parked,) = place.destination.parked()
+    assert parked.row.to_pylist() == [{"id": 1, "v": '"a\\u0000"'}]
 
 
 def test_a_key_of_each_kind_finds_its_row(place: Place) -> None:

@@ -3,6 +3,10 @@
 Parquet's "Variant Binary Encoding", version 1, not shredded (PROTOCOL.md, "Variant Data Type").
 JSON has fewer types: times are ISO 8601 text, binary is base64, a UUID is text, and so is a number
 that JSON has no form for; decimals keep every digit.
+
+Texts are spelled as Postgres' jsonb prints them, so that what was written there and is read back
+is the same text: shorter names come first in an object, and a space stands behind , and : (but
+jsonb has no exponents, and no -0.0).
 """
 
 from __future__ import annotations
@@ -98,10 +102,16 @@ def _object(names: Sequence[str], header: int, data: bytes, at: int) -> Iterator
     ids = _offsets(data, at, id_size, count)
     offsets = _offsets(data, at + count * id_size, wide, count)
     values = at + count * id_size + (count + 1) * wide
-    for number, (name, offset) in enumerate(zip(ids, offsets, strict=True)):
-        yield f"{',' if number else '{'}{_quoted(names[name])}:"
-        yield from _text(names, data, values + offset)
+    fields = [(names[i], values + offset) for i, offset in zip(ids, offsets, strict=True)]
+    for number, (name, place) in enumerate(sorted(fields, key=_jsonb_order)):
+        yield f"{', ' if number else '{'}{_quoted(name)}: "
+        yield from _text(names, data, place)
     yield "}" if count else "{}"
+
+
+def _jsonb_order(field: tuple[str, int]) -> tuple[int, bytes]:
+    name = field[0].encode()
+    return len(name), name
 
 
 def _array(names: Sequence[str], header: int, data: bytes, at: int) -> Iterator[str]:
@@ -110,7 +120,7 @@ def _array(names: Sequence[str], header: int, data: bytes, at: int) -> Iterator[
     at += count_size
     values = at + (count + 1) * wide
     for number, offset in enumerate(_offsets(data, at, wide, count)):
-        yield "," if number else "["
+        yield ", " if number else "["
         yield from _text(names, data, values + offset)
     yield "]" if count else "[]"
 

@@ -28,7 +28,7 @@ class Fit:
 EXACT: Final = Fit(True)
 
 TEXTS: Final = frozenset({"text", "varchar", "bpchar", "citext"})
-_JSON: Final = frozenset({"json", "jsonb"})
+JSON: Final = frozenset({"json", "jsonb"})
 _INTEGER_BITS: Final = {"int2": 16, "int4": 32, "int8": 64}
 _INTEGER_DIGITS: Final = {"int2": 4, "int4": 9, "int8": 18}  # that always fit
 _TIMES: Final = frozenset({"timestamp", "timestamptz", "time", "timetz", "interval"})
@@ -43,7 +43,7 @@ def fit(kind: pa.DataType, column: TargetColumn) -> Fit:
     if is_list(kind) and column.is_array:
         return _fit_scalar(kind.value_type, column)
     if is_list(kind) or pt.is_nested(kind):
-        holds = column.family in _JSON and not column.is_array
+        holds = column.family in JSON and not column.is_array
         return EXACT if holds else _refused(kind, column)
     if column.is_array and not _is_text(kind):
         return _refused(kind, column)

@@ -12,9 +12,9 @@ from typing import Final
 
 from psycopg import sql
 
-from headrace.connectors.postgres.compatibility import EXACT, Fit, fit
+from headrace.connectors.postgres.compatibility import EXACT, JSON, Fit, fit
 from headrace.connectors.postgres.target_table import Target, TargetColumn
-from headrace.connectors.postgres.target_types import arrival
+from headrace.connectors.postgres.target_types import VARIANT, default_type
 from headrace.errors import UnsuitableTableError
 from headrace.model import DELETED_AT, Column, Delivery, OnDelete, TableId, TableSchema
 from headrace.model.finding import Finding, Severity
@@ -73,7 +73,7 @@ def column_type(column: Column, delivery: Delivery) -> str:
     wanted = delivery.types.get(column.name)
     if wanted is not None:
         return _checked(wanted)
-    return column.source_type if delivery.native_types else arrival(column.type).type
+    return column.source_type if delivery.native_types else default_type(column)
 
 
 def _checked(text: str) -> str:
@@ -89,6 +89,8 @@ def _checked(text: str) -> str:
 def holds(column: Column, target: TargetColumn, delivery: Delivery) -> Fit:
     """Whether a column of the table takes every value of the source's."""
     if delivery.native_types and column.source_type == target.type:
+        return EXACT
+    if column.source_type == VARIANT and target.family in JSON and not target.is_array:
         return EXACT
     return fit(column.type, target)
 

@@ -19,6 +19,7 @@ import pyarrow.types as pt
 
 from headrace.connectors.postgres.target_json import is_list, json_texts
 from headrace.errors import DestinationError
+from headrace.model import Column
 
 Encode = Callable[[pa.Array], pa.Array]
 
@@ -161,6 +162,19 @@ def arrival(kind: pa.DataType) -> Arrival:
         hint="exclude the column, or cast it at the source",
         arrow=str(kind),
     )
+
+
+# Delta's type for values of any type; they are read as JSON texts.
+VARIANT: Final = "variant"
+
+
+def default_type(column: Column) -> str:
+    """The type that a source's column gets where nobody asked for another.
+
+    Raises:
+        DestinationError: Postgres has no type for it.
+    """
+    return "jsonb" if column.source_type == VARIANT else arrival(column.type).type
 
 
 def arrival_at(kind: pa.DataType, target: str) -> Arrival:
