@@ -274,6 +274,28 @@ def test_a_table_cannot_be_swapped_or_truncated_while_it_is_read(plain: Kept) ->
     plain.database.execute('truncate "T 1"')
 
 
+def test_a_column_that_the_table_computes_is_read_too(database: Database) -> None:
+    ddl = "create table t (id int8 primary key, v int8 generated always as (id * 2) stored)"
+    kept = Kept.make(database, ddl, {"id": pa.int64(), "v": pa.int64()})
+    database.execute("insert into t values (1), (2)")
+    assert read(kept).to_pydict() == {"id": [1, 2], "v": [2, 4]}
+
+
+def test_rows_that_cannot_be_compared_are_told_with_their_places(plain: Kept) -> None:
+    kept = plain.with_columns({"id": pa.int64(), "V": pa.int32()})
+    plain.database.execute("""update "T 1" set "V" = id where id <> 1""")
+    plain.database.execute("""update "T 1" set "V" = 'no number' where id = 1""")
+    with read_table(settings_of(plain.database), kept.schema.table) as reading:
+        held = list(reading.held(kept.schema, ["id", "V"], placed=True))
+        again = list(reading.held(kept.schema, ["id", "V"]))
+    compared = [part.rows for part in held if part.rows is not None]
+    assert pa.Table.from_batches(compared).to_pydict() == {"id": [0, 2], "V": [0, 2]}
+    (odd,) = [part.places for part in held if part.rows is None and part.places is not None]
+    ((place,),) = plain.database.execute('select ctid::text from "T 1" where id = 1')
+    assert odd.column("place").to_pylist() == [place]
+    assert [part.places for part in again] == [None] * len(again)
+
+
 def test_a_partitioned_table_is_read_whole(database: Database) -> None:
     ddl = """
     create table t (id int8 primary key, v text) partition by hash (id);

@@ -192,7 +192,8 @@ def _errors(status: Status) -> Iterable[Text]:
     found += [(t.table, t.error) for t in status.tables]
     for name, error in found:
         if error:
-            yield Text.assemble((f"\n{cell(name)}: ", "red"), prose(error))
+            text = error.removeprefix(f"{name}: ")
+            yield Text.assemble((f"\n{cell(name)}: ", "red"), prose(text))
 
 
 # -- rows ------------------------------------------------------------------------------------------
@@ -238,9 +239,9 @@ def _row_cell(value: object) -> Text:
 def verification_view(tables: Sequence[TableVerification]) -> RenderableType:
     """One line per table, then keys of rows that differ, and why others are not equal."""
     made = table(
-        ("pipeline", "table", "result", "rows", "missing", "extra", "quarantine", "at"),
+        ("pipeline", "table", "result", "rows", "missing", "extra", "at"),
         map(_verification_row, tables),
-        right=("rows", "missing", "extra", "quarantine"),
+        right=("rows", "missing", "extra"),
     )
     equal = sum(t.equal for t in tables)
     told = (text for t in tables for text in _verification_notices(t))
@@ -269,7 +270,6 @@ def _verification_row(verified: TableVerification) -> Sequence[str | Text]:
         count(verified.rows),
         count(verified.missing),
         count(verified.extra),
-        Text(count(verified.quarantined), "yellow" if verified.quarantined else ""),
         _or_dash(str, verified.lsn) if verified.version is None else f"version {verified.version}",
     )
 

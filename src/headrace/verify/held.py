@@ -28,7 +28,6 @@ def compare_held(
     delivery: Delivery,
     *,
     taken: pa.Table | None = None,
-    at_once: int = AT_ONCE,
 ) -> Differences:
     """What the table of `reading`, whose name `schema` bears, differs by from `wanted`.
 
@@ -46,7 +45,7 @@ def compare_held(
         yield from wanted()
         yield table.undeleted
 
-    comparison = Comparison(expected, table.rows, fingerprint, at_once)
+    comparison = Comparison(expected, table.rows, fingerprint, AT_ONCE)
     missing, extra, samples = _judge(table, comparison, fingerprint)
     return Differences(table.count + table.odd, missing, extra, samples, len(table.parked))
 

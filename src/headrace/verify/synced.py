@@ -52,6 +52,8 @@ def verify_synced(pair: SyncedPair) -> TableVerification:
     try:
         with pair.destination.reading() as reading:
             return _compared(pair, reading, unknown)
+    except VerificationImpossibleError as error:
+        return replace(unknown, problem=error)
     except HeadraceError as error:
         return replace(unknown, problem=_impossible(pair, error.message, error.hint))
 

@@ -261,6 +261,16 @@ def table_schema(connection: Connection, table: TableId, version: int) -> TableS
     return read_table_schema(connection, types, table, version=version).schema
 
 
+def column_mappings(
+    connection: Connection, types: TypeCatalog, table: TableId
+) -> dict[str, TypeMapping]:
+    """How each column of a table is read, generated ones too; empty without such a table."""
+    found = connection.execute(TABLE, (table.schema, table.name)).fetchone()
+    if found is None:
+        return {}
+    return {column.name: column.mapping(types) for column in _every_column(connection, found[0])}
+
+
 def _published(
     connection: Connection, table: TableId, publication: str | None
 ) -> frozenset[str] | None:
@@ -275,8 +285,7 @@ def _published(
 def _columns(
     connection: Connection, table_oid: int, published: frozenset[str] | None
 ) -> tuple[CatalogColumn, ...]:
-    with connection.cursor(row_factory=class_row(CatalogColumn)) as cursor:
-        every = cursor.execute(COLUMNS, (table_oid,)).fetchall()
+    every = _every_column(connection, table_oid)
     generated_sent = (
         published is not None and connection.info.server_version >= PUBLISHED_GENERATED_SINCE
     )
@@ -286,6 +295,11 @@ def _columns(
         if (generated_sent or not column.generated)
         and (published is None or column.name in published)
     )
+
+
+def _every_column(connection: Connection, table_oid: int) -> list[CatalogColumn]:
+    with connection.cursor(row_factory=class_row(CatalogColumn)) as cursor:
+        return cursor.execute(COLUMNS, (table_oid,)).fetchall()
 
 
 @dataclass(frozen=True)

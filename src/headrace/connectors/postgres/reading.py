@@ -21,7 +21,7 @@ from psycopg import sql
 
 from headrace.config.connections import PostgresConnection
 from headrace.connectors.postgres import quarantine, records
-from headrace.connectors.postgres.catalog import TypeCatalog, read_table_schema
+from headrace.connectors.postgres.catalog import TypeCatalog, column_mappings
 from headrace.connectors.postgres.comparable import Comparable, IncomparableError
 from headrace.connectors.postgres.config import LIFT_LIMITS, address, conninfo
 from headrace.connectors.postgres.parked import ParkedRow
@@ -31,7 +31,6 @@ from headrace.errors import (
     DestinationError,
     DestinationUnavailableError,
     DivergedError,
-    TableNotFoundError,
     UnsuitableTableError,
 )
 from headrace.model import DELETED_AT, Checkpoint, TableId, TableSchema
@@ -122,7 +121,7 @@ class Reading:
         """The table's rows in quarantine."""
         if not self._recorded:
             return []
-        with target_errors(self._settings):
+        with self.errors():
             return quarantine.find(self.cursor, table=self._table)
 
     def errors(self) -> AbstractContextManager[None]:
@@ -140,12 +139,8 @@ class Reading:
 
     def _columns(self, schema: TableSchema, columns: Sequence[str]) -> dict[str, Comparable]:
         session, table = self.cursor.connection, self._table
-        try:
-            with target_errors(self._settings):
-                target = read_table_schema(session, TypeCatalog.read(session), table)
-        except TableNotFoundError as error:
-            raise _lacking(table, f"{table} is no table") from error
-        mappings = dict(zip(target.schema.names, target.mappings, strict=True))
+        with self.errors():
+            mappings = column_mappings(session, TypeCatalog.read(session), table)
         missing = [name for name in columns if name not in mappings]
         if missing:
             raise _lacking(table, f"{table} lacks the columns {', '.join(missing)}")
