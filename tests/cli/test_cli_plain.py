@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.cli.plain import cell, duration, json_line, plain, prose, with_short_floats
+from headrace.cli.plain import about, cell, duration, json_line, plain, prose, with_short_floats
 from headrace.engine.materialize import Phase
 from headrace.errors import ConfigError
 from headrace.model import Lsn, TableId
@@ -89,3 +89,10 @@ def test_single_precision_prints_as_postgres_prints_it() -> None:
     shown = with_short_floats(rows)
     assert list(map(repr, shown["r"].to_pylist())) == list(map(repr, values))
     assert list(map(repr, shown["d"].to_pylist())) == list(map(repr, values))
+
+
+def test_what_a_text_is_about_is_named_once() -> None:
+    assert about("crm.people", "no such column") == "crm.people: no such column"
+    assert about("crm.people", "crm.people: no such column") == "crm.people: no such column"
+    assert about("crm.people", "crm.people has stopped") == "crm.people has stopped"
+    assert about("crm.people", "crm.people2 has stopped") == "crm.people: crm.people2 has stopped"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 
 import pytest
-from lakeside import Lakeside, Source, people
 
 from headrace.engine.materialize import Phase
 from headrace.errors import ConfigError, UnsupportedSchemaChangeError
+from lakeside import Lakeside, Source, people
 
 RENAMED = {"source": "crm.people", "name": "app.persons", "key": ["id"]}
 
@@ -84,3 +84,11 @@ def test_a_notice_is_logged_by_nobody_but_the_display(
     (table,) = lakeside.project.status().tables
     assert table.notice == "built anew as of version 0: a resync was asked for"
     assert table.notice not in caplog.text
+
+
+def test_refused_rows_are_counted_for_the_end_of_a_run(lakeside: Lakeside, renamed: Source) -> None:
+    assert lakeside.project.count_quarantined() == 0
+    lakeside.sql("alter table app.persons add check (id < 10)")
+    renamed.write(people(9, 10, 11))
+    lakeside.catch_up()
+    assert lakeside.project.count_quarantined() == 2

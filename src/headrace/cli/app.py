@@ -25,11 +25,12 @@ from headrace.cli.invocation import (
     load_project,
 )
 from headrace.cli.output import INTERRUPTED, Output, reporting
+from headrace.cli.plain import about, counted
 from headrace.cli.quarantine import quarantine_app
 from headrace.errors import ConfigError, HeadraceError
 
 if TYPE_CHECKING:
-    from headrace.project import TableFailure
+    from headrace.project import Project, TableFailure
 
 BLOCKED: Final = 3  # exit code: a check found a blocker
 DIFFERENT: Final = 4  # exit code: a verification found a difference
@@ -262,21 +263,32 @@ def run(
             )
         with stopping_on_signals() as asked, showing(output) as tick:
             failures = project.run(pipelines or (), once=once, stop=asked.stop, on_tick=tick)
-        _end_run(output, failures, caught_up=once, interrupted=asked.signalled)
+        _end_run(output, project, failures, caught_up=once, interrupted=asked.signalled)
 
 
 def _end_run(
-    output: Output, failures: list[TableFailure], *, caught_up: bool, interrupted: bool
+    output: Output,
+    project: Project,
+    failures: list[TableFailure],
+    *,
+    caught_up: bool,
+    interrupted: bool,
 ) -> None:
     """Tell how it ended, in words and by the exit code."""
     for failure in failures:
-        where = f"{failure.pipeline}: {failure.table}"
-        output.fail(HeadraceError(f"{where}: {failure.error.message}", hint=failure.error.hint))
+        what = about(str(failure.table), failure.error.message)
+        output.fail(HeadraceError(f"{failure.pipeline}: {what}", hint=failure.error.hint))
     if interrupted:
         raise typer.Exit(INTERRUPTED)
     if failures:
         raise typer.Exit(1)
-    if caught_up:
+    if not caught_up:
+        return
+    refused = project.count_quarantined()
+    if refused:
+        rows = counted(refused, "row")
+        output.say(f"caught up, but for {rows} in quarantine: headrace quarantine list", "yellow")
+    else:
         output.say("caught up: every table holds what its source had at the start", "green")
 
 
@@ -297,7 +309,7 @@ def resync(
         project = load_project(config)
         with stopping_on_signals() as asked, showing(output) as tick:
             failures = project.resync(tables, stop=asked.stop, on_tick=tick)
-        _end_run(output, failures, caught_up=True, interrupted=asked.signalled)
+        _end_run(output, project, failures, caught_up=True, interrupted=asked.signalled)
 
 
 @app.command()

@@ -251,7 +251,9 @@ def _problems(now: RunNumbers) -> list[Text]:
     tables = [(t.table, t.error) for t in now.tables if t.error and t.phase in troubled]
     found = [*streams, *tables]
     lines = [
-        Text.assemble((f"  {name}: ", "red"), prose(error.splitlines()[0]))
+        Text.assemble(
+            (f"  {name}: ", "red"), prose(error.splitlines()[0].removeprefix(f"{name}: "))
+        )
         for name, error in found[:SHOWN_PROBLEMS]
         if error
     ]

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from headrace.cli.output import table
-from headrace.cli.plain import cell, count, prose
+from headrace.cli.plain import cell, count, counted, prose
 
 if TYPE_CHECKING:
     from headrace.connectors.postgres.parked import ParkedRow
@@ -81,7 +81,7 @@ def parked_details(row: ParkedRow) -> RenderableType:
         ("SQLSTATE", row.sqlstate),
         ("constraint", row.constraint),
         ("column", row.column),
-        ("parked", f"{row.parked_at:%Y-%m-%d %H:%M:%S}, tried {row.attempts} times"),
+        ("parked", f"{row.parked_at:%Y-%m-%d %H:%M:%S}, tried {counted(row.attempts, 'time')}"),
     ]
     facts = table(("", ""), [(Text(name, "dim"), prose(text)) for name, text in head if text])
     facts.show_header = False

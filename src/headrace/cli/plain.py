@@ -82,6 +82,11 @@ def count(number: float) -> str:
     return f"{number:,.0f}"
 
 
+def about(name: str, text: str) -> str:
+    """A text with what it is about before it, unless it begins with that itself."""
+    return text if text.startswith((f"{name}:", f"{name} ")) else f"{name}: {text}"
+
+
 def counted(number: int, thing: str) -> str:
     """`1 row`, `2 rows`."""
     return f"{count(number)} {thing}{'' if number == 1 else 's'}"

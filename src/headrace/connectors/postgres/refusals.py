@@ -32,6 +32,7 @@ UNIQUE: Final = "23505"
 FOREIGN_KEY: Final = "23503"
 RESTRICT: Final = "23001"  # a delete of a row that others point to, from 18 on; 23503 before
 EXCLUSION: Final = "23P01"
+OUT_OF_RANGE: Final = "22003"
 
 # A row points nowhere, or others point to a row that is to go.
 FOREIGN_KEYS: Final = frozenset({FOREIGN_KEY, RESTRICT})
@@ -39,9 +40,10 @@ FOREIGN_KEYS: Final = frozenset({FOREIGN_KEY, RESTRICT})
 # What another row of the batch may cure by being applied first.
 _DEPENDENT: Final = frozenset({UNIQUE, FOREIGN_KEY, RESTRICT, EXCLUSION})
 
-# Whose DETAIL names no more than the values of the key in question. That of CHECK and NOT NULL
-# shows the whole row as it would stand, with columns that are not ours to tell.
-_TELLING_DETAIL: Final = frozenset({FOREIGN_KEY, UNIQUE})
+# Whose DETAIL names no more than the values of the key in question, or what a numeric may hold.
+# That of CHECK and NOT NULL shows the whole row as it would stand, with columns that are not ours
+# to tell.
+_TELLING_DETAIL: Final = frozenset({FOREIGN_KEY, UNIQUE, OUT_OF_RANGE})
 
 NULL_BYTE: Final = "22021"  # what the server says of one; psycopg refuses to send it as a parameter
 
