@@ -14,6 +14,7 @@ from change_samples import content
 from simulated_lake import Lake, Shop
 from test_sync_table import MERGES, SCHEMA, row
 
+from headrace.engine import sync as sync_module
 from headrace.engine.materialize import Phase
 from headrace.engine.sync import Sync
 from headrace.engine.sync_state import SyncTarget, SyncView
@@ -71,6 +72,17 @@ def test_once_ends_where_the_sources_were_at_the_start() -> None:
     assert all(shop.content == content([row(2)]) for _, shop in pairs)
     assert all(state.settled for state in sync.tables.values())
     assert sync.view.rows_applied == 3 * 2
+
+
+def test_once_ends_with_its_last_table_and_not_at_the_next_tick(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sync_module, "TICK", 3600.0)
+    shop = Shop()
+    with ThreadPoolExecutor(1) as pool:
+        run = pipeline([(lake("a", row(1)), shop)]).run
+        pool.submit(run, threading.Event(), once=True).result(PATIENCE)
+    assert shop.content == content([row(1)])
 
 
 def test_once_does_not_chase_a_source_that_never_rests() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Final
 
 from headrace import failpoints
@@ -137,11 +137,13 @@ class Sync:
         stop: threading.Event,
         on_tick: Callable[[SyncView], None] | None,
     ) -> None:
-        while not stop.is_set() and not all(future.done() for future in working):
+        """Return when the work is done, or within a tick of a stop."""
+        while not stop.is_set():
             if on_tick is not None:
                 on_tick(self.view)
             self._record()
-            stop.wait(TICK)
+            if not wait(working, TICK).not_done:
+                return
 
     def _record(self, *, now: bool = False) -> None:
         if self._journal is None or not (
