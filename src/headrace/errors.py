@@ -194,6 +194,10 @@ class QuarantineFullError(DestinationError):
     """More rows of a table could not be applied than its budget allows; nothing was applied."""
 
 
+class RowsWaitError(QuarantineFullError):
+    """More rows wait for rows of other tables than may be parked; they may come by themselves."""
+
+
 class ExpectationFailedError(DestinationError):
     """A row breaks an `expect:` rule that stops its table; nothing was applied."""
 

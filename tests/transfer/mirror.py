@@ -6,7 +6,6 @@ type it has, from the catalogs. Neither is read by the code under test.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -224,8 +223,3 @@ def difference(expected: Counter[Row], found: Counter[Row]) -> str:
     return "; ".join(
         f"{side} {rows.total()}: {list(rows)[:3]}"[:1500] for side, rows in sides if rows
     )
-
-
-def big(seed: int) -> str:
-    """12 kB that compression cannot bring below the size that moves a value out of line."""
-    return "".join(hashlib.sha512(f"{seed}.{i}".encode()).hexdigest() for i in range(96))

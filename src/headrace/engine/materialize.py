@@ -9,28 +9,42 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
-from enum import Enum
 from typing import Any, Final
 
 from headrace import failpoints
 from headrace.engine.collapse import collapse
 from headrace.engine.keyed import keyed
-from headrace.engine.protocols import DestinationTable
-from headrace.engine.retry import Backoff
+from headrace.engine.table_state import (
+    Phase,
+    Stretch,
+    TableState,
+    TableTarget,
+    offer_snapshot,
+    queue_stretch,
+)
 from headrace.errors import (
     DestinationConflictError,
     HeadraceError,
     LogGapError,
+    RowsWaitError,
     TableStoppedError,
     UnexpectedError,
 )
 from headrace.log import LogFile, LogReader, Manifest, SnapshotEvent
 from headrace.model import ChangeBatch, Checkpoint, Lsn, TableId
+
+__all__ = [
+    "COMMIT_INTERVAL",
+    "STRETCH_ROWS",
+    "Materialization",
+    "Phase",
+    "TableState",
+    "TableTarget",
+]
 
 # A stretch ends here, whole commits only: large enough that fixed costs vanish, small for memory.
 STRETCH_ROWS: Final = 500_000
@@ -41,80 +55,6 @@ COMMIT_INTERVAL: Final = 0.040
 
 # How often the positions are recorded beside the log; after a crash at most this much is re-read.
 RECORD_INTERVAL: Final = 1.0
-
-
-class Phase(Enum):
-    """What a table is doing; set by the materialization, recorded for `headrace status`."""
-
-    WAITING = "waiting"  # no snapshot in the log yet
-    LOADING = "loading"  # the snapshot is being made visible
-    STREAMING = "streaming"  # changes are applied as they come
-    RETRYING = "retrying"  # a transient error; tried again by itself
-    FAILED = "failed"  # waits for a person
-    HELD = "held"  # left alone: its last rebuild was undone; a resync releases it
-
-
-@dataclass(frozen=True)
-class TableTarget:
-    """One table of a pipeline: its place at the destination, and the key if the user chose one."""
-
-    table: TableId
-    destination: DestinationTable
-    key: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True)
-class _Stretch:
-    """One table's part of one log commit; `stopped` means that the log follows it no further."""
-
-    commit: int
-    to_lsn: Lsn
-    commit_ts: datetime | None
-    files: tuple[LogFile, ...]
-    stopped: str | None = None
-
-    @property
-    def rows(self) -> int:
-        return sum(file.rows for file in self.files)
-
-
-@dataclass
-class TableState:
-    """Where one table stands.
-
-    `checkpoint` is its position; `durable` the one that the destination holds, which stays behind
-    while commits bring this table nothing. Its queue begins after the commit `resumed`. While it is
-    `unasked` nobody knows any of that: the destination could not tell, or holds another one now.
-    """
-
-    target: TableTarget
-    checkpoint: Checkpoint | None
-    resumed: int
-    phase: Phase
-    error: HeadraceError | None = None
-    unasked: bool = False
-    durable: Checkpoint | None = None
-    snapshot: tuple[int, SnapshotEvent] | None = None  # to be loaded next
-    schema_version: int = 0
-    queue: deque[_Stretch] = field(default_factory=deque)
-    passed: int = 0
-    applied_rows: int = 0
-    commit_ts: datetime | None = None
-    due: float = 0.0
-    backoff: Backoff = field(default_factory=Backoff)
-
-    def ready(self, now: float) -> bool:
-        """Whether there is something to do for this table now."""
-        if self.phase is Phase.FAILED or now < self.due:
-            return False
-        queued = self.checkpoint is not None and bool(self.queue)
-        return self.unasked or self.snapshot is not None or queued
-
-    @property
-    def settled(self) -> bool:
-        """Nothing is left to do, or nothing more can be done."""
-        idle = self.checkpoint is not None and not self.queue and self.snapshot is None
-        return (idle and not self.unasked) or self.phase is Phase.FAILED
 
 
 def _at_once() -> None:
@@ -152,6 +92,7 @@ class Materialization:
         self.position = self._position_of(self._seen)  # of the newest commit that was queued
         self._workers = workers
         self._recorded = 0.0
+        self._progress = 0  # how often a table went on
 
     # -- starting ----------------------------------------------------------------------------------
 
@@ -227,7 +168,8 @@ class Materialization:
             while not stop.is_set():
                 self.catch_sight()
                 now = time.monotonic()
-                ready = [state for state in self.tables.values() if state.ready(now)]
+                states = self.tables.values()
+                ready = [state for state in states if state.ready(now, self._progress)]
                 list(pool.map(self._advance, ready))
                 self._record_positions()
                 if not ready:
@@ -255,13 +197,13 @@ class Materialization:
         for file in manifest.files:
             files.setdefault(file.table, []).append(file)
         for table, of_table in files.items():
-            _queue_stretch(states.get(table), manifest, tuple(of_table))
+            queue_stretch(states.get(table), manifest, tuple(of_table))
         for event in manifest.snapshots:
             if event.table not in self._unfit:
-                _offer_snapshot(states.get(event.table), manifest.commit, event)
+                offer_snapshot(states.get(event.table), manifest.commit, event)
         for table, reason in manifest.stopped:
             state = states.get(table)
-            _queue_stretch(state, manifest, (), reason)
+            queue_stretch(state, manifest, (), reason)
             self._stop_waiting(state, manifest.commit, reason)
 
     def _stop_waiting(self, state: TableState | None, commit: int, reason: str) -> None:
@@ -273,27 +215,33 @@ class Materialization:
 
     def _advance(self, state: TableState) -> None:
         """Take the next step; whatever goes wrong becomes the table's state."""
+        progress = self._progress
         try:
             if state.unasked:
                 self._ask(state)
             elif state.snapshot is not None:
                 self._load(state, *state.snapshot)
-            else:
+            elif state.queue:
                 self._apply(state)
+            else:
+                self._retry_waiting(state)
         except HeadraceError as error:
             self._failed(state, error)
         except Exception as error:  # the task's edge: nothing may take the other tables down
             self._failed(state, UnexpectedError.wrap(f"{state.target.table}", error))
         else:
             state.backoff.reset()
+            state.blocked = False
             if state.checkpoint is not None:
                 state.phase, state.error = Phase.STREAMING, None
+        state.looked = progress
 
     def _failed(self, state: TableState, error: HeadraceError) -> None:
         state.error = error
         if isinstance(error, DestinationConflictError):
             state.unasked = True
-        if error.transient:
+        state.blocked = isinstance(error, RowsWaitError)
+        if error.transient or state.blocked:
             state.phase = Phase.RETRYING
             state.due = time.monotonic() + state.backoff.next()
         else:
@@ -326,6 +274,18 @@ class Materialization:
         state.schema_version = schema.version
         state.snapshot, state.passed = None, passed
         self._resync.discard(state.target.table)
+        self._went_on(state)
+
+    def _went_on(self, state: TableState) -> None:
+        """The table took rows: some of its own may wait, and others may have waited for them."""
+        state.waiting = -1
+        self._progress += 1
+
+    def _retry_waiting(self, state: TableState) -> None:
+        before = state.waiting
+        state.waiting = state.target.destination.retry_waiting()
+        if before > state.waiting or before < 0 < state.waiting:
+            self._progress += 1
 
     def _apply(self, state: TableState) -> None:
         stretch, consumed = self._next_stretch(state)
@@ -341,9 +301,9 @@ class Materialization:
         rest = max(COMMIT_INTERVAL, state.target.destination.rest())
         state.due = max(started + rest, ended)
 
-    def _next_stretch(self, state: TableState) -> tuple[list[_Stretch], int]:
+    def _next_stretch(self, state: TableState) -> tuple[list[Stretch], int]:
         """Whole commits up to a number of rows; a stop stands alone."""
-        stretch: list[_Stretch] = []
+        stretch: list[Stretch] = []
         rows = 0
         for part in state.queue:
             rows += part.rows
@@ -353,7 +313,7 @@ class Materialization:
             stretch.append(part)
         return stretch, len(stretch)
 
-    def _apply_stretch(self, state: TableState, stretch: Sequence[_Stretch]) -> None:
+    def _apply_stretch(self, state: TableState, stretch: Sequence[Stretch]) -> None:
         position = state.checkpoint
         assert position is not None  # ready() sees to it
         last = stretch[-1]
@@ -371,10 +331,11 @@ class Materialization:
                 committed = replace(changes, commit_ts=last.commit_ts)
                 state.target.destination.apply(committed, to)
                 state.durable = to
+                self._went_on(state)
             state.applied_rows += sum(batch.num_rows for batch in batches)
         state.checkpoint = to
 
-    def _read(self, part: _Stretch, after: Lsn) -> Sequence[ChangeBatch]:
+    def _read(self, part: Stretch, after: Lsn) -> Sequence[ChangeBatch]:
         if part.to_lsn <= after:
             return []
         return self._reader.read_all(part.files)
@@ -383,7 +344,9 @@ class Materialization:
 
     def reached(self, lsn: Lsn) -> bool:
         """Whether every table that can go on holds all changes up to `lsn`."""
-        return self.position >= lsn and all(state.settled for state in self.tables.values())
+        progress = self._progress
+        settled = all(state.settled(progress) for state in self.tables.values())
+        return self.position >= lsn and settled
 
     @property
     def applied_lsn(self) -> Lsn:
@@ -437,27 +400,6 @@ class Materialization:
             "rows_applied": self._applied_before(state.target.table) + state.applied_rows,
             "error": str(state.error) if state.error else None,
         }
-
-
-def _queue_stretch(
-    state: TableState | None,
-    manifest: Manifest,
-    files: tuple[LogFile, ...],
-    stopped: str | None = None,
-) -> None:
-    if state is not None and manifest.commit > state.resumed:
-        state.queue.append(
-            _Stretch(manifest.commit, manifest.to_lsn, manifest.commit_ts, files, stopped)
-        )
-
-
-def _offer_snapshot(state: TableState | None, commit: int, event: SnapshotEvent) -> None:
-    """Take a snapshot where the table needs one; a streaming table has no use for it."""
-    if state is None or commit <= state.resumed:
-        return
-    if state.phase in (Phase.WAITING, Phase.FAILED):
-        state.snapshot = (commit, event)
-        state.phase, state.error, state.due = Phase.LOADING, None, 0.0
 
 
 def _stopped(table: TableId, reason: str) -> TableStoppedError:

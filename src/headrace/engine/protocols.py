@@ -139,6 +139,11 @@ class DestinationTable(Protocol):
         """Apply changes and checkpoint in one commit; at or before the checkpoint, do nothing."""
         ...
 
+    def retry_waiting(self) -> int:
+        """Apply parked rows that can stand by now, as the rows that they refer to have come, or
+        those that referred to them have gone; how many others are left to wait for that."""
+        ...
+
     def rest(self) -> float:
         """Seconds that should pass between the last commit and the next, for its readers' sake."""
         ...
@@ -227,6 +232,10 @@ class SyncedTable(DestinationTable, Protocol):
             ForeignTableError: another pipeline's table, or one with somebody else's rows.
             UnsuitableTableError: a column, type, key or constraint does not fit.
         """
+        ...
+
+    def parents(self) -> Mapping[TableId, bool]:
+        """The other tables that its rows refer to, and whether each ever took anything."""
         ...
 
     def count(self) -> int:

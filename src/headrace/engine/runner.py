@@ -197,5 +197,5 @@ class Runner:
             (m.name, table, state.error)
             for m in self._materializations
             for table, state in m.tables.items()
-            if state.phase is Phase.FAILED and state.error is not None
+            if (state.phase is Phase.FAILED or state.blocked) and state.error is not None
         ]

@@ -149,6 +149,10 @@ class MergeOnReadTable:
                 return
         raise self._conflict()
 
+    def retry_waiting(self) -> int:
+        """A Delta table's rows wait for no others."""
+        return 0
+
     def rest(self) -> float:
         """Seconds from the last commit to the next, for the table's log to stay readable."""
         return self._entry_bytes / LOG_BYTES_PER_SECOND

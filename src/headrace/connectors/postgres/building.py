@@ -122,6 +122,7 @@ class SetAside:
     code: str  # duplicate_key, unique_violation or foreign_key_violation
     reason: str
     rows: int
+    foreign_key: str = ""  # its name, where it is one that leads nowhere
 
 
 @dataclass(frozen=True)
@@ -358,9 +359,10 @@ class _Aside:
             orphans(key, self._build),
             "foreign_key_violation",
             f"no row of {key.parent} is what this row refers to (foreign key {key.name})",
+            key.plain_name,
         )
 
-    def _take(self, condition: str, code: str, reason: str) -> int:
+    def _take(self, condition: str, code: str, reason: str, foreign_key: str = "") -> int:
         build = self._build
         aside = TableId(WORK, f"{build.table.name}_r{len(self.found)}")
         source, to = qualified_text(build.table), qualified_text(aside)
@@ -374,7 +376,7 @@ class _Aside:
                 WITH taken AS (DELETE FROM {source} f WHERE {condition} RETURNING f.*)
                 INSERT INTO {to} SELECT * FROM taken"""  # noqa: S608  # quoted, or the server's
             rows = cursor.execute(take.encode()).rowcount
-        self.found.append(SetAside(aside, code, reason, rows))
+        self.found.append(SetAside(aside, code, reason, rows, foreign_key))
         return rows
 
 

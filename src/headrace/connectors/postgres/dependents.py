@@ -235,6 +235,12 @@ class ForeignKey:
     def enforced(self) -> bool:
         return not self.definition.endswith("NOT ENFORCED")  # 18 on
 
+    @property
+    def plain_name(self) -> str:
+        """As the catalog has it."""
+        quoted = self.name.startswith('"')
+        return self.name[1:-1].replace('""', '"') if quoted else self.name
+
     def validation(self) -> str:
         return f"ALTER TABLE {self.table} VALIDATE CONSTRAINT {self.name}"
 

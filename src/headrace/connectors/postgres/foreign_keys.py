@@ -43,6 +43,18 @@ SELECT cn.nspname, c.relname, pn.nspname, p.relname,
  WHERE k.contype = 'f' AND (n.nspname, r.relname, k.conname) = (%s, %s, %s)
 """
 
+_PARENTS: Final = """
+SELECT DISTINCT pn.nspname, p.relname
+  FROM pg_catalog.pg_constraint k
+  JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_catalog.pg_class p
+    ON p.oid = coalesce(pg_catalog.pg_partition_root(k.confrelid), k.confrelid)
+  JOIN pg_catalog.pg_namespace pn ON pn.oid = p.relnamespace
+ WHERE k.contype = 'f' AND (n.nspname, c.relname) = (%s, %s) AND p.oid <> c.oid
+ ORDER BY 1, 2
+"""
+
 # Places, from 1, of the values that stand in the other table.
 _FOUND: Final = """
 SELECT w.place::int FROM ROWS FROM ({values}) WITH ORDINALITY AS w ({names}, place)
@@ -59,6 +71,12 @@ class ForeignKey:
     child_columns: tuple[str, ...]
     parent_columns: tuple[str, ...]
     types: tuple[str, ...]
+
+
+def parents(connection: Connection, child: TableId) -> list[TableId]:
+    """The other tables that a table's foreign keys point to; none where it is missing."""
+    found = connection.execute(_PARENTS, [child.schema, child.name])
+    return [TableId(schema, name) for schema, name in found]
 
 
 def foreign_key(connection: Connection, refusal: Refusal) -> ForeignKey | None:

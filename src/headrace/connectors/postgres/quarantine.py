@@ -38,8 +38,8 @@ from headrace.connectors.postgres.parked import (
     key_texts,
     keys_among,
 )
-from headrace.connectors.postgres.refusals import Refusal
-from headrace.errors import QuarantineFullError
+from headrace.connectors.postgres.refusals import FOREIGN_KEYS, Refusal
+from headrace.errors import QuarantineFullError, RowsWaitError
 from headrace.model import Checkpoint, Fill, NetChanges, Rejected, TableId
 
 Cursor = psycopg.Cursor[tuple[Any, ...]]
@@ -83,6 +83,11 @@ _COUNTS: Final = """
 SELECT table_schema, table_name, count(*) FROM headrace.quarantine
  WHERE %(pipeline)s::text IS NULL OR pipeline = %(pipeline)s
  GROUP BY 1, 2 ORDER BY 1, 2
+"""
+
+_WAITS: Final = """
+SELECT EXISTS (SELECT FROM headrace.quarantine
+                WHERE table_schema = %s AND table_name = %s AND sqlstate = ANY (%s))
 """
 
 _KEYS: Final = """
@@ -245,7 +250,8 @@ def land_or_park(
     try:
         refused = land(cursor.connection, parts, quarantine.max_rows)
     except TooManyRefusedError as error:
-        raise too_many(quarantine, [r.refusal.reason for r in error.refused]) from error
+        reasons = [r.refusal.reason for r in error.refused]
+        raise too_many(quarantine, reasons, waiting=_any_waits(error.refused)) from error
     whole = [replace(r, row=completed(r.row)) for r in refused]
     return park(cursor, quarantine, whole, rejected, at)
 
@@ -268,7 +274,7 @@ def park(
     if total + count(cursor, quarantine.table) > quarantine.max_rows:
         reasons = [r.refusal.reason for r in refused]
         reasons += [r.reason for r in rejected for _ in range(r.rows.num_rows)]
-        raise too_many(quarantine, reasons)
+        raise too_many(quarantine, reasons, waiting=_any_waits(refused))
     cursor.executemany(_PARK, list(_records(quarantine, refused, rejected, at)))
     return total
 
@@ -303,11 +309,21 @@ def _why(refusal: Refusal) -> list[str]:
     return [refusal.reason, refusal.sqlstate, *named]
 
 
-def too_many(quarantine: Quarantine, reasons: Iterable[str]) -> QuarantineFullError:
-    """The error for more refused rows than may be parked; `reasons` are those of the rows."""
+def _any_waits(refused: Iterable[Refused]) -> bool:
+    return any(r.refusal.sqlstate in FOREIGN_KEYS for r in refused)
+
+
+def too_many(
+    quarantine: Quarantine, reasons: Iterable[str], *, waiting: bool = False
+) -> QuarantineFullError:
+    """The error for more refused rows than may be parked; `reasons` are those of the rows.
+
+    `waiting` says that rows of other tables may cure it.
+    """
     table = quarantine.table
     first = "; ".join(reason for reason, _ in Counter(reasons).most_common(SHOWN_REASONS))
-    return QuarantineFullError(
+    kind = RowsWaitError if waiting else QuarantineFullError
+    return kind(
         f"{table}: more rows cannot be applied than its quarantine may hold "
         f"({quarantine.max_rows}); nothing of this batch was applied. "
         f"Among the reasons: {first}",
@@ -324,6 +340,13 @@ def count(cursor: Cursor, table: TableId) -> int:
     row = cursor.execute(_COUNT, [table.schema, table.name]).fetchone()
     assert row is not None  # count(*) always has one
     return int(row[0])
+
+
+def waits(cursor: Cursor, table: TableId) -> bool:
+    """Whether rows of a table wait for rows that they refer to, or that refer to them."""
+    row = cursor.execute(_WAITS, [table.schema, table.name, sorted(FOREIGN_KEYS)]).fetchone()
+    assert row is not None  # EXISTS always has one
+    return bool(row[0])
 
 
 def counts(cursor: Cursor, pipeline: str | None = None) -> dict[TableId, int]:

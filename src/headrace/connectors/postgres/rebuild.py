@@ -24,12 +24,13 @@ from headrace.connectors.postgres.bisection import (
     TooManyRefusedError,
     land,
 )
-from headrace.connectors.postgres.building import Build, Built
+from headrace.connectors.postgres.building import Build, Built, SetAside
 from headrace.connectors.postgres.evolution import fitting_statements
 from headrace.connectors.postgres.load import copy_parts
 from headrace.connectors.postgres.merge import Landing, WritePlan, upsert_staging
 from headrace.connectors.postgres.quarantine import Quarantine, too_many
 from headrace.connectors.postgres.reading import read_table
+from headrace.connectors.postgres.refusals import FOREIGN_KEY, Refusal
 from headrace.connectors.postgres.staging import Pace, copy_rows
 from headrace.connectors.postgres.target_session import (
     Connection,
@@ -77,11 +78,11 @@ def rebuild(
             built = building.finish(
                 lambda: connect_target(session.settings), build, place.pipeline, CONNECTIONS
             )
-            aside = list(_set_aside(session, schema, place, built))
+            aside, waiting = _set_aside(session, schema, place, built)
             generations.swap(
                 connection,
                 built,
-                lambda cursor: commit(cursor, loader.refused, [*rejected(), *aside]),
+                lambda cursor: commit(cursor, [*loader.refused, *waiting], [*rejected(), *aside]),
             )
         except BaseException:
             with suppress(psycopg.Error):  # a lost connection: the next build of it sweeps
@@ -147,12 +148,38 @@ class _Loader:
 
 def _set_aside(
     session: TargetSession, schema: TableSchema, place: Quarantine, built: Built
-) -> Iterator[Rejected]:
-    """Rows that only the whole table showed to be wrong, read back from where they were put."""
-    if sum(aside.rows for aside in built.set_aside) > place.max_rows:
-        raise too_many(place, [a.reason for a in built.set_aside for _ in range(min(a.rows, 9))])
+) -> tuple[list[Rejected], list[Refused]]:
+    """Rows that only the whole table showed to be wrong, read back from where they were put.
+
+    Those that refer to nothing are refused as the server would: they wait for what they refer to.
+    """
+    orphans = sum(aside.rows for aside in built.set_aside if aside.foreign_key)
+    total = sum(aside.rows for aside in built.set_aside)
+    if total > place.max_rows:
+        reasons = [a.reason for a in built.set_aside for _ in range(min(a.rows, 9))]
+        raise too_many(place, reasons, waiting=total - orphans <= place.max_rows)
+    rejected: list[Rejected] = []
+    waiting: list[Refused] = []
     for aside in built.set_aside:
         asked = replace(schema, table=aside.table)
         with read_table(session.settings, aside.table) as reading:
             rows = pa.Table.from_batches(reading.rows(asked, schema.names), schema.arrow())
-        yield Rejected(rows, aside.code, aside.reason)
+        if aside.foreign_key:
+            waiting += _waiting(schema, rows, aside)
+        else:
+            rejected.append(Rejected(rows, aside.code, aside.reason))
+    return rejected, waiting
+
+
+def _waiting(schema: TableSchema, rows: pa.Table, aside: SetAside) -> Iterator[Refused]:
+    table = schema.table
+    why = Refusal(
+        aside.code,
+        aside.reason,
+        FOREIGN_KEY,
+        schema=table.schema,
+        table=table.name,
+        constraint=aside.foreign_key,
+    )
+    for place in range(rows.num_rows):
+        yield Refused(Operation.UPSERT, place, rows.slice(place, 1), why)

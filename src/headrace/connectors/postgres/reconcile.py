@@ -17,6 +17,7 @@ from headrace.connectors.postgres.bisection import Refused, TooManyRefusedError,
 from headrace.connectors.postgres.merge import Landing, WritePlan, delete_staging
 from headrace.connectors.postgres.parts import parts as as_parts
 from headrace.connectors.postgres.quarantine import Quarantine, too_many
+from headrace.connectors.postgres.refusals import FOREIGN_KEYS
 from headrace.connectors.postgres.staging import Pace, Staging, send
 from headrace.connectors.postgres.statements import missing_statement
 from headrace.connectors.postgres.target_session import Cursor
@@ -86,11 +87,13 @@ class _Work:
             self.refused += land(self._cursor.connection, made, self._place.max_rows)
         except TooManyRefusedError as error:
             self.refused += error.refused
-        self.spend(len(self.refused), *(r.refusal.reason for r in self.refused))
+        waiting = any(r.refusal.sqlstate in FOREIGN_KEYS for r in self.refused)
+        reasons = [r.refusal.reason for r in self.refused]
+        self.spend(len(self.refused), *reasons, waiting=waiting)
 
-    def spend(self, rows: int, *reasons: str) -> None:
+    def spend(self, rows: int, *reasons: str, waiting: bool = False) -> None:
         if rows > self._place.max_rows:
-            raise too_many(self._place, reasons)
+            raise too_many(self._place, reasons, waiting=waiting)
 
 
 def _stage_keys(

@@ -67,7 +67,7 @@ class ReplaceableTable(PostgresTable):
             UnsuitableTableError: the table cannot hold `schema`.
             DestinationUnavailableError: the connection was lost; call again.
         """
-        self._plan = None
+        self._plan = self._waiting = None
         schema = self._named(schema)
         why = self._make_way(schema)
         if why is None:

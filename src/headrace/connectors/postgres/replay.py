@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final
 
@@ -28,10 +28,12 @@ AMBIGUOUS: Final = (
 
 @dataclass(frozen=True)
 class Replayed:
-    """What came of parked rows that were tried again; `left` tell by id why they stay."""
+    """What came of parked rows that were tried again; `left` tell by id why they stay, and
+    `waiting` counts those for which rows of other tables are still to come or to go."""
 
     applied: int
     left: dict[int, str]
+    waiting: int = 0
 
 
 def retry(
@@ -62,7 +64,8 @@ def retry_waiting(
     One statement where no row waits, and two for each foreign key that rows wait for.
     """
     waiting = [r for r in _named(cursor, place, None) if r.sqlstate in FOREIGN_KEYS]
-    return _replay(cursor, place, schema, parts, _ready(cursor, schema, waiting))
+    done = _replay(cursor, place, schema, parts, _ready(cursor, schema, waiting))
+    return replace(done, waiting=len(waiting) - done.applied)
 
 
 def _ready(cursor: Cursor, schema: TableSchema, waiting: Sequence[ParkedRow]) -> list[ParkedRow]:

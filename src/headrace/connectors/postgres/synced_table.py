@@ -7,7 +7,7 @@ whose outcome was lost with its connection is learnt from the checkpoint by the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ import psycopg
 import pyarrow as pa
 from psycopg import sql
 
-from headrace.connectors.postgres import preparing, quarantine, records, replay
+from headrace.connectors.postgres import foreign_keys, preparing, quarantine, records, replay
 from headrace.connectors.postgres.check_target import check_table
 from headrace.connectors.postgres.evolution import SchemaStep, schema_steps, unsupported
 from headrace.connectors.postgres.existing import judge
@@ -85,6 +85,7 @@ class PostgresTable:
         self._pace = pace
         self._seen: Record | None = None  # the record as we last read or wrote it
         self._plan: tuple[TableSchema, WritePlan] | None = None
+        self._waiting: int | None = None  # parked rows that wait for others, where we know
 
     # -- where it stands ---------------------------------------------------------------------------
 
@@ -240,7 +241,7 @@ class PostgresTable:
         try:
             self._apply(changes, to)
         except HeadraceError:
-            self._plan = None  # somebody may have changed the table
+            self._plan = self._waiting = None  # somebody may have changed the table
             raise
 
     def _apply(self, changes: NetChanges, to: Checkpoint) -> None:
@@ -268,14 +269,15 @@ class PostgresTable:
         landing.read_fills(left.fills)
         made = parts(cursor, plan, landing, _numbered(left), left.deletes)
         quarantine.land_or_park(cursor, place, made, left.rejected, to, landing.completed)
-        self._retry_waiting(cursor, plan, landing, changes.schema)
+        self._waiting = self._retry_waiting(cursor, plan, landing, changes.schema)
 
     def _retry_waiting(
         self, cursor: Cursor, plan: WritePlan, landing: Landing, schema: TableSchema
-    ) -> None:
-        """Rows that waited for the row that their foreign key names may find it now."""
+    ) -> int:
+        """Rows that waited for the row that their foreign key names may find it now; how many of
+        them are left."""
         place, make = self._quarantine(plan), self._maker(cursor, plan, landing)
-        replay.retry_waiting(cursor, place, schema, make)
+        return replay.retry_waiting(cursor, place, schema, make).waiting
 
     def _maker(self, cursor: Cursor, plan: WritePlan, landing: Landing) -> replay.MakeParts:
         return lambda upserts, deletes: parts(cursor, plan, landing, upserts, deletes)
@@ -316,6 +318,39 @@ class PostgresTable:
             record.held,
             record.previous,
         )
+
+    def parents(self) -> Mapping[TableId, bool]:
+        """The other tables that its rows refer to, and whether each ever took anything."""
+        with self._session.transaction() as cursor:
+            known = records.are_there(cursor)
+            names = foreign_keys.parents(cursor.connection, self.name)
+            kept = {name: records.read(cursor, name) if known else None for name in names}
+        return {name: record is not None and record.at is not None for name, record in kept.items()}
+
+    def retry_waiting(self) -> int:
+        """Apply parked rows whose foreign key can be fulfilled by now; how many others are left.
+
+        Asks nothing where this run knows that none waits.
+
+        Raises:
+            DivergedError: the table is gone, or no longer this pipeline's.
+        """
+        if self._waiting == 0:
+            return 0
+        with self._session.transaction() as cursor:
+            waits = records.are_there(cursor) and quarantine.waits(cursor, self.name)
+            record = records.read(cursor, self.name) if waits else None
+        if record is None or record.schema is None:
+            self._waiting = 0
+            return 0
+        plan = self._plan_for(record.schema)
+        ensure(self._session, stagings(plan))
+        with self._session.transaction() as cursor:
+            self._lock(cursor)
+            landing = Landing(cursor, plan, self._pace)
+            left = self._retry_waiting(cursor, plan, landing, record.schema)
+        self._waiting = left
+        return left
 
     # -- what is known of it -----------------------------------------------------------------------
 

@@ -1,0 +1,124 @@
+"""Where one table of a pipeline stands, and what there is to do for it; no I/O."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+
+from headrace.engine.protocols import DestinationTable
+from headrace.engine.retry import Backoff
+from headrace.errors import HeadraceError
+from headrace.log import LogFile, Manifest, SnapshotEvent
+from headrace.model import Checkpoint, Lsn, TableId
+
+
+class Phase(Enum):
+    """What a table is doing; set by the materialization, recorded for `headrace status`."""
+
+    WAITING = "waiting"  # no snapshot in the log yet
+    LOADING = "loading"  # the snapshot is being made visible
+    STREAMING = "streaming"  # changes are applied as they come
+    RETRYING = "retrying"  # a transient error; tried again by itself
+    FAILED = "failed"  # waits for a person
+    HELD = "held"  # left alone: its last rebuild was undone; a resync releases it
+
+
+@dataclass(frozen=True)
+class TableTarget:
+    """One table of a pipeline: its place at the destination, and the key if the user chose one."""
+
+    table: TableId
+    destination: DestinationTable
+    key: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """One table's part of one log commit; `stopped` means that the log follows it no further."""
+
+    commit: int
+    to_lsn: Lsn
+    commit_ts: datetime | None
+    files: tuple[LogFile, ...]
+    stopped: str | None = None
+
+    @property
+    def rows(self) -> int:
+        return sum(file.rows for file in self.files)
+
+
+@dataclass
+class TableState:
+    """Where one table stands.
+
+    `checkpoint` is its position; `durable` the one that the destination holds, which stays behind
+    while commits bring this table nothing. Its queue begins after the commit `resumed`. While it is
+    `unasked` nobody knows any of that: the destination could not tell, or holds another one now.
+
+    Rows may have to wait for rows of other tables: `waiting` counts those in quarantine (-1 before
+    it was looked at), `blocked` says that they are too many to be applied at all. They are tried
+    again when others have gone on, which the pipeline's `progress` counts; `looked` is the last.
+    """
+
+    target: TableTarget
+    checkpoint: Checkpoint | None
+    resumed: int
+    phase: Phase
+    error: HeadraceError | None = None
+    unasked: bool = False
+    blocked: bool = False
+    waiting: int = -1
+    looked: int = -1
+    durable: Checkpoint | None = None
+    snapshot: tuple[int, SnapshotEvent] | None = None  # to be loaded next
+    schema_version: int = 0
+    queue: deque[Stretch] = field(default_factory=deque)
+    passed: int = 0
+    applied_rows: int = 0
+    commit_ts: datetime | None = None
+    due: float = 0.0
+    backoff: Backoff = field(default_factory=Backoff)
+
+    def ready(self, now: float, progress: int) -> bool:
+        """Whether there is something to do for this table now."""
+        if self.phase is Phase.FAILED or now < self.due:
+            return False
+        if self.blocked or (self.idle and self.waiting):
+            return self.looked < progress
+        queued = self.checkpoint is not None and bool(self.queue)
+        return self.unasked or self.snapshot is not None or queued
+
+    @property
+    def idle(self) -> bool:
+        """All that came is applied, or parked."""
+        loaded = self.checkpoint is not None and self.snapshot is None
+        return loaded and not self.queue and not self.unasked
+
+    def settled(self, progress: int) -> bool:
+        """Nothing is left to do, or nothing more can be done."""
+        if self.blocked or (self.idle and self.waiting):
+            return self.looked >= progress or self.phase is Phase.FAILED
+        return self.idle or self.phase is Phase.FAILED
+
+
+def queue_stretch(
+    state: TableState | None,
+    manifest: Manifest,
+    files: tuple[LogFile, ...],
+    stopped: str | None = None,
+) -> None:
+    if state is not None and manifest.commit > state.resumed:
+        state.queue.append(
+            Stretch(manifest.commit, manifest.to_lsn, manifest.commit_ts, files, stopped)
+        )
+
+
+def offer_snapshot(state: TableState | None, commit: int, event: SnapshotEvent) -> None:
+    """Take a snapshot where the table needs one; a streaming table has no use for it."""
+    if state is None or commit <= state.resumed:
+        return
+    if state.phase in (Phase.WAITING, Phase.FAILED):
+        state.snapshot = (commit, event)
+        state.phase, state.error, state.due = Phase.LOADING, None, 0.0
