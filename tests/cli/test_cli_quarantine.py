@@ -137,14 +137,14 @@ def test_a_row_that_is_not_there_is_wrong_use(project):
 def test_a_retry_tries_what_was_chosen(project, arguments, asked):
     done = run("quarantine", "retry", *arguments)
     assert (done.exit_code, project.asked) == (0, [("retry", *asked)])
-    assert done.stdout == "2 applied, 0 still in quarantine\n"
+    assert done.stdout == "2 applied, 0 refused again\n"
 
 
 def test_a_retry_that_leaves_rows_fails_and_says_why(project):
     project.left = {13: "still too long"}
     done = run("quarantine", "retry", "--all")
     assert done.exit_code == 1
-    assert done.stdout == "1 applied, 1 still in quarantine\n  13: still too long\n"
+    assert done.stdout == "1 applied, 1 refused again\n  13: still too long\n"
     again = run("quarantine", "retry", "--all", "--json")
     assert json.loads(again.stdout) == {"applied": 1, "left": {"13": "still too long"}}
 

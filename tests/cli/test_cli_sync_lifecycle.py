@@ -91,9 +91,9 @@ def test_a_refused_row_is_parked_told_and_tried_again(line, lake, database):
     assert "far too long" in succeed(line, "quarantine", "show", number)
 
     still = line.inside("quarantine", "retry", number)
-    assert (still.code, still.out.splitlines()[0]) == (1, "0 applied, 1 still in quarantine")
+    assert (still.code, still.out.splitlines()[0]) == (1, "0 applied, 1 refused again")
     database.execute("alter table crm.people alter column code type varchar(20)")
-    assert succeed(line, "quarantine", "retry", number).startswith("1 applied, 0 still")
+    assert succeed(line, "quarantine", "retry", number).startswith("1 applied, 0 refused")
     assert database.execute("select code from crm.people where id = 4") == [("far too long",)]
     assert succeed(line, "quarantine", "list") == "no row is in quarantine\n"
 

@@ -98,5 +98,5 @@ def retried_view(done: Replayed) -> RenderableType:
     lines = [
         Text.assemble((f"  {number}: ", "red"), prose(why)) for number, why in done.left.items()
     ]
-    summary = f"{count(done.applied)} applied, {count(len(done.left))} still in quarantine"
+    summary = f"{count(done.applied)} applied, {count(len(done.left))} refused again"
     return Group(Text(summary, "yellow" if done.left else "green"), *lines)
