@@ -14,7 +14,7 @@ import pyarrow as pa
 from psycopg import sql
 
 from headrace.connectors.postgres.bisection import Refused, TooManyRefusedError, land
-from headrace.connectors.postgres.merge import Landing, WritePlan, delete_staging
+from headrace.connectors.postgres.merge import Landing, WritePlan
 from headrace.connectors.postgres.parts import parts as as_parts
 from headrace.connectors.postgres.quarantine import Quarantine, too_many
 from headrace.connectors.postgres.refusals import FOREIGN_KEYS
@@ -71,6 +71,8 @@ def reconcile(
 
 
 class _Work:
+    """Upserts batch after batch, and counts what is refused against the quarantine's budget."""
+
     def __init__(
         self, cursor: Cursor, plan: WritePlan, place: Quarantine, landing: Landing
     ) -> None:
@@ -121,6 +123,3 @@ def _rejected(schema: TableSchema, contested: Iterable[pa.Table]) -> Iterator[Re
         key = ", ".join(schema.key)
         why = f"several rows have one key ({key}), and nothing says which is right"
         yield Rejected(pa.concat_tables(found), DUPLICATE, why)
-
-
-__all__ = ["delete_staging", "present_staging", "reconcile"]

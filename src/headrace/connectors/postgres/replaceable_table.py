@@ -15,14 +15,13 @@ import pyarrow as pa
 
 from headrace.connectors.postgres import generations, quarantine, records
 from headrace.connectors.postgres.bisection import Refused
-from headrace.connectors.postgres.merge import delete_staging, upsert_staging
 from headrace.connectors.postgres.quarantine import Quarantine
 from headrace.connectors.postgres.reading import Reading, read_table
 from headrace.connectors.postgres.rebuild import rebuild
 from headrace.connectors.postgres.reconcile import present_staging, reconcile
 from headrace.connectors.postgres.snapshot_files import snapshot_part
 from headrace.connectors.postgres.staging import ensure
-from headrace.connectors.postgres.synced_table import PostgresTable
+from headrace.connectors.postgres.synced_table import PostgresTable, stagings
 from headrace.connectors.postgres.target_session import Cursor, target_errors
 from headrace.connectors.postgres.writing import require_key
 from headrace.errors import UnsupportedSchemaChangeError, UnswappableError
@@ -81,38 +80,33 @@ class ReplaceableTable(PostgresTable):
         self._reconcile(schema, parts, at, rejected)
 
     def _make_way(self, schema: TableSchema) -> str | None:
-        """Let the table follow the schema; why it cannot be swapped, or None if it can."""
+        """Let the table follow the schema; why it cannot be swapped, or None if it can.
+
+        A table that cannot follow can still be swapped for one that is made for the schema.
+        """
         record = self._read()
-        followed = None
-        try:
-            self._follow(schema)
-        except UnsupportedSchemaChangeError as error:
-            followed = error
+        unable = self._unable_to_follow(schema)
         with self._session.transaction() as cursor:
-            target = self._target(cursor)
-        require_key(schema, target)
-        first = record is None or record.at is None
-        why = (
-            None
-            if first or self._delivery.on_delete is OnDelete.DELETE
-            else ("rows that the source lost stay")
-        )
-        if why is None:
-            columns = [*schema.names, DELETED_AT]
-            with target_errors(self._session.settings):
-                why = generations.swappable(self._session.connection(), self.name, columns)
-        if why is not None and followed is not None:
-            raise followed
+            require_key(schema, self._target(cursor))
+        why = self._unswappable(schema, filled=record is not None and record.at is not None)
+        if why is not None and unable is not None:
+            raise unable
         return why
 
-    def _follow(self, schema: TableSchema) -> None:
-        """As `evolve`, whatever the policy: somebody asked for the table to be built anew."""
-        delivery = self._delivery
-        self._delivery = replace(delivery, schema_policy=SchemaPolicy.EVOLVE)
+    def _unable_to_follow(self, schema: TableSchema) -> UnsupportedSchemaChangeError | None:
+        """Follow the schema, whatever the policy: somebody asked for the table to be built anew."""
         try:
-            self.evolve(schema)
-        finally:
-            self._delivery = delivery
+            self._follow(schema, replace(self._delivery, schema_policy=SchemaPolicy.EVOLVE))
+        except UnsupportedSchemaChangeError as error:
+            return error
+        return None
+
+    def _unswappable(self, schema: TableSchema, *, filled: bool) -> str | None:
+        if filled and self._delivery.on_delete is not OnDelete.DELETE:
+            return "rows that the source lost stay"
+        columns = [*schema.names, DELETED_AT]
+        with target_errors(self._session.settings):
+            return generations.swappable(self._session.connection(), self.name, columns)
 
     def _rebuild(
         self,
@@ -138,10 +132,7 @@ class ReplaceableTable(PostgresTable):
         rejected: Callable[[], Sequence[Rejected]],
     ) -> None:
         plan = self._plan_for(schema)
-        ensure(
-            self._session,
-            [delete_staging(plan), upsert_staging(plan), present_staging(plan)],
-        )
+        ensure(self._session, [*stagings(plan), present_staging(plan)])
         with self._session.transaction() as cursor:
             record = self._lock(cursor)
             self._check_unmoved(record)

@@ -165,25 +165,27 @@ class PostgresTable:
             UnsupportedSchemaChangeError: the table cannot follow, or the policy is to freeze.
             TableBusyError: others held the table for too long; nothing was changed.
         """
+        self._follow(schema, self._delivery)
+
+    def _follow(self, schema: TableSchema, delivery: Delivery) -> None:
+        """As `evolve`, by the policy of `delivery`."""
         self._plan = None
         schema = self._named(schema)
-        for last in (*[False] * (LOCK_ATTEMPTS - 1), True):
+        for attempts_left in reversed(range(LOCK_ATTEMPTS)):
             try:
-                self._evolve(schema)
+                self._take_steps(schema, delivery)
             except psycopg.errors.LockNotAvailable as error:
-                if last:
+                if not attempts_left:
                     raise self._busy() from error
             else:
                 return
 
-    def _evolve(self, schema: TableSchema) -> None:
+    def _take_steps(self, schema: TableSchema, delivery: Delivery) -> None:
         """Wait for the table's lock shortly only: whoever comes later queues up behind us."""
         with self._session.transaction(but=psycopg.errors.LockNotAvailable) as cursor:
             record = self._lock(cursor)
             self._check_unmoved(record)
-            steps = schema_steps(
-                record.schema or schema, schema, self._target(cursor), self._delivery
-            )
+            steps = schema_steps(record.schema or schema, schema, self._target(cursor), delivery)
             cursor.execute(_LOCK_TIMEOUT)
             for step in steps:
                 self._take_step(cursor, step)
