@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import pyarrow as pa
 import pytest
 
 from headrace.engine.materialize import Phase
@@ -92,3 +93,31 @@ def test_refused_rows_are_counted_for_the_end_of_a_run(lakeside: Lakeside, renam
     renamed.write(people(9, 10, 11))
     lakeside.catch_up()
     assert lakeside.project.count_quarantined() == 2
+
+
+def test_a_row_refused_by_a_load_is_told_of_the_table_not_of_where_it_is_built(
+    lakeside: Lakeside,
+) -> None:
+    lakeside.sql("create schema app")
+    lakeside.sql(
+        "create table app.persons (id bigint primary key check (id <> 2), name text not null)"
+    )
+    lakeside.source("crm.people").write(
+        pa.table({"id": pa.array([1, 2, 3], pa.int64()), "name": ["Ada", "Grace", None]})
+    )
+    lakeside.carry(RENAMED)
+    lakeside.catch_up()
+    assert {
+        (row.reason, row.refusal.schema, row.refusal.table) for row in lakeside.project.quarantine()
+    } == {
+        (
+            'new row for relation "persons" violates check constraint "persons_id_check"',
+            "app",
+            "persons",
+        ),
+        (
+            'null value in column "name" of relation "persons" violates not-null constraint',
+            "app",
+            "persons",
+        ),
+    }

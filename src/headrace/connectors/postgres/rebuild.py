@@ -60,8 +60,11 @@ def rebuild(
     parts: Sequence[RowPart],
     rejected: Callable[[], Sequence[Rejected]],
     commit: Commit,
+    former: TableSchema | None = None,
 ) -> None:
     """Build a new generation of `schema.table` from `parts`, and swap it in.
+
+    `former` is what the live table holds, where that is known.
 
     Raises:
         UnswappableError: it can be changed in place only.
@@ -73,7 +76,7 @@ def rebuild(
     with target_errors(session.settings):
         build = building.begin(connection, schema.table, place.pipeline, schema.key)
         try:
-            loader = _loader(connection, build, schema, delivery, place, pace)
+            loader = _loader(connection, build, schema, former, delivery, place, pace)
             copy_parts(lambda: connect_target(session.settings), parts, loader.write, CONNECTIONS)
             built = building.finish(
                 lambda: connect_target(session.settings), build, place.pipeline, CONNECTIONS
@@ -94,6 +97,7 @@ def _loader(
     connection: Connection,
     build: Build,
     schema: TableSchema,
+    former: TableSchema | None,
     delivery: Delivery,
     place: Quarantine,
     pace: Pace,
@@ -102,7 +106,7 @@ def _loader(
     with connection.transaction(), connection.cursor() as cursor:
         made = read_target(cursor, build.table)
         assert made is not None  # it was just made
-        for statement in fitting_statements(new, made, delivery):
+        for statement in fitting_statements(new, made, delivery, former):
             cursor.execute(statement.encode())
         made = read_target(cursor, build.table)
         assert made is not None
@@ -128,9 +132,17 @@ class _Loader:
             except TooManyRefusedError as error:
                 found = list(error.refused)
         with self.lock:
-            self.refused += found
+            self.refused += [replace(r, refusal=self._of_live(r.refusal)) for r in found]
             if len(self.refused) > self.place.max_rows:
                 raise too_many(self.place, [r.refusal.reason for r in self.refused])
+
+    def _of_live(self, refusal: Refusal) -> Refusal:
+        """What was said of the table that is built, said of the one whose place it takes."""
+        made, live = self.plan.table, self.place.table
+        if (refusal.schema, refusal.table) != (made.schema, made.name):
+            return refusal
+        reason = refusal.reason.replace(f'"{made.name}"', f'"{live.name}"')
+        return replace(refusal, reason=reason, schema=live.schema, table=live.name)
 
     def _landing(self, cursor: Cursor) -> Callable[[pa.Table], None]:
         plan = self.plan
