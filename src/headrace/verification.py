@@ -21,7 +21,7 @@ from headrace.engine.keyed import keyed
 from headrace.engine.materialize import Phase
 from headrace.engine.protocols import Snapshot
 from headrace.engine.sync_state import SyncMode
-from headrace.errors import DestinationLockedError, VerificationImpossibleError
+from headrace.errors import DestinationLockedError, LogLockedError, VerificationImpossibleError
 from headrace.log import LogReader
 from headrace.model import ChangeBatch, Checkpoint, Lsn, TableSchema
 from headrace.verify import TableVerification
@@ -47,7 +47,8 @@ def verify_capture(
     source = PostgresSource(capture.connection, capture.slot, capture.publication, tables, {})
     with source.snapshot(tables, connections=1) as snapshot:
         if assembly.lock_holder(settings, capture) is None:
-            catch_up()
+            with suppress(LogLockedError):  # a run may begin just now
+                catch_up()
         reader = assembly.open_reader(settings, capture)
         if reader is None:
             raise VerificationImpossibleError(
