@@ -298,10 +298,6 @@ class Project:
         name = _table(table) if table else None
         return quarantines.parked(self.settings, table=name, pipeline=pipeline)
 
-    def count_quarantined(self) -> int:
-        """How many rows are in quarantine, of all tables."""
-        return quarantines.count(self.settings)
-
     def quarantined(self, number: int, pipeline: str | None = None) -> ParkedRow:
         """One row in quarantine, by its number."""
         return quarantines.row(self.settings, number, pipeline)

@@ -45,12 +45,6 @@ def parked(
     return found
 
 
-def count(settings: Settings) -> int:
-    """How many rows are parked, of all pipelines and tables."""
-    places = _places(settings, None)
-    return sum(sum(place.quarantined_counts(name).values()) for name, place in places)
-
-
 def row(settings: Settings, number: int, pipeline: str | None = None) -> ParkedRow:
     """One parked row. Raises HeadraceError if there is none."""
     found = parked(settings, ids=[number], pipeline=pipeline)

@@ -87,14 +87,6 @@ def test_a_notice_is_logged_by_nobody_but_the_display(
     assert table.notice not in caplog.text
 
 
-def test_refused_rows_are_counted_for_the_end_of_a_run(lakeside: Lakeside, renamed: Source) -> None:
-    assert lakeside.project.count_quarantined() == 0
-    lakeside.sql("alter table app.persons add check (id < 10)")
-    renamed.write(people(9, 10, 11))
-    lakeside.catch_up()
-    assert lakeside.project.count_quarantined() == 2
-
-
 def test_a_row_refused_by_a_load_is_told_of_the_table_not_of_where_it_is_built(
     lakeside: Lakeside,
 ) -> None:

@@ -25,7 +25,7 @@ from headrace.cli.invocation import (
     load_project,
 )
 from headrace.cli.output import INTERRUPTED, Output, reporting
-from headrace.cli.plain import about, counted
+from headrace.cli.plain import about
 from headrace.cli.quarantine import quarantine_app
 from headrace.errors import ConfigError, HeadraceError
 
@@ -282,14 +282,10 @@ def _end_run(
         raise typer.Exit(INTERRUPTED)
     if failures:
         raise typer.Exit(1)
-    if not caught_up:
-        return
-    refused = project.count_quarantined()
-    if refused:
-        rows = counted(refused, "row")
-        output.say(f"caught up, but for {rows} in quarantine: headrace quarantine list", "yellow")
-    else:
-        output.say("caught up: every table holds what its source had at the start", "green")
+    if caught_up:
+        from headrace.cli.listings import caught_up_view
+
+        output.say(*caught_up_view(project.status()))
 
 
 @app.command()
@@ -385,7 +381,7 @@ def verify(
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
-    """Prove that every table equals its source, row by row, at one LSN."""
+    """Prove that every table equals its source, row by row, at one LSN or version."""
     from headrace.cli.listings import verification_view
 
     with reporting(as_json=as_json, verbose=verbose) as output:

@@ -13,6 +13,7 @@ from rich.text import Text
 from headrace.cli.output import table
 from headrace.cli.phases import phase_style
 from headrace.cli.plain import cell, count, counted, duration, prose, size
+from headrace.engine.materialize import Phase
 from headrace.model import BEFORE, COMMIT_LSN, COMMIT_TS, META_COLUMNS, OP, UNCHANGED, Lsn
 from headrace.model.finding import Finding, Severity
 from headrace.plan import Plan
@@ -181,6 +182,17 @@ def _notices(tables: Sequence[TableStatus]) -> Iterator[Text]:
             told.append(f"{counted(status.quarantined, 'row')} refused: headrace quarantine list")
         for text in told:
             yield Text.assemble((f"\n{cell(status.table)}: ", "yellow"), prose(text))
+
+
+def caught_up_view(status: Status) -> tuple[str, str]:
+    """How a run ended that nothing failed in, in a sentence, and its style."""
+    refused = sum(table.quarantined or 0 for table in status.tables)
+    held = sum(table.phase is Phase.HELD for table in status.tables)
+    but = [f"{counted(refused, 'row')} in quarantine (headrace quarantine list)"] if refused else []
+    but += [f"{counted(held, 'table')} held (headrace status)"] if held else []
+    if but:
+        return f"caught up, but for {' and '.join(but)}", "yellow"
+    return "caught up: every table holds what its source had at the start", "green"
 
 
 def _or_dash(show: Callable[[T], str], value: T | None) -> str:
