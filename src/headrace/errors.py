@@ -218,7 +218,7 @@ class DivergedError(DestinationError):
 
 
 class VerificationImpossibleError(HeadraceError):
-    """Source and destination cannot be brought to one LSN to be compared."""
+    """Source and destination cannot be brought to one LSN or version to be compared."""
 
 
 # -- ourselves -------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from headrace.cli.listings import (
     verification_view,
 )
 from headrace.engine.materialize import Phase
+from headrace.errors import VerificationImpossibleError
 from headrace.model import Lsn, TableId
 from headrace.model.finding import Finding, Severity
 from headrace.status import CaptureStatus, Status, TableStatus
@@ -53,6 +54,26 @@ def test_what_is_in_order_is_counted_and_listed_on_demand():
     assert not any("wal_level" in line for line in brief)
     assert any("wal_level is logical" in line for line in full)
     assert any("ALTER x" in line for line in brief)
+
+
+def test_each_verdict_says_why_a_table_is_not_equal():
+    name = TableId("crm", "t")
+    stopped = VerificationImpossibleError("crm.t has stopped", hint="headrace status")
+    tables = [
+        TableVerification("p", name, None, 10, 0, 0, version=3),
+        TableVerification("p", name, None, 10, 0, 0, version=3, quarantined=2),
+        TableVerification("p", name, None, 0, 0, 0, problem=stopped),
+        TableVerification("p", name, None, 9, 1, 0, ("id=7",), 3, 2, stopped),
+    ]
+    header, *lines, summary = shown(verification_view(tables))
+    assert header.split()[-1] == "at"
+    results = [line.split()[2] for line in lines[:4]]
+    assert results == ["equal", "incomplete", "unproven", "different"]
+    assert [line.split()[-1] for line in lines[:4]] == ["3", "3", "-", "3"]
+    assert "crm.t: 2 rows in quarantine, not compared: headrace quarantine list" in lines
+    assert lines[lines.index("crm.t: crm.t has stopped") + 1] == "hint: headrace status"
+    assert "crm.t differs at id=7" in lines
+    assert summary == "1 of 4 tables equal their source"
 
 
 def test_a_difference_names_its_rows():
