@@ -12,6 +12,7 @@ from psycopg import sql
 
 from headrace.connectors.postgres import building, generations, records
 from headrace.connectors.postgres.building import Build, Built
+from headrace.connectors.postgres.identifiers import relation
 from headrace.connectors.postgres.target_session import Connection, Cursor
 from headrace.model import TableId
 from headrace.testing.database import Database
@@ -64,10 +65,10 @@ class Rebuilding:
             sql.SQL(
                 "insert into {} ({}) overriding system value select {} from {} where {} order by id"
             ).format(
-                building.qualified(build.table),
+                relation(build.table),
                 columns,
                 columns,
-                building.qualified(self.table),
+                relation(self.table),
                 sql.SQL(where),
             )
         )

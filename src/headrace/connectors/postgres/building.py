@@ -35,6 +35,7 @@ from headrace.connectors.postgres.definition import (
     read_definition,
 )
 from headrace.connectors.postgres.dependents import Dependents, ForeignKey, read_dependents
+from headrace.connectors.postgres.identifiers import qualified, quoted, relation
 from headrace.connectors.postgres.target_session import Connection, Cursor
 from headrace.errors import UnsuitableTableError, UnswappableError
 from headrace.failpoints import hit
@@ -174,8 +175,8 @@ def _create(cursor: Cursor, build: Build, pipeline: str) -> None:
     cursor.execute(
         sql.SQL(_CREATE).format(
             persistence=sql.SQL("UNLOGGED" if like.persistence == "u" else ""),
-            table=qualified(build.table),
-            live=qualified(build.live),
+            table=relation(build.table),
+            live=relation(build.live),
             method=method or sql.SQL(""),
             tablespace=space or sql.SQL(""),
         )
@@ -184,7 +185,7 @@ def _create(cursor: Cursor, build: Build, pipeline: str) -> None:
     for action in like.actions:
         _alter(cursor, "TABLE", build.table, action)
     for before, after in like.shaping:
-        cursor.execute(f"{before} ON {qualified_text(build.table)} {after}".encode())
+        cursor.execute(f"{before} ON {qualified(build.table)} {after}".encode())
     made = read_definition(cursor, build.table)
     for old, new in zip(like.identities, made.identities if made else (), strict=True):
         if new.type != old.type:
@@ -194,9 +195,7 @@ def _create(cursor: Cursor, build: Build, pipeline: str) -> None:
 def mark(cursor: Cursor, table: TableId, live: TableId, pipeline: str) -> None:
     """Say in a table's comment that it is a build, whose and of what."""
     owner = json.dumps({"pipeline": pipeline, "table": [live.schema, live.name]})
-    cursor.execute(
-        sql.SQL("COMMENT ON TABLE {} IS {}").format(qualified(table), sql.Literal(owner))
-    )
+    cursor.execute(sql.SQL("COMMENT ON TABLE {} IS {}").format(relation(table), sql.Literal(owner)))
 
 
 def sweep(connection: Connection, pipeline: str) -> int:
@@ -317,7 +316,7 @@ def _complete(
     assert made is not None
     for old, new in zip(like.identities, made.identities, strict=True):
         names.append(Name("SEQUENCE", live.schema, new.name, old.name))
-    connection.execute(sql.SQL("ANALYZE {}").format(qualified(build.table)))
+    connection.execute(sql.SQL("ANALYZE {}").format(relation(build.table)))
     return tuple(names)
 
 
@@ -365,7 +364,7 @@ class _Aside:
     def _take(self, condition: str, code: str, reason: str, foreign_key: str = "") -> int:
         build = self._build
         aside = TableId(WORK, f"{build.table.name}_r{len(self.found)}")
-        source, to = qualified_text(build.table), qualified_text(aside)
+        source, to = qualified(build.table), qualified(aside)
         with self._connection.transaction(), self._connection.cursor() as cursor:
             exist = f"SELECT EXISTS (SELECT FROM {source} f WHERE {condition})"  # noqa: S608
             if cursor.execute(exist.encode()).fetchone() == (False,):
@@ -382,7 +381,7 @@ class _Aside:
 
 def orphans(key: ForeignKey, build: Build) -> str:
     """The condition on a referencing row f that the build lacks what it refers to."""
-    parent = qualified_text(build.table) if key.inward else key.parent
+    parent = qualified(build.table) if key.inward else key.parent
     return f"{key.filled} AND NOT EXISTS (SELECT FROM {parent} p WHERE {key.match})"
 
 
@@ -421,26 +420,13 @@ def run_script(cursor: Cursor, statements: Iterable[str]) -> None:
 
 def table_oid(cursor: Cursor, table: TableId) -> int:
     """The oid of a table that is there."""
-    found = cursor.execute("SELECT %s::regclass::oid::bigint", [qualified_text(table)]).fetchone()
+    found = cursor.execute("SELECT %s::regclass::oid::bigint", [qualified(table)]).fetchone()
     assert found is not None
     return int(found[0])
 
 
-def qualified(table: TableId) -> sql.Identifier:
-    return sql.Identifier(table.schema, table.name)
-
-
-def qualified_text(table: TableId) -> str:
-    return f"{quoted(table.schema)}.{quoted(table.name)}"
-
-
-def quoted(name: str) -> str:
-    """An identifier, quoted whatever it is."""
-    return '"' + name.replace('"', '""') + '"'
-
-
 def _alter(cursor: Cursor, kind: str, name: TableId, action: str) -> None:
-    cursor.execute(f"ALTER {kind} {qualified_text(name)} {action}".encode())
+    cursor.execute(f"ALTER {kind} {qualified(name)} {action}".encode())
 
 
 def unswappable(live: TableId, error: psycopg.Error) -> UnswappableError:

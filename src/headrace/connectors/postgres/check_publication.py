@@ -11,7 +11,8 @@ from psycopg import sql
 from psycopg.rows import class_row
 
 from headrace.connectors.postgres.check_server import Role
-from headrace.connectors.postgres.check_tables import Table, names, quoted, shown
+from headrace.connectors.postgres.check_tables import Table, names, shown
+from headrace.connectors.postgres.identifiers import qualified, quoted
 from headrace.model import TableId
 from headrace.model.finding import Finding, Severity
 
@@ -172,14 +173,12 @@ def _absent(name: str, tables: Sequence[Table], role: Role) -> Finding:
 
 def _create(name: str, tables: Sequence[Table]) -> str:
     listed = f" FOR TABLE {_listed(tables)}" if tables else ""
-    return (
-        f"CREATE PUBLICATION {_identifier(name)}{listed} WITH (publish_via_partition_root = true)"
-    )
+    return f"CREATE PUBLICATION {quoted(name)}{listed} WITH (publish_via_partition_root = true)"
 
 
 def _comment(name: str) -> str:
     comment = sql.Literal(CREATED_BY_US).as_string(None)
-    return f"COMMENT ON PUBLICATION {_identifier(name)} IS {comment}"
+    return f"COMMENT ON PUBLICATION {quoted(name)} IS {comment}"
 
 
 def _operations(publication: Publication) -> list[Finding]:
@@ -314,7 +313,7 @@ def _identity_left_out(publication: Publication, tables: Sequence[PublishedTable
 
 def _whole(publication: Publication, tables: Sequence[PublishedTable]) -> tuple[str, ...]:
     return tuple(
-        _alter(publication, f"{action} TABLE {quoted(each.table)}")
+        _alter(publication, f"{action} TABLE {qualified(each.table)}")
         for each in tables
         for action in ("DROP", "ADD")
     )
@@ -340,12 +339,8 @@ def _restriction(
 
 
 def _alter(publication: Publication, change: str) -> str:
-    return f"ALTER PUBLICATION {_identifier(publication.name)} {change}"
+    return f"ALTER PUBLICATION {quoted(publication.name)} {change}"
 
 
 def _listed(tables: Sequence[Table]) -> str:
-    return ", ".join(quoted(table.table) for table in tables)
-
-
-def _identifier(name: str) -> str:
-    return sql.Identifier(name).as_string(None)
+    return ", ".join(qualified(table.table) for table in tables)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import psycopg
-from psycopg import sql
 from psycopg.rows import class_row
 
 from headrace.connectors.postgres.check_server import Role
+from headrace.connectors.postgres.identifiers import qualified, quoted
 from headrace.model import META_COLUMNS, ReplicaIdentity, TableId
 from headrace.model.finding import Finding, Severity
 
@@ -195,11 +195,6 @@ def _table(row: _TableRow, parts: Sequence[Relation]) -> Table:
     )
 
 
-def quoted(table: TableId) -> str:
-    """The table's name for SQL, whatever letters, dots or quotes it has."""
-    return sql.Identifier(table.schema, table.name).as_string(None)
-
-
 def names(tables: Iterable[TableId]) -> tuple[str, ...]:
     return tuple(str(table) for table in tables)
 
@@ -264,7 +259,7 @@ def _unpublishable(tables: Sequence[Table]) -> list[Finding]:
 
 def _schema_rights(tables: Sequence[Table], role: Role) -> list[Finding]:
     closed = [table.table for table in tables if not table.may_enter]
-    schemas = dict.fromkeys(sql.Identifier(table.schema).as_string(None) for table in closed)
+    schemas = dict.fromkeys(quoted(table.schema) for table in closed)
     if not closed:
         return [Finding(Severity.OK, "schema-rights", f"{role.quoted} may use every schema")]
     return [
@@ -292,7 +287,7 @@ def _select_rights(tables: Sequence[Table], role: Role) -> list[Finding]:
             names(closed),
             "has_table_privilege(…, 'SELECT') = false",
             "as owner of the table: run the GRANT",
-            tuple(f"GRANT SELECT ON TABLE {quoted(table)} TO {role.quoted}" for table in closed),
+            tuple(f"GRANT SELECT ON TABLE {qualified(table)} TO {role.quoted}" for table in closed),
         )
     ]
 
@@ -374,7 +369,7 @@ def _identity_finding(relations: Sequence[Relation], owned: bool, role: Role) ->
         "; ".join(f"{relation.table}: {_why(relation)}" for relation in relations),
         f"give each a primary key, or, as {who}, write whole old rows to the WAL: "
         "run the ALTER TABLE",
-        tuple(f"ALTER TABLE {quoted(r.table)} REPLICA IDENTITY FULL" for r in relations),
+        tuple(f"ALTER TABLE {qualified(r.table)} REPLICA IDENTITY FULL" for r in relations),
         safe=owned,
     )
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import psycopg
-from psycopg import sql
 
 from headrace.config.connections import PostgresConnection
 from headrace.connectors.postgres import records
@@ -17,6 +16,7 @@ from headrace.connectors.postgres.check_server import (
 )
 from headrace.connectors.postgres.config import address
 from headrace.connectors.postgres.existing import judge, name_findings
+from headrace.connectors.postgres.identifiers import qualified, quoted
 from headrace.connectors.postgres.preparing import has_rows
 from headrace.connectors.postgres.target_session import Cursor, connect_target, target_errors
 from headrace.connectors.postgres.target_table import Target, read_target
@@ -156,15 +156,14 @@ def _table_rights(
     missing, role, owns = row
     if not owns:
         why = f"role {role} does not own it: it cannot add columns, nor build the table anew"
-        grant = f"GRANT {sql.Identifier(target.owner).as_string(None)} TO {role}"
+        grant = f"GRANT {quoted(target.owner)} TO {role}"
         yield Finding(
             Severity.WARNING, "target-ownership", f"{table}: {why}", (str(table),), sql=(grant,)
         )
     if delivery.on_delete is OnDelete.IGNORE:
         missing = [right for right in missing if right != "DELETE"]
     if missing:
-        relation = sql.Identifier(table.schema, table.name).as_string(None)
-        grant = f"GRANT {', '.join(missing)} ON {relation} TO {role}"
+        grant = f"GRANT {', '.join(missing)} ON {qualified(table)} TO {role}"
         why = f"{table}: role {role} lacks {', '.join(missing)}"
         yield Finding(
             Severity.BLOCKER, "target-rights", why, (str(table),), fix=grant, sql=(grant,)

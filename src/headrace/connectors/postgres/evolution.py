@@ -16,6 +16,7 @@ from psycopg import sql
 
 from headrace.connectors.postgres.compatibility import EXACT
 from headrace.connectors.postgres.existing import column_type, holds
+from headrace.connectors.postgres.identifiers import qualified, quoted
 from headrace.connectors.postgres.target_table import Target, TargetColumn
 from headrace.errors import UnsupportedSchemaChangeError
 from headrace.model import Column, Delivery, SchemaPolicy, TableId, TableSchema
@@ -65,12 +66,12 @@ def fitting_statements(new: TableSchema, empty: Target, delivery: Delivery) -> I
     """What makes an empty table hold `new`, whatever types its columns had."""
     for column in new.columns:
         there = empty.column(column.name)
-        kind, name = column_type(column, delivery), _q(column.name)
+        kind, name = column_type(column, delivery), quoted(column.name)
         if there is None:
-            yield f"ALTER TABLE {_relation(new.table)} ADD COLUMN {name} {kind}"
+            yield f"ALTER TABLE {qualified(new.table)} ADD COLUMN {name} {kind}"
         elif not there.generated and not holds(column, there, delivery).fits:
             change = f"ALTER COLUMN {name} DROP DEFAULT, ALTER COLUMN {name} TYPE {kind}"
-            yield f"ALTER TABLE {_relation(new.table)} {change} USING NULL::{kind}"
+            yield f"ALTER TABLE {qualified(new.table)} {change} USING NULL::{kind}"
 
 
 # -- which column is which -------------------------------------------------------------------------
@@ -138,21 +139,21 @@ def _drops(
         if column.name in kept or there is None:
             continue
         if delivery.drop_columns:
-            yield _step(new.table, f"drops column {column.name}", f"DROP COLUMN {_q(column.name)}")
+            drop = f"DROP COLUMN {quoted(column.name)}"
+            yield _step(new.table, f"drops column {column.name}", drop)
         else:
             yield _emptied(new.table, there)
 
 
 def _emptied(table: TableId, column: TargetColumn) -> SchemaStep:
     """Kept, null from now on in old rows and new ones: stale values would look like current."""
-    name, relation = _q(column.name), _relation(table)
-    empty = sql.SQL("UPDATE {} SET {c} = NULL WHERE {c} IS NOT NULL")
-    clear = empty.format(sql.Identifier(table.schema, table.name), c=sql.Identifier(column.name))
+    name = quoted(column.name)
+    clear = f"UPDATE {qualified(table)} SET {name} = NULL WHERE {name} IS NOT NULL"  # noqa: S608
     actions = [f"ALTER COLUMN {name} DROP DEFAULT"] if column.has_default else []
     actions += [f"ALTER COLUMN {name} DROP NOT NULL"] if column.not_null else []
-    alter = [f"ALTER TABLE {relation} {', '.join(actions)}"] if actions else []
+    alter = [f"ALTER TABLE {qualified(table)} {', '.join(actions)}"] if actions else []
     sentence = f"{table}: empties column {column.name}, which the source dropped"
-    return SchemaStep(sentence, (*alter, clear.as_string(None)))
+    return SchemaStep(sentence, (*alter, clear))
 
 
 def _renames(
@@ -180,7 +181,7 @@ def _renames(
 
 
 def _rename(table: TableId, one: str, other: str) -> str:
-    return f"ALTER TABLE {_relation(table)} RENAME COLUMN {_q(one)} TO {_q(other)}"
+    return f"ALTER TABLE {qualified(table)} RENAME COLUMN {quoted(one)} TO {quoted(other)}"
 
 
 def _retypes(
@@ -203,7 +204,7 @@ def _retypes(
                 f"which {there.type} cannot follow",
             )
         kind = column_type(column, delivery)
-        action = f"ALTER COLUMN {_q(column.name)} TYPE {kind}"
+        action = f"ALTER COLUMN {quoted(column.name)} TYPE {kind}"
         yield _step(new.table, f"widens column {column.name} to {kind}", action)
 
 
@@ -260,7 +261,7 @@ def _additions(
 
 
 def _added(new: TableSchema, column: Column, delivery: Delivery) -> SchemaStep:
-    kind, name = column_type(column, delivery), _q(column.name)
+    kind, name = column_type(column, delivery), quoted(column.name)
     add = f"ADD COLUMN {name} {kind}"
     constant = new.missing.get(column.name)
     if constant is None or constant.as_py() is None:
@@ -284,13 +285,5 @@ def _literal(constant: pa.Scalar) -> Any:
 
 
 def _step(table: TableId, what: str, *actions: str) -> SchemaStep:
-    statements = tuple(f"ALTER TABLE {_relation(table)} {action}" for action in actions)
+    statements = tuple(f"ALTER TABLE {qualified(table)} {action}" for action in actions)
     return SchemaStep(f"{table}: {what}", statements)
-
-
-def _q(name: str) -> str:
-    return sql.Identifier(name).as_string(None)
-
-
-def _relation(table: TableId) -> str:
-    return sql.Identifier(table.schema, table.name).as_string(None)

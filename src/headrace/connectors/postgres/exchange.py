@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
-from headrace.connectors.postgres.building import Name, qualified_text, quoted
+from headrace.connectors.postgres.building import Name
 from headrace.connectors.postgres.definition import Definition
+from headrace.connectors.postgres.identifiers import qualified, quoted
 from headrace.model import TableId
 
 
@@ -38,7 +39,7 @@ def revoke(definition: Definition, granted: Collection[tuple[str, str, str]]) ->
     sequences = {item.column: item.name for item in definition.identities}
     for kind, identity, role in sorted(granted):
         if role != definition.owner:
-            name = _of(
+            name = quoted(
                 definition.table.schema, sequences[identity] if identity else definition.table.name
             )
             yield f"REVOKE ALL ON {kind} {name} FROM {role} CASCADE"
@@ -47,34 +48,31 @@ def revoke(definition: Definition, granted: Collection[tuple[str, str, str]]) ->
 def move_away(table: TableId, names: Sequence[Name], to: TableId) -> Iterator[str]:
     """Rename a table's members and the table, and move it; indexes and sequences go with it."""
     for name in names:
-        yield f"ALTER {name.kind} {_of(name.schema, name.final)} RENAME TO {quoted(name.stored)}"
+        yield f"ALTER {name.kind} {quoted(name.schema, name.final)} RENAME TO {quoted(name.stored)}"
         if name.kind == "STATISTICS":
-            yield (
-                f"ALTER STATISTICS {_of(name.schema, name.stored)} SET SCHEMA {quoted(to.schema)}"
-            )
-    yield f"ALTER TABLE {qualified_text(table)} RENAME TO {quoted(to.name)}"
-    yield f"ALTER TABLE {_of(table.schema, to.name)} SET SCHEMA {quoted(to.schema)}"
+            stored = quoted(name.schema, name.stored)
+            yield f"ALTER STATISTICS {stored} SET SCHEMA {quoted(to.schema)}"
+    yield f"ALTER TABLE {qualified(table)} RENAME TO {quoted(to.name)}"
+    yield f"ALTER TABLE {quoted(table.schema, to.name)} SET SCHEMA {quoted(to.schema)}"
 
 
 def move_home(stored: TableId, names: Sequence[Name], table: TableId) -> Iterator[str]:
     """The reverse of `move_away`."""
-    yield f"ALTER TABLE {qualified_text(stored)} SET SCHEMA {quoted(table.schema)}"
-    yield f"ALTER TABLE {_of(table.schema, stored.name)} RENAME TO {quoted(table.name)}"
+    yield f"ALTER TABLE {qualified(stored)} SET SCHEMA {quoted(table.schema)}"
+    yield f"ALTER TABLE {quoted(table.schema, stored.name)} RENAME TO {quoted(table.name)}"
     for name in names:
         if name.kind == "STATISTICS":
-            yield (
-                f"ALTER STATISTICS {_of(stored.schema, name.stored)} SET SCHEMA "
-                f"{quoted(name.schema)}"
-            )
-        yield f"ALTER {name.kind} {_of(name.schema, name.stored)} RENAME TO {quoted(name.final)}"
+            away = quoted(stored.schema, name.stored)
+            yield f"ALTER STATISTICS {away} SET SCHEMA {quoted(name.schema)}"
+        yield f"ALTER {name.kind} {quoted(name.schema, name.stored)} RENAME TO {quoted(name.final)}"
 
 
 def positions(definition: Definition, names: Sequence[Name], stored_in: str) -> Iterator[str]:
     """Identity sequences go on where those of the table that went away stand."""
     stored = {name.final: name.stored for name in names if name.kind == "SEQUENCE"}
     for item in definition.identities:
-        now = _of(definition.table.schema, item.name).replace("'", "''")
-        before = _of(stored_in, stored[item.name])
+        now = quoted(definition.table.schema, item.name).replace("'", "''")
+        before = quoted(stored_in, stored[item.name])
         yield (
             f"SELECT setval('{now}'::regclass, last_value, is_called) FROM {before}"  # noqa: S608
         )
@@ -86,15 +84,15 @@ def dress(definition: Definition, granted: Collection[tuple[str, str, str]]) -> 
     `granted` is who has rights on it so far, by default privileges or from former times, as (kind,
     identity column, quoted role): they go, unless `definition` has them too.
     """
-    yield f"ALTER TABLE {qualified_text(definition.table)} OWNER TO {definition.owner}"
+    yield f"ALTER TABLE {qualified(definition.table)} OWNER TO {definition.owner}"
     schema = definition.table.schema
     yield from _rights(definition, granted, "TABLE", "", definition.table)
     for item in definition.identities:
         sequence = TableId(schema, item.name)
         yield from _rights(definition, granted, "SEQUENCE", item.column, sequence)
-        yield f"COMMENT ON SEQUENCE {qualified_text(sequence)} IS {item.comment}"
+        yield f"COMMENT ON SEQUENCE {qualified(sequence)} IS {item.comment}"
     for statistics in definition.statistics:
-        name = _of(statistics.schema, statistics.name)
+        name = quoted(statistics.schema, statistics.name)
         yield f"ALTER STATISTICS {name} OWNER TO {quoted(statistics.owner)}"
         yield f"COMMENT ON STATISTICS {name} IS {statistics.comment}"
 
@@ -106,7 +104,7 @@ def _rights(
     identity: str,
     name: TableId,
 ) -> Iterator[str]:
-    owner, target = definition.owner, f"{kind} {qualified_text(name)}"
+    owner, target = definition.owner, f"{kind} {qualified(name)}"
     grants = [g for g in definition.grants if (g.kind, g.identity) == (kind, identity)]
     strangers = {role for k, i, role in granted if (k, i) == (kind, identity)}
     whole = [grant for grant in grants if not grant.part]
@@ -117,7 +115,3 @@ def _rights(
             yield f"GRANT ALL ON {target} TO {owner}"
     for grant in grants:
         yield from grant.statements()
-
-
-def _of(schema: str, name: str) -> str:
-    return qualified_text(TableId(schema, name))

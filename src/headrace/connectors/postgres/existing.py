@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from psycopg import sql
-
 from headrace.connectors.postgres.compatibility import EXACT, JSON, Fit, fit
+from headrace.connectors.postgres.identifiers import qualified, quoted
 from headrace.connectors.postgres.target_table import Target, TargetColumn
 from headrace.connectors.postgres.target_types import VARIANT, default_type
 from headrace.errors import UnsuitableTableError
@@ -122,7 +121,7 @@ def _column_findings(schema: TableSchema, target: Target, delivery: Delivery) ->
         there = target.column(column.name)
         if there is None:
             kind = column_type(column, delivery)
-            add = _alter(schema.table, f"ADD COLUMN {_quoted(column.name)} {kind}")
+            add = _alter(schema.table, f"ADD COLUMN {quoted(column.name)} {kind}")
             why = f"it has no column {column.name}"
             yield _blocker(schema.table, "target-column", why, "or leave it out: columns:", add)
         else:
@@ -132,7 +131,7 @@ def _column_findings(schema: TableSchema, target: Target, delivery: Delivery) ->
 def _one_column(
     schema: TableSchema, column: Column, there: TargetColumn, delivery: Delivery
 ) -> Iterator[Finding]:
-    table, name = schema.table, _quoted(column.name)
+    table, name = schema.table, quoted(column.name)
     if there.generated:
         yield _warning(table, "target-generated", f"column {column.name} is computed by the table")
         return
@@ -163,7 +162,7 @@ def _own_column_findings(
                 fix = f"rename it, or make it a timestamptz: {schema.table}"
                 yield _blocker(schema.table, "target-deleted-at", why, fix)
         elif column.name not in schema.names and column.not_null and not _fills_itself(column):
-            name = _quoted(column.name)
+            name = quoted(column.name)
             why = f"column {column.name} is NOT NULL without a default, and the source lacks it"
             relax = _alter(schema.table, f"ALTER COLUMN {name} DROP NOT NULL")
             yield _blocker(schema.table, "target-not-null", why, "or give it a default", relax)
@@ -179,11 +178,11 @@ def _fills_itself(column: TargetColumn) -> bool:
 def _key_findings(schema: TableSchema, target: Target, delivery: Delivery) -> Iterator[Finding]:
     if not schema.key:
         return
-    table, names = schema.table, ", ".join(map(_quoted, schema.key))
+    table, names = schema.table, ", ".join(map(quoted, schema.key))
     key = target.unique_over(schema.key)
     if key is None:
         why = f"no primary key or unique index stands over exactly its key ({names})"
-        make = f"CREATE UNIQUE INDEX CONCURRENTLY ON {_qualified(table)} ({names})"
+        make = f"CREATE UNIQUE INDEX CONCURRENTLY ON {qualified(table)} ({names})"
         if not any(unique.primary for unique in target.keys):
             make = _alter(table, f"ADD PRIMARY KEY ({names})")
         yield _blocker(table, "target-key", why, "or name its key: key:", make)
@@ -237,12 +236,4 @@ def _marks(delivery: Delivery) -> bool:
 
 
 def _alter(table: TableId, action: str) -> str:
-    return f"ALTER TABLE {_qualified(table)} {action}"
-
-
-def _qualified(table: TableId) -> str:
-    return sql.Identifier(table.schema, table.name).as_string(None)
-
-
-def _quoted(name: str) -> str:
-    return sql.Identifier(name).as_string(None)
+    return f"ALTER TABLE {qualified(table)} {action}"

@@ -14,6 +14,7 @@ import pyarrow as pa
 from psycopg import sql
 
 from headrace.connectors.postgres.catalog import TypeCatalog
+from headrace.connectors.postgres.identifiers import quoted
 from headrace.connectors.postgres.target_session import Cursor
 from headrace.connectors.postgres.types import mapping
 
@@ -59,7 +60,7 @@ def _value(
     assert typed is not None  # the column is the table's own
     oid, typmod, dimensions = typed
     mapped = mapping(oid, typmod, types, dimensions=dimensions)
-    as_text = replace(mapped, native=None).select(sql.Identifier(name).as_string(cursor))
+    as_text = replace(mapped, native=None).select(quoted(name))
     query = sql.SQL("SELECT {} FROM {} WHERE {} = {}").format(
         sql.SQL(as_text), fill.table, sql.Identifier(ORDINAL), sql.Literal(ordinal)
     )

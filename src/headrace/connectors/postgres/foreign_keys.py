@@ -14,6 +14,7 @@ import psycopg
 import pyarrow as pa
 from psycopg import sql
 
+from headrace.connectors.postgres.identifiers import relation
 from headrace.connectors.postgres.refusals import Refusal
 from headrace.model import TableId
 
@@ -155,6 +156,6 @@ def _query(key: ForeignKey, other: TableId, theirs: Sequence[str]) -> sql.Compos
     return sql.SQL(_FOUND).format(
         values=sql.SQL(", ").join(arrays),
         names=sql.SQL(", ").join(names),
-        other=sql.Identifier(other.schema, other.name),
+        other=relation(other),
         equal=sql.SQL(" AND ").join(equal),
     )

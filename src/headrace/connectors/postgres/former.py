@@ -15,7 +15,8 @@ import psycopg
 from psycopg import sql
 
 from headrace.connectors.postgres import records
-from headrace.connectors.postgres.building import PREVIOUS, Name, qualified
+from headrace.connectors.postgres.building import PREVIOUS, Name
+from headrace.connectors.postgres.identifiers import relation
 from headrace.connectors.postgres.target_session import Connection, Cursor
 from headrace.errors import UnsuitableTableError
 from headrace.model import TableId
@@ -118,6 +119,6 @@ def drop(cursor: Cursor, live: TableId) -> None:
     table = TableId(PREVIOUS, former.table)
     try:
         with cursor.connection.transaction():
-            cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(qualified(table)))
+            cursor.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(relation(table)))
     except psycopg.errors.DependentObjectsStillExist as error:
         log.warning("table=%s former=%s kept, and left to you: %s", live, table, error)

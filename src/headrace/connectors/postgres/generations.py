@@ -33,7 +33,6 @@ from headrace.connectors.postgres.building import (
     WORK,
     Built,
     mark,
-    qualified,
     run_script,
     table_oid,
     unswappable,
@@ -56,6 +55,7 @@ from headrace.connectors.postgres.exchange import (
     stored_names,
 )
 from headrace.connectors.postgres.former import Previous, drop, previous, remember, settle
+from headrace.connectors.postgres.identifiers import relation
 from headrace.connectors.postgres.table_locks import PATIENCE, Wait, take_turn
 from headrace.connectors.postgres.target_session import Connection, Cursor
 from headrace.errors import DestinationConflictError, NoGenerationError, UnsuitableTableError
@@ -184,7 +184,7 @@ def swap(
             raise unswappable(live, error) from error
         commit(cursor)
         for aside in built.set_aside:
-            cursor.execute(sql.SQL("DROP TABLE {}").format(qualified(aside.table)))
+            cursor.execute(sql.SQL("DROP TABLE {}").format(relation(aside.table)))
         remember(cursor, live, former)
         hit("postgres.swap")
 

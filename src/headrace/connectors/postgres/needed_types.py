@@ -17,6 +17,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import class_row
 
+from headrace.connectors.postgres.identifiers import quoted
 from headrace.model import TableId
 from headrace.model.finding import Finding, Severity
 
@@ -110,7 +111,7 @@ class NeededType:
     def statement(self) -> str | None:
         """What makes it, if a statement does."""
         if self.extension is not None:
-            name = sql.Identifier(self.extension).as_string(None)
+            name = quoted(self.extension)
             return f"CREATE EXTENSION IF NOT EXISTS {name}"
         match self.kind:
             case "e":

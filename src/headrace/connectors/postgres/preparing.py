@@ -10,6 +10,7 @@ from psycopg import sql
 from headrace.connectors.postgres import records
 from headrace.connectors.postgres.evolution import SchemaStep, fitting_statements
 from headrace.connectors.postgres.existing import column_type, judge, name_findings
+from headrace.connectors.postgres.identifiers import relation
 from headrace.connectors.postgres.records import Record
 from headrace.connectors.postgres.target_session import Cursor
 from headrace.connectors.postgres.target_table import Target, read_target
@@ -93,7 +94,7 @@ def _refitted(
 
 def has_rows(cursor: Cursor, name: TableId) -> bool:
     """Whether a table, which we may read, holds any row."""
-    query = sql.SQL("SELECT EXISTS (SELECT FROM {})").format(_relation(name))
+    query = sql.SQL("SELECT EXISTS (SELECT FROM {})").format(relation(name))
     found = cursor.execute(query).fetchone()
     return found is not None and bool(found[0])
 
@@ -101,7 +102,7 @@ def has_rows(cursor: Cursor, name: TableId) -> bool:
 def _add_mark(cursor: Cursor, name: TableId, target: Target, delivery: Delivery) -> None:
     if delivery.on_delete is OnDelete.MARK and target.column(DELETED_AT) is None:
         add = sql.SQL("ALTER TABLE {} ADD COLUMN {} timestamptz")
-        cursor.execute(add.format(_relation(name), sql.Identifier(DELETED_AT)))
+        cursor.execute(add.format(relation(name), sql.Identifier(DELETED_AT)))
 
 
 def refuse_blockers(name: TableId, findings: Iterable[Finding]) -> None:
@@ -146,14 +147,10 @@ def create_statement(name: TableId, schema: TableSchema, delivery: Delivery) -> 
     if schema.key:
         key = sql.SQL(", ").join(map(sql.Identifier, schema.key))
         parts.append(sql.SQL("PRIMARY KEY ({})").format(key))
-    return sql.SQL("CREATE TABLE {} ({})").format(_relation(name), sql.SQL(", ").join(parts))
+    return sql.SQL("CREATE TABLE {} ({})").format(relation(name), sql.SQL(", ").join(parts))
 
 
 def creation(name: TableId, schema: TableSchema, delivery: Delivery) -> SchemaStep:
     """The making of a table, for a plan to show."""
     statement = create_statement(name, schema, delivery).as_string(None)
     return SchemaStep(f"{name}: creates the table", (statement,))
-
-
-def _relation(name: TableId) -> sql.Identifier:
-    return sql.Identifier(name.schema, name.name)

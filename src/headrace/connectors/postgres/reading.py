@@ -24,6 +24,7 @@ from headrace.connectors.postgres import quarantine, records
 from headrace.connectors.postgres.catalog import TypeCatalog, column_mappings
 from headrace.connectors.postgres.comparable import Comparable, IncomparableError
 from headrace.connectors.postgres.config import LIFT_LIMITS, address, conninfo
+from headrace.connectors.postgres.identifiers import qualified, quoted, relation
 from headrace.connectors.postgres.parked import ParkedRow
 from headrace.connectors.postgres.records import Record
 from headrace.connectors.postgres.target_session import Cursor, connect_target, target_errors
@@ -131,7 +132,7 @@ class Reading:
     def _lock(self) -> None:
         """Lock the table, then see what there is."""
         self.cursor.execute(_BEGIN.encode())
-        lock = sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(_relation(self._table))
+        lock = sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(relation(self._table))
         try:
             self.cursor.execute(lock)
         except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
@@ -150,13 +151,10 @@ class Reading:
     def _query(
         self, columns: dict[str, Comparable], only_live: bool, more: Sequence[str] = ()
     ) -> str:
-        session = self.cursor.connection
-        asked = [
-            c.mapping.select(sql.Identifier(name).as_string(session)) for name, c in columns.items()
-        ]
-        relation = _relation(self._table).as_string(session)
-        live = f' WHERE "{DELETED_AT}" IS NULL' if only_live else ""
-        return f"SELECT {', '.join([*asked, *more])} FROM {relation}{live}"  # noqa: S608  # quoted
+        asked = [c.mapping.select(quoted(name)) for name, c in columns.items()]
+        live = f" WHERE {quoted(DELETED_AT)} IS NULL" if only_live else ""
+        source = f"{qualified(self._table)}{live}"
+        return f"SELECT {', '.join([*asked, *more])} FROM {source}"  # noqa: S608  # quoted
 
     def _fetch(self, query: str) -> Iterator[pa.RecordBatch]:
         try:
@@ -246,10 +244,6 @@ def _connect(settings: PostgresConnection) -> adbc.Connection:
     with reader.cursor() as cursor:
         cursor.execute(LIFT_LIMITS)
     return reader
-
-
-def _relation(table: TableId) -> sql.Identifier:
-    return sql.Identifier(table.schema, table.name)
 
 
 def _lacking(table: TableId, message: str) -> UnsuitableTableError:

@@ -25,6 +25,7 @@ from psycopg import sql
 
 from headrace.connectors.postgres.config import LIFT_LIMITS
 from headrace.connectors.postgres.decoding import BoundSchema
+from headrace.connectors.postgres.identifiers import qualified, quoted
 from headrace.connectors.postgres.schemas import SchemaRegistry
 from headrace.connectors.postgres.slots import create_slot
 from headrace.errors import SourceError, SourceUnavailableError, TableRewrittenError
@@ -253,11 +254,11 @@ def _plan(
         raise SourceError(f"{table} does not exist", hint="headrace plan shows what is selected")
     oid, kind, pages, rows = found
     columns = [
-        mapping.select(sql.Identifier(name).as_string(session))
+        mapping.select(quoted(name))
         for name, mapping in zip(bound.schema.names, bound.mappings, strict=True)
     ]
     # A partitioned root's rows live in its partitions; any other table's children are their own.
-    name = sql.Identifier(table.schema, table.name).as_string(session)
+    name = qualified(table)
     relation = name if kind == "p" else f"ONLY {name}"
     select = f"SELECT {', '.join(columns)} FROM {relation}"  # noqa: S608  # quoted above
     whole = kind == "p" or session.info.server_version < CTID_RANGES_SINCE

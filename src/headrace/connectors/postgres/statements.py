@@ -14,6 +14,7 @@ from typing import Final
 from psycopg import sql
 
 from headrace.connectors.postgres.fills import ORDINAL, Kept
+from headrace.connectors.postgres.identifiers import relation
 from headrace.connectors.postgres.staging import StagedColumn, Staging
 from headrace.model import DELETED_AT, OnDelete, TableId
 
@@ -40,7 +41,7 @@ class WritePlan:
 
     @property
     def relation(self) -> sql.Identifier:
-        return sql.Identifier(self.table.schema, self.table.name)
+        return relation(self.table)
 
     @property
     def keys(self) -> tuple[WrittenColumn, ...]:

@@ -20,6 +20,7 @@ from headrace.connectors.postgres.check_target import check_table
 from headrace.connectors.postgres.evolution import SchemaStep, schema_steps, unsupported
 from headrace.connectors.postgres.existing import judge
 from headrace.connectors.postgres.fills import ORDINAL
+from headrace.connectors.postgres.identifiers import relation
 from headrace.connectors.postgres.merge import (
     Landing,
     WritePlan,
@@ -217,11 +218,11 @@ class PostgresTable:
             target = read_target(cursor, self.name)
             if target is None:
                 return 0
-            relation = sql.Identifier(self.name.schema, self.name.name)
+            table = relation(self.name)
             if self._is_small(cursor, target):
-                query = sql.SQL("SELECT count(*) FROM {}").format(relation)
+                query = sql.SQL("SELECT count(*) FROM {}").format(table)
                 return int(_only(cursor.execute(query)))
-            plan = sql.SQL("EXPLAIN (FORMAT JSON) SELECT FROM {}").format(relation)
+            plan = sql.SQL("EXPLAIN (FORMAT JSON) SELECT FROM {}").format(table)
             return int(_only(cursor.execute(plan))[0]["Plan"]["Plan Rows"])
 
     def _is_small(self, cursor: Cursor, target: Target) -> bool:

@@ -14,9 +14,10 @@ from typing import Final
 
 import psycopg
 
-from headrace.connectors.postgres.building import Snapshots, qualified_text, snapshots
+from headrace.connectors.postgres.building import Snapshots, snapshots
 from headrace.connectors.postgres.definition import QUALIFIED_NAMES
 from headrace.connectors.postgres.dependents import Dependents, read_dependents
+from headrace.connectors.postgres.identifiers import qualified
 from headrace.connectors.postgres.target_session import Connection, Cursor
 from headrace.errors import TableBusyError, UnsuitableTableError
 from headrace.model import TableId
@@ -90,8 +91,8 @@ def _attempt(
     with connection.transaction(), connection.cursor() as cursor:
         cursor.execute(QUALIFIED_NAMES)
         detection = cursor.execute(_SEND_AUTOVACUUM_AWAY).fetchone()
-        table = qualified_text(live)
-        _lock(cursor, live, f"LOCK TABLE {qualified_text(successor)} IN ACCESS EXCLUSIVE MODE")
+        table = qualified(live)
+        _lock(cursor, live, f"LOCK TABLE {qualified(successor)} IN ACCESS EXCLUSIVE MODE")
         _lock(cursor, live, f"LOCK TABLE ONLY {table} IN SHARE UPDATE EXCLUSIVE MODE")
         wait = min(LOCK_WAIT, (detection[1] if detection else 1000) / 2000)
         locks = _dependents(cursor, live).locks()
@@ -114,12 +115,12 @@ def _lock(cursor: Cursor, live: TableId, statement: str) -> None:
 
 
 def _dependents(cursor: Cursor, live: TableId) -> Dependents:
-    found = cursor.execute("SELECT to_regclass(%s)::oid::bigint", [qualified_text(live)]).fetchone()
+    found = cursor.execute("SELECT to_regclass(%s)::oid::bigint", [qualified(live)]).fetchone()
     return read_dependents(cursor, found[0]) if found and found[0] else Dependents()
 
 
 def _holders(connection: Connection, live: TableId, pids: list[int]) -> str:
-    rows = connection.execute(_HOLDERS, [qualified_text(live), pids]).fetchall()
+    rows = connection.execute(_HOLDERS, [qualified(live), pids]).fetchall()
     return "; ".join(f"process {pid} ({name or 'no name'}, {state})" for pid, name, state in rows)
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from psycopg import sql
-
 from headrace.connectors.postgres.compatibility import TEXTS
+from headrace.connectors.postgres.identifiers import qualified, quoted
 from headrace.connectors.postgres.statements import WritePlan, WrittenColumn
 from headrace.connectors.postgres.target_table import Target, TargetColumn
 from headrace.connectors.postgres.target_types import arrival_at
@@ -19,18 +18,13 @@ _TEXT: Final = ("text", "text[]")
 def require_key(schema: TableSchema, target: Target) -> None:
     """Raises UnsuitableTableError where nothing keeps rows of one key apart."""
     if schema.key and target.unique_over(schema.key) is None:
-        names = ", ".join(map(_quoted, schema.key))
-        relation = sql.Identifier(schema.table.schema, schema.table.name).as_string(None)
+        names = ", ".join(map(quoted, schema.key))
         raise UnsuitableTableError(
             f"no primary key or unique index of {schema.table} stands over exactly its key "
             f"({', '.join(schema.key)})",
-            hint=f"CREATE UNIQUE INDEX ON {relation} ({names});",
+            hint=f"CREATE UNIQUE INDEX ON {qualified(schema.table)} ({names});",
             table=str(schema.table),
         )
-
-
-def _quoted(name: str) -> str:
-    return sql.Identifier(name).as_string(None)
 
 
 def write_plan(schema: TableSchema, target: Target, delivery: Delivery) -> WritePlan:
