@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-# When this share of a table's rows changed, building it anew is faster than merging
-# (benchmarks/reports/reverse_merge_or_rebuild.json).
-REBUILD_ABOVE: Final = 0.3
+# When this share of a table's rows changed, building it anew is faster than merging: they are
+# equally fast at 0.11 (benchmarks/reports/reverse_merge_or_rebuild.json).
+REBUILD_ABOVE: Final = 0.1
 
 # So many rows may stand in a table's quarantine before it stops.
 QUARANTINE_ROWS: Final = 1000
