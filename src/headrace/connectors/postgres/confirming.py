@@ -121,7 +121,8 @@ class Confirmation:
 
     def find(self, places: pa.Table) -> None:
         """Where rows stand that the table seems to have too much."""
-        copy_rows(self._cursor, _FOUND, _FOUND_COLUMNS, places, at_once)
+        if places.num_rows:
+            copy_rows(self._cursor, _FOUND, _FOUND_COLUMNS, places, at_once)
 
     def excuse(self, keys: pa.Table) -> None:
         """Keys under which the table may hold what it likes."""
