@@ -72,12 +72,12 @@ class TableSync:
         """
         self._go_on()
         held = None if self._state.resync else self._destination.held()
-        if held is not None:
-            self._state.hold(held)
-            return
         head = self._source.head()
         standing = self._destination.standing()
         self._state.saw(head, standing)
+        if held is not None:
+            self._state.hold(held)
+            return
         try:
             self._advance(standing, head)
         except _BuildAnewError as why:
