@@ -20,12 +20,18 @@ from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.destination import PostgresDestination
 from headrace.connectors.postgres.needed_types import needed_types
 from headrace.engine.keyed import keyed
-from headrace.errors import HeadraceError, UnsuitableTableError, UnusableKeyError
+from headrace.errors import (
+    ForeignTableError,
+    HeadraceError,
+    UnsuitableTableError,
+    UnusableKeyError,
+)
 from headrace.model import TableId, TableSchema
 from headrace.model.finding import Finding, Severity
 
 # What keeps a table from being written, beside what its destination finds of it.
 _UNUSABLE_KEY: Final = "target-key"
+_OTHERS: Final = "target-owner"  # of a table that is not this pipeline's, as its check names it
 
 
 @dataclass(frozen=True)
@@ -132,8 +138,10 @@ def _writable(pipeline: str, place: assembly.Destination) -> DestinationCheck:
 
 
 def _unsuitable(table: TableId, blockers: Sequence[Finding]) -> HeadraceError:
+    foreign = any(finding.name == _OTHERS for finding in blockers)
+    kind = ForeignTableError if foreign else UnsuitableTableError
     cures = [";\n".join(f.sql) or f.fix for f in blockers]
-    return UnsuitableTableError(
+    return kind(
         "; ".join(finding.message for finding in blockers),
         hint=";\n".join(filter(None, cures)),
         table=str(table),

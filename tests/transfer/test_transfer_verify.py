@@ -172,6 +172,22 @@ def test_parked_rows_are_a_known_difference(mirror: Mirror) -> None:
     assert counts(verify(mirror)) == (2, 1, 1)
 
 
+@pytest.mark.parametrize("on_delete", ["mark", "ignore"])
+def test_rows_that_the_source_lost_are_no_difference_where_they_stay(
+    mirror: Mirror, on_delete: str
+) -> None:
+    mirror.sql("create table t (id int primary key, v text); insert into t values (1, 'a')")
+    mirror.sql("insert into t select g, 'b' from generate_series(2, 9) g")
+    mirror.carry({"source": "public.t", "on_delete": on_delete})
+    mirror.catch_up()
+    mirror.sql("delete from t where id > 5; update t set v = 'new' where id = 1")
+    found = verify(mirror)
+    assert counts(found)[1:] == (0, 0)
+    assert mirror.at_target("select count(*) from t") == [(9,)]
+    mirror.at_target("update t set v = 'forged' where id = 2")
+    assert verify(mirror).samples == ("id=2",)
+
+
 def test_a_table_of_the_users_own_types_shows_no_difference_of_spelling(mirror: Mirror) -> None:
     mirror.sql("create table t (id int primary key, v numeric(10, 2), w text)")
     mirror.sql("insert into t select g, g / 4.0, 'a' || g from generate_series(1, 30) g")

@@ -62,16 +62,35 @@ def unsupported(table: TableId, why: str) -> UnsupportedSchemaChangeError:
     )
 
 
-def fitting_statements(new: TableSchema, empty: Target, delivery: Delivery) -> Iterator[str]:
-    """What makes an empty table hold `new`, whatever types its columns had."""
+def fitting_statements(
+    new: TableSchema, empty: Target, delivery: Delivery, former: TableSchema | None = None
+) -> Iterator[str]:
+    """What makes an empty table hold `new`, whatever types its columns had.
+
+    `former` is what its like held: columns of that which are gone go, where the user wants it. One
+    that had the source's own type gets the one of now; another type was the user's choice, and
+    stays where it holds every value.
+    """
+    known = {column.name: column for column in former.columns} if former else {}
+    for gone in known.keys() - set(new.names) if delivery.drop_columns else ():
+        if empty.column(gone) is not None:
+            yield f"ALTER TABLE {qualified(new.table)} DROP COLUMN {quoted(gone)}"
     for column in new.columns:
         there = empty.column(column.name)
         kind, name = column_type(column, delivery), quoted(column.name)
         if there is None:
             yield f"ALTER TABLE {qualified(new.table)} ADD COLUMN {name} {kind}"
-        elif not there.generated and not holds(column, there, delivery).fits:
+        elif not there.generated and not _suits(column, there, delivery, known.get(column.name)):
             change = f"ALTER COLUMN {name} DROP DEFAULT, ALTER COLUMN {name} TYPE {kind}"
             yield f"ALTER TABLE {qualified(new.table)} {change} USING NULL::{kind}"
+
+
+def _suits(column: Column, there: TargetColumn, delivery: Delivery, former: Column | None) -> bool:
+    """Whether an empty column may stay as it is."""
+    was_own = former is not None and former.source_type == there.type
+    if delivery.native_types and was_own and column.source_type != there.type:
+        return False
+    return holds(column, there, delivery).fits
 
 
 # -- which column is which -------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+import psycopg
 from psycopg import sql
 
 from headrace.connectors.postgres import records
@@ -59,7 +60,10 @@ def _make(cursor: Cursor, name: TableId, schema: TableSchema, delivery: Delivery
     # IF NOT EXISTS would ask for the right to create it even where it stands.
     if not cursor.execute(_SCHEMA, [name.schema]).fetchone():
         cursor.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(name.schema)))
-    cursor.execute(create_statement(name, schema, delivery))
+    try:
+        cursor.execute(create_statement(name, schema, delivery))
+    except (psycopg.errors.UndefinedObject, psycopg.errors.InvalidSchemaName) as error:
+        raise unknown_type(name, error) from error
     made = read_target(cursor, name)
     assert made is not None
     refuse_blockers(name, judge(schema, made, delivery))  # the user may wish for odd types
@@ -110,6 +114,15 @@ def refuse_blockers(name: TableId, findings: Iterable[Finding]) -> None:
     blockers = [f for f in findings if f.severity is Severity.BLOCKER]
     if blockers:
         raise unsuitable(name, blockers)
+
+
+def unknown_type(name: TableId, error: psycopg.Error) -> UnsuitableTableError:
+    """A type of the source's own is missing here: who sees both sides can tell how to make it."""
+    return UnsuitableTableError(
+        f"{name}: the destination lacks a type of the source: {error.diag.message_primary}",
+        hint="headrace check tells the SQL that makes it there; then run again",
+        table=str(name),
+    )
 
 
 def unsuitable(name: TableId, blockers: Sequence[Finding]) -> UnsuitableTableError:

@@ -22,7 +22,7 @@ from headrace.connectors.postgres.reconcile import present_staging, reconcile
 from headrace.connectors.postgres.snapshot_files import snapshot_part
 from headrace.connectors.postgres.staging import ensure
 from headrace.connectors.postgres.synced_table import PostgresTable, stagings
-from headrace.connectors.postgres.target_session import Cursor, target_errors
+from headrace.connectors.postgres.target_session import Cursor, make_durable, target_errors
 from headrace.connectors.postgres.writing import require_key
 from headrace.errors import UnsupportedSchemaChangeError, UnswappableError
 from headrace.failpoints import hit
@@ -104,7 +104,9 @@ class ReplaceableTable(PostgresTable):
     def _unswappable(self, schema: TableSchema, *, filled: bool) -> str | None:
         if filled and self._delivery.on_delete is not OnDelete.DELETE:
             return "rows that the source lost stay"
-        columns = [*schema.names, DELETED_AT]
+        former = self._former_schema()
+        gone = former.names if former is not None and self._delivery.drop_columns else ()
+        columns = [*schema.names, *gone, DELETED_AT]
         with target_errors(self._session.settings):
             return generations.swappable(self._session.connection(), self.name, columns)
 
@@ -121,8 +123,22 @@ class ReplaceableTable(PostgresTable):
             self._settle(cursor, schema, refused, more, at)
 
         place = self._place(schema)
-        rebuild(self._session, place, schema, self._delivery, self._pace, parts, rejected, commit)
+        rebuild(
+            self._session,
+            place,
+            schema,
+            self._delivery,
+            self._pace,
+            parts,
+            rejected,
+            commit,
+            self._former_schema(),
+        )
         self._read()
+
+    def _former_schema(self) -> TableSchema | None:
+        """What the table holds, as far as it was recorded."""
+        return None if self._seen is None else self._seen.schema
 
     def _reconcile(
         self,
@@ -151,6 +167,7 @@ class ReplaceableTable(PostgresTable):
         at: Checkpoint,
     ) -> None:
         """The content is new: so is what is parked, and where the table stands."""
+        make_durable(cursor)
         quarantine.clear(cursor, self.name)
         quarantine.park(cursor, self._place(schema), refused, rejected, at)
         records.write(cursor, self.name, self._pipeline, at, schema=schema, loaded=True)

@@ -33,7 +33,7 @@ from headrace.connectors.postgres.quarantine import Quarantine
 from headrace.connectors.postgres.records import Record
 from headrace.connectors.postgres.replay import Replayed
 from headrace.connectors.postgres.staging import Pace, Staging, ensure
-from headrace.connectors.postgres.target_session import Cursor, TargetSession
+from headrace.connectors.postgres.target_session import Cursor, TargetSession, make_durable
 from headrace.connectors.postgres.target_table import Target, read_target
 from headrace.connectors.postgres.writing import write_plan
 from headrace.errors import (
@@ -61,6 +61,7 @@ _DEPENDED_UPON: Final = (
     psycopg.errors.FeatureNotSupported,
     psycopg.errors.DependentObjectsStillExist,
 )
+_UNKNOWN_TYPE: Final = (psycopg.errors.UndefinedObject, psycopg.errors.InvalidSchemaName)
 
 # Up to so many bytes counting takes milliseconds; above, the planner's estimate has to do.
 COUNTED_BYTES: Final = 16 << 20
@@ -133,6 +134,7 @@ class PostgresTable:
         self._plan = None
         schema = self._named(schema)
         with self._session.transaction() as cursor:
+            make_durable(cursor)
             self._seen = preparing.prepare(
                 cursor, self.name, self._pipeline, schema, self._delivery
             )
@@ -187,6 +189,7 @@ class PostgresTable:
             record = self._lock(cursor)
             self._check_unmoved(record)
             steps = schema_steps(record.schema or schema, schema, self._target(cursor), delivery)
+            make_durable(cursor)
             cursor.execute(_LOCK_TIMEOUT)
             for step in steps:
                 self._take_step(cursor, step)
@@ -201,6 +204,11 @@ class PostgresTable:
         except _DEPENDED_UPON as error:
             why = error.diag.message_detail or error.diag.message_primary
             raise unsupported(self.name, f"{step.sentence.split(': ')[-1]}: {why}") from error
+        except psycopg.DataError as error:  # rows that are still to change are in the way
+            why = error.diag.message_primary
+            raise unsupported(self.name, f"{step.sentence.split(': ')[-1]}: {why}") from error
+        except _UNKNOWN_TYPE as error:
+            raise preparing.unknown_type(self.name, error) from error
 
     def _busy(self) -> TableBusyError:
         return TableBusyError(

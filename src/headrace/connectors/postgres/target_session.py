@@ -26,11 +26,21 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 # `synchronous_commit = off` loses no change: a commit that a crash of the server takes away takes
 # rows and checkpoint together, and the changes are applied again from the checkpoint that is left.
+# What makes or alters tables is durable (`make_durable`).
 # A lock is not waited for without end: whoever comes later would queue up behind us.
 _SETTINGS: Final = """
 SELECT pg_catalog.set_config('synchronous_commit', 'off', false),
        pg_catalog.set_config('lock_timeout', '30s', false)
 """
+
+
+# What nobody would do again: whoever comes after goes by a table that stands, with its columns.
+_DURABLE: Final = "SET LOCAL synchronous_commit = on"
+
+
+def make_durable(cursor: Cursor) -> None:
+    """Let the open transaction survive a crash of the server once its COMMIT is answered."""
+    cursor.execute(_DURABLE)
 
 
 class TargetSession:
