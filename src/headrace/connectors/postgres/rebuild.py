@@ -146,7 +146,7 @@ class _Loader:
 
     def _landing(self, cursor: Cursor) -> Callable[[pa.Table], None]:
         plan = self.plan
-        if all(column.arrival.staging == column.base for column in plan.columns):
+        if all(column.lands_as_staged for column in plan.columns):
             return lambda rows: copy_rows(cursor, plan.relation, plan.columns, rows, self.pace)
 
         staging, landing = upsert_staging(plan), Landing(cursor, plan, self.pace)

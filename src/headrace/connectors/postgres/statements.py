@@ -27,6 +27,12 @@ class WrittenColumn(StagedColumn):
     base: str
     cast: str | None = None
 
+    @property
+    def lands_as_staged(self) -> bool:
+        """Whether COPY's bytes for the staging column are good for the column itself: both are of
+        one type, or texts, which raise alike for what they do not let in."""
+        return self.cast is None and self.arrival.staging in (self.base, "text")
+
 
 @dataclass(frozen=True)
 class WritePlan:
