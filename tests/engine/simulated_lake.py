@@ -202,6 +202,12 @@ class Shop:
     def prepare(self, schema: TableSchema) -> None:
         self._meet("prepare")
 
+    def parents(self) -> Mapping[TableId, bool]:
+        return {}
+
+    def retry_waiting(self) -> int:
+        return 0
+
     def count(self) -> int:
         return len(self.rows)
 

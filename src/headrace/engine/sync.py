@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from headrace import failpoints
 from headrace.engine.materialize import Phase
+from headrace.engine.references import References
 from headrace.engine.retry import Backoff
 from headrace.engine.schedule import starts
 from headrace.engine.sync_state import Limits, SyncState, SyncTarget, SyncView
@@ -48,6 +49,7 @@ class Sync:
 
     `journal` is given what `describe` tells, about once a second and at the end; `recorded` is what
     it was given last by an earlier run. Tables in `resync` are built anew, whatever stands there.
+    `quitting` is set when the run ends, whyever: what blocks inside of a destination waits on it.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Sync:
         resync: Collection[TableId] = (),
         workers: int = WORKERS,
         limits: Limits | None = None,
+        quitting: threading.Event | None = None,
     ) -> None:
         self.name = name
         self._earlier = (recorded or {}).get("tables", {})
@@ -77,7 +80,8 @@ class Sync:
         self._journal = journal
         self._slots = threading.BoundedSemaphore(workers)
         self._limits = limits or Limits()
-        self._quit = threading.Event()
+        self._quit = quitting or threading.Event()
+        self._references = References(self.tables.values(), self._quit)
         self._recorded = 0.0
 
     @property
@@ -128,6 +132,7 @@ class Sync:
     def interrupt(self) -> None:
         """End `run`: waits end at once, work at the next batch of rows."""
         self._quit.set()
+        self._references.wake()
         for state in self.tables.values():
             state.target.source.wake()
 
@@ -165,28 +170,45 @@ class Sync:
         """Take one table along until the run ends, or nothing more can be done for it."""
         table = TableSync(state, self._limits, self._quit)
         if once:
-            self._reach(table, state)
+            self._reach(table, state, alone=False)
             return
         for _ in starts(self._schedule, self._quit.wait):
-            self._reach(table, state)
+            self._reach(table, state, alone=self._schedule.is_continuous)
             while self._schedule.is_continuous and self._goes_on(state):
                 self._attempt(state, lambda: self._await_newer(state))
-                self._reach(table, state)
+                self._reach(table, state, alone=True)
             if not self._goes_on(state):
                 return
 
     def _goes_on(self, state: SyncState) -> bool:
         return not self._quit.is_set() and state.phase not in (Phase.FAILED, Phase.HELD)
 
-    def _reach(self, table: TableSync, state: SyncState) -> None:
-        """Get to where the source is now, however often it takes; or fail, or stop."""
+    def _reach(self, table: TableSync, state: SyncState, *, alone: bool) -> None:
+        """Get to where the source is now, however often it takes; or fail, or stop.
+
+        `alone`: whatever the other tables are doing, as they go on in any case.
+        """
         backoff = Backoff()
-        while not self._quit.is_set():
-            with self._slots:
-                self._attempt(state, table.catch_up)
-            if state.phase is not Phase.RETRYING:
-                return
-            self._quit.wait(backoff.next())
+        with self._references.working(state):
+            while not self._quit.is_set():
+                self._references.begin(state)
+                before = self._references.positions()
+                self._attempt(state, lambda: self._catch_up(table, state))
+                applied = before[state.target.destination.name] != state.checkpoint
+                if self._goes_on(state) and state.error is None and not (alone and applied):
+                    self._attempt(state, lambda: self._references.settle(state, patient=not alone))
+                if state.phase is not Phase.RETRYING:
+                    return
+                if state.error is None or state.error.transient:
+                    self._quit.wait(backoff.next())
+                elif not self._references.parents_moved(state, before):
+                    state.phase = Phase.FAILED
+                    return
+
+    def _catch_up(self, table: TableSync, state: SyncState) -> None:
+        self._references.await_parents(state)
+        with self._slots:
+            table.catch_up()
 
     def _attempt(self, state: SyncState, step: Callable[[], None]) -> None:
         """Whatever goes wrong becomes the table's state."""
@@ -196,7 +218,8 @@ class Sync:
             return  # the run ends
         except HeadraceError as error:
             state.error = error
-            state.phase = Phase.RETRYING if error.transient else Phase.FAILED
+            retried = error.transient or self._references.may_pass_later(state, error)
+            state.phase = Phase.RETRYING if retried else Phase.FAILED
         except Exception as error:  # the task's edge: nothing may take the other tables down
             state.error = UnexpectedError.wrap(f"{state.target.table}", error)
             state.phase = Phase.FAILED
@@ -205,6 +228,7 @@ class Sync:
         """Return when the source has a newer version, or it is time to look at both ends."""
         known = state.head.number if state.head else -1
         until = time.monotonic() + RECHECK
-        while not self._quit.is_set() and time.monotonic() < until:
-            if state.target.source.await_newer(known, LOOK):
-                return
+        with self._references.watching(state):
+            while not (self._quit.is_set() or self._references.is_asked(state)):
+                if time.monotonic() > until or state.target.source.await_newer(known, LOOK):
+                    return
