@@ -211,7 +211,7 @@ class Project:
                     _Job(runner.view, runner.run, partial(getattr, runner, "failed_tables"))
                 )
             for sync in syncs:
-                syncer = stack.enter_context(syncing.running(self.settings, sync, stop, resync))
+                syncer = stack.enter_context(syncing.running(self.settings, sync, resync))
                 run = partial(syncer.run, stop)
                 jobs.append(_Job(syncer.view, run, partial(getattr, syncer, "failed_tables")))
             _run_all(jobs, stop, once, on_tick)

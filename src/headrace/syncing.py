@@ -45,16 +45,17 @@ def destination(
 
 @contextmanager
 def running(
-    settings: Settings, sync: SyncSettings, stop: Event, resync: Collection[TableId] = ()
+    settings: Settings, sync: SyncSettings, resync: Collection[TableId] = ()
 ) -> Iterator[Sync]:
     """Everything that one pipeline needs to run, claimed for this run.
 
     Raises:
         DestinationLockedError: another run writes this pipeline's tables.
     """
+    quitting = Event()
     with (
         closing(destination(sync)) as probed,
-        closing(destination(sync, _pace(sync, probed, stop))) as place,
+        closing(destination(sync, _pace(sync, probed, quitting))) as place,
         place.claim(sync.name),
     ):
         place.begin_run(sync.name)
@@ -66,6 +67,7 @@ def running(
             journal=lambda record: _record(settings, sync.name, record),
             recorded=recorded(settings, sync.name),
             resync=resync,
+            quitting=quitting,
         )
 
 
@@ -168,7 +170,7 @@ def _record_held(
     version = standing.commit if standing else None
     lag = None if version is None or known["head"] is None else known["head"] - version
     known |= {"phase": Phase.HELD.value, "notice": table.held(), "error": None}
-    known |= {"version": version, "lag_versions": lag}
+    known |= {"version": version, "lag_versions": lag, "behind_since": known["commit_ts"]}
     _record(settings, sync.name, record)
 
 
@@ -209,7 +211,7 @@ def undo(settings: Settings, sync: SyncSettings, name: TableId) -> str | None:
 
 
 def _pace(
-    sync: SyncSettings, probed: PostgresDestination, stop: Event
+    sync: SyncSettings, probed: PostgresDestination, quitting: Event
 ) -> Callable[[int, int], None] | None:
     limits = sync.pipeline.throttle
     if limits is None:
@@ -218,7 +220,7 @@ def _pace(
         limits.max_rows_per_second,
         limits.max_bytes_per_second,
         limits.max_latency,
-        wait=stop.wait,
+        wait=quitting.wait,
     )
     if limits.max_latency is None:
         return throttle
