@@ -162,7 +162,7 @@ class _Walk:
         if missing:
             return Loss(
                 LossKind.FILES_GONE,
-                f"{len(missing)} files that hold the changes are gone, such as {missing[0]}",
+                f"files that hold the changes are gone ({len(missing)}), such as {missing[0]}",
                 "VACUUM with a longer retention, or sync more often",
             )
         with ThreadPoolExecutor(LOOKS) as pool:
