@@ -34,6 +34,8 @@ OVERRIDES: dict[str, tuple[pa.DataType, list[Any], str | None, str]] = {
     "stamp": (pa.date32(), [date(2026, 1, 1), date(1, 1, 1)], "timestamp", "'2026-01-01 12:00'"),
     "zoned": (pa.timestamp("us", "UTC"), [datetime(2026, 1, 1, tzinfo=UTC)] * 2, "timestamp",
               "'2026-01-01 00:00:01'"),
+    "infinity": (pa.timestamp("us", "UTC"), [datetime(2026, 1, 1, tzinfo=UTC)] * 2, None,
+                 "'infinity'"),
     "interval": (pa.string(), ["1 day", "25:00:00"], "interval", "'2 days'"),
     "array": (pa.string(), ["[1, 2]", "[3]"], "int4[]", "'{}'"),
     "map": (MAPS, [[("b", 1), ("a", 2)], [("z", 0), ("a", 0)]], None, """'{"a": 2, "b": 3}'"""),
