@@ -18,7 +18,12 @@ from headrace.connectors.postgres.config import address
 from headrace.connectors.postgres.existing import judge, name_findings
 from headrace.connectors.postgres.identifiers import qualified, quoted
 from headrace.connectors.postgres.preparing import has_rows
-from headrace.connectors.postgres.target_session import Cursor, connect_target, target_errors
+from headrace.connectors.postgres.target_session import (
+    Cursor,
+    connect_target,
+    only_row,
+    target_errors,
+)
 from headrace.connectors.postgres.target_table import Target, read_target
 from headrace.errors import HeadraceError
 from headrace.model import Delivery, OnDelete, TableId, TableSchema
@@ -70,9 +75,8 @@ def _database_findings(
     release = connection.info.parameter_status("server_version") or str(version)
     yield version_finding(version, release)
     cursor = connection.cursor()
-    row = cursor.execute(_RIGHTS).fetchone()
-    assert row is not None  # one row of functions
-    recovering, read_only, may_create, may_temporary, role, database = row
+    rights = only_row(cursor.execute(_RIGHTS))
+    recovering, read_only, may_create, may_temporary, role, database = rights
     yield _writable(recovering=recovering, read_only=read_only)
     yield _pooler(connection)
     if not may_temporary:
@@ -121,6 +125,8 @@ def check_table(
     found = [*_table_rights(cursor, schema.table, target, delivery)]
     if record is not None and record.pipeline != pipeline:
         return [*found, _foreign(schema.table, f"the pipeline {record.pipeline!r} writes it")]
+    if not target.is_table:
+        return [*found, *judge(schema, target, delivery)]
     ours = record is not None and record.at is not None
     readable = all(finding.severity is not Severity.BLOCKER for finding in found)
     if not ours and not delivery.take_over and readable and has_rows(cursor, schema.table):
@@ -132,10 +138,8 @@ def check_table(
 
 def _creation_findings(cursor: Cursor, table: TableId) -> Iterator[Finding]:
     found = cursor.execute(_SCHEMA_RIGHT, [table.schema]).fetchone()
-    row = cursor.execute(_RIGHTS).fetchone()
-    assert row is not None  # one row of functions
-    role, database = row[4:]
-    if found is None and not row[2]:
+    _, _, may_create, _, role, database = only_row(cursor.execute(_RIGHTS))
+    if found is None and not may_create:
         grant = f"GRANT CREATE ON DATABASE {database} TO {role}"
         why = f"the schema {table.schema} is missing, and role {role} may not make it"
     elif found is not None and not found[0]:
@@ -151,9 +155,8 @@ def _creation_findings(cursor: Cursor, table: TableId) -> Iterator[Finding]:
 def _table_rights(
     cursor: Cursor, table: TableId, target: Target, delivery: Delivery
 ) -> Iterator[Finding]:
-    row = cursor.execute(_TABLE_RIGHTS, [target.oid, target.owner]).fetchone()
-    assert row is not None  # one row of functions
-    missing, role, owns = row
+    rights = cursor.execute(_TABLE_RIGHTS, [target.oid, target.owner])
+    missing, role, owns = only_row(rights)
     if not owns:
         why = f"role {role} does not own it: it cannot add columns, nor build the table anew"
         grant = f"GRANT {quoted(target.owner)} TO {role}"

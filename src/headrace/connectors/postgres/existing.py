@@ -40,9 +40,11 @@ _CONSTRAINTS: Final = {"c": "CHECK", "f": "FOREIGN KEY", "u": "UNIQUE", "x": "EX
 
 def judge(schema: TableSchema, target: Target, delivery: Delivery) -> list[Finding]:
     """What keeps `target` from holding `schema`, and what its user should know."""
+    found = [*name_findings(schema, delivery), *_relation_findings(schema.table, target)]
+    if not target.is_table:
+        return found
     return [
-        *name_findings(schema, delivery),
-        *_relation_findings(schema.table, target),
+        *found,
         *_column_findings(schema, target, delivery),
         *_key_findings(schema, target, delivery),
         *_own_column_findings(schema, target, delivery),
@@ -98,7 +100,7 @@ def holds(column: Column, target: TargetColumn, delivery: Delivery) -> Fit:
 
 
 def _relation_findings(table: TableId, target: Target) -> Iterator[Finding]:
-    if target.kind not in ("r", "p"):
+    if not target.is_table:
         kind = _KINDS.get(target.kind, "no table")
         yield _blocker(table, "target-kind", f"it is {kind}", "name another table: name:")
     if target.persistence == "u":

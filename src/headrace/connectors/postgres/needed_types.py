@@ -40,7 +40,7 @@ WITH RECURSIVE needed AS (
      CROSS JOIN LATERAL (
            SELECT t.typbasetype WHERE t.typtype = 'd'
             UNION ALL
-           SELECT t.typelem WHERE t.typcategory = 'A'
+           SELECT t.typelem WHERE (t.typtype, t.typcategory) = ('b', 'A')
             UNION ALL
            SELECT a.atttypid FROM pg_catalog.pg_attribute a
             WHERE t.typtype = 'c' AND a.attrelid = t.typrelid
@@ -85,7 +85,8 @@ SELECT pg_catalog.format_type(t.oid, NULL) AS name,
   FROM deepest d
   JOIN pg_catalog.pg_type t ON t.oid = d.type
   LEFT JOIN pg_catalog.pg_class c ON c.oid = t.typrelid
- WHERE t.typnamespace <> 'pg_catalog'::regnamespace AND t.typcategory <> 'A' AND t.typtype <> 'm'
+ WHERE t.typnamespace <> 'pg_catalog'::regnamespace
+   AND (t.typtype, t.typcategory) <> ('b', 'A') AND t.typtype <> 'm'
  ORDER BY d.depth DESC, t.oid
 """
 

@@ -135,6 +135,11 @@ class Target:
     constraints: tuple[Constraint, ...] = ()
     triggers: tuple[str, ...] = ()
 
+    @property
+    def is_table(self) -> bool:
+        """Ordinary or partitioned."""
+        return self.kind in ("r", "p")
+
     def column(self, name: str) -> TargetColumn | None:
         return next((column for column in self.columns if column.name == name), None)
 
