@@ -15,11 +15,11 @@ from statistics import median
 from typing import Any, Final, NamedTuple
 
 import typer.main
+from docs.types_page import types_page
 
 from headrace import errors
 from headrace.cli import app
 from headrace.config import json_schema
-from headrace.connectors.postgres.types import types_page
 from headrace.errors import HeadraceError
 from headrace.failpoints import FAILPOINTS
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from pages import ROOT
 
+sys.path.insert(0, str(ROOT))  # where `python -m docs.generate` finds its parts
 GENERATE = runpy.run_path(str(ROOT / "docs" / "generate.py"))
 PAGE = "before\n<!-- figures -->\nold\n<!-- /figures -->\nafter\n"
 REPORT = {

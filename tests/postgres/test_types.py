@@ -374,7 +374,7 @@ def test_a_type_can_be_overridden_by_string_and_numeric_by_a_decimal(typed: Read
 
 def test_the_reference_page_is_current() -> None:
     page = Path(__file__).parents[2] / "docs" / "reference" / "types.md"
-    assert page.read_text() == types_page(), "python -m headrace.connectors.postgres.types"
+    assert types_page() in page.read_text(), "python -m docs.generate"
 
 
 class TypesOf(dict[int, pg_types.PgType]):

@@ -102,7 +102,9 @@ RULES: Final = (
     TypeRule("uint64", pt.is_uint64, lambda _: Arrival("numeric", "numeric(20,0)")),
     TypeRule("float16", pt.is_float16, _fixed("real", _cast(pa.float32()))),
     TypeRule("float32", pt.is_float32, _fixed("real"), "NaN and the infinities included"),
-    TypeRule("float64", pt.is_float64, _fixed("double precision"), "NaN and the infinities too"),
+    TypeRule(
+        "float64", pt.is_float64, _fixed("double precision"), "NaN and the infinities included"
+    ),
     TypeRule("decimal(p, s)", pt.is_decimal, _decimal),
     TypeRule("string", _is_text, _fixed("text"), "a text with a null byte is quarantined"),
     TypeRule("string_view", pt.is_string_view, _fixed("text", _cast(pa.large_string()))),
@@ -114,7 +116,12 @@ RULES: Final = (
     TypeRule("time", _is_time, _fixed("time without time zone", _cast(pa.time64("us")))),
     TypeRule("duration", pt.is_duration, _fixed("interval", _cast(pa.duration("us")))),
     TypeRule("null", pt.is_null, _fixed("text", _cast(pa.string()))),
-    TypeRule("list of any of these", lambda t: _holds_scalars(t), lambda t: _list(t), "an array"),
+    TypeRule(
+        "list of any of these",
+        lambda t: _holds_scalars(t),
+        lambda t: _list(t),
+        "NULL elements kept",
+    ),
     TypeRule("struct", pt.is_struct, _json, "JSON, exact"),
     TypeRule("map", pt.is_map, _json, "a JSON object; a key that is no string is its text"),
     TypeRule("list of structs, maps or lists", is_list, _json, "a JSON array"),

@@ -283,7 +283,7 @@ _FAMILIES: Final = (
 
 
 _PAGE: Final = """\
-# Types: from Postgres to Arrow
+## From Postgres to Arrow
 
 A value is the same whether it came by the stream or by a snapshot. Values are exact; one that its
 Arrow type cannot hold stops its table with an error that names it, and never becomes NULL, a
@@ -315,10 +315,6 @@ def _row(name: str, scalar: _Scalar) -> TypeRow:
 
 
 def types_page() -> str:
-    """The reference page, docs/reference/types.md."""
+    """This direction's part of the reference page, docs/reference/types.md."""
     lines = [f"| {r.postgres} | {r.arrow} | {r.snapshot} | {r.note} |" for r in types_table()]
     return _PAGE.format(rows="\n".join(lines))
-
-
-if __name__ == "__main__":
-    print(types_page(), end="")
