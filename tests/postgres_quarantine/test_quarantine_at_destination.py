@@ -10,10 +10,10 @@ import pyarrow as pa
 import pytest
 from parking_lot import LOG, settings_of
 
-from headrace.connectors.postgres import quarantine, retrying
+from headrace.connectors.postgres import quarantine
 from headrace.connectors.postgres.destination import PostgresDestination
+from headrace.connectors.postgres.replay import Replayed
 from headrace.connectors.postgres.synced_table import PostgresTable
-from headrace.connectors.postgres.target_session import TargetSession
 from headrace.errors import DestinationUnavailableError, DivergedError, QuarantineFullError
 from headrace.model import Checkpoint, Column, Delivery, Lsn, NetChanges, TableId, TableSchema
 from headrace.testing.database import Database
@@ -30,9 +30,9 @@ class Place:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.destination = PostgresDestination(settings_of(database))
-        self.session = TargetSession(settings_of(database))
         self.tables = {name: self._made(name) for name in (PARENT, CHILD)}
         database.execute("alter table child add foreign key (parent) references parent")
+        self.beside = self.destination.table(CHILD, PIPELINE, DELIVERY)  # as a command has it
 
     def _made(self, name: TableId) -> PostgresTable:
         table = self.destination.table(name, PIPELINE, DELIVERY)
@@ -59,14 +59,8 @@ class Place:
         with self.database.connect() as connection:
             return quarantine.counts(connection.cursor(), PIPELINE)
 
-    def waiting(self) -> list[TableId]:
-        with self.database.connect() as connection:
-            return retrying.waiting_tables(connection.cursor(), PIPELINE)
-
     def close(self) -> None:
-        self.session.close()
-        for table in self.tables.values():
-            table.close()
+        self.destination.close()
 
 
 @pytest.fixture
@@ -97,24 +91,23 @@ def test_over_its_budget_a_table_stands_where_it_stood(place: Place) -> None:
 
 def test_a_row_that_waits_is_applied_once_the_other_table_has_its_parent(place: Place) -> None:
     place.apply(CHILD, 1, (10, 1), (11, 2))
-    assert place.waiting() == [CHILD]
+    assert place.tables[CHILD].retry_waiting() == 2
     place.apply(PARENT, 1, (1, None))
-    done = retrying.retry_waiting(place.session, CHILD, PIPELINE, DELIVERY)
-    assert (done.applied, done.left) == (1, {})
+    assert place.tables[CHILD].retry_waiting() == 1
     assert place.rows(CHILD) == [(10, 1)]
     assert place.parked() == {CHILD: 1}
     place.apply(PARENT, 2, (2, None))
-    retrying.retry_waiting(place.session, CHILD, PIPELINE, DELIVERY)
-    assert (place.rows(CHILD), place.waiting()) == ([(10, 1), (11, 2)], [])
-    assert retrying.retry_waiting(place.session, CHILD, PIPELINE, DELIVERY) == retrying.NOTHING
+    assert place.beside.retry_waiting() == 0
+    assert (place.rows(CHILD), place.parked()) == ([(10, 1), (11, 2)], {})
+    assert place.tables[CHILD].retry_waiting() == 0
 
 
 def test_a_retry_waits_for_an_apply_that_supersedes_its_row(place: Place) -> None:
     place.apply(CHILD, 1, (10, 1))
-    done: list[retrying.Replayed] = []
+    done: list[Replayed] = []
 
     def retry() -> None:
-        done.append(retrying.retry(place.session, CHILD, PIPELINE, DELIVERY))
+        done.append(place.beside.retry())
 
     with place.database.connect() as other:
         with other.transaction():
@@ -125,7 +118,7 @@ def test_a_retry_waits_for_an_apply_that_supersedes_its_row(place: Place) -> Non
             other.execute("delete from headrace.quarantine")
             other.execute("insert into child values (10, null)")
         thread.join()
-    assert done == [retrying.Replayed(0, {})]
+    assert done == [Replayed(0, {})]
     assert place.rows(CHILD) == [(10, None)]
 
 
@@ -146,16 +139,16 @@ def test_a_retry_that_meets_no_rows_fault_changes_nothing(place: Place) -> None:
     create trigger stop before insert on child for each row execute function stop()
     """)
     with pytest.raises(DestinationUnavailableError):
-        retrying.retry(place.session, CHILD, PIPELINE, DELIVERY)
+        place.beside.retry()
     assert (place.rows(CHILD), place.parked()) == ([], {CHILD: 2})
 
 
-def test_rows_of_a_table_that_is_gone_can_only_be_dropped(place: Place) -> None:
+def test_rows_of_a_table_that_is_gone_cannot_be_tried_again(place: Place) -> None:
     place.apply(CHILD, 1, (10, 1))
     place.database.execute("drop table child")
     with pytest.raises(DivergedError) as raised:
-        retrying.retry(place.session, CHILD, PIPELINE, DELIVERY)
-    assert raised.value.hint == "headrace quarantine drop --table public.child"
+        place.beside.retry()
+    assert raised.value.hint == "headrace resync public.child"
 
 
 def test_a_later_version_of_a_parked_row_is_applied_by_the_destination(place: Place) -> None:

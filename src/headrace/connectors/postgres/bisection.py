@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +24,8 @@ import pyarrow as pa
 
 from headrace.connectors.postgres.foreign_keys import against
 from headrace.connectors.postgres.refusals import FOREIGN_KEYS, UNIQUE, Refusal, refusal
+from headrace.connectors.postgres.target_session import Connection
 
-Connection = psycopg.Connection[Any]
 Positions = npt.NDArray[np.int64]
 LandRows = Callable[[pa.Table], None]
 

@@ -36,7 +36,7 @@ from headrace.connectors.postgres.definition import (
 )
 from headrace.connectors.postgres.dependents import Dependents, ForeignKey, read_dependents
 from headrace.connectors.postgres.identifiers import qualified, quoted, relation
-from headrace.connectors.postgres.target_session import Connection, Cursor
+from headrace.connectors.postgres.target_session import Connection, Cursor, only_row
 from headrace.errors import UnsuitableTableError, UnswappableError
 from headrace.failpoints import hit
 from headrace.model import TableId
@@ -420,9 +420,8 @@ def run_script(cursor: Cursor, statements: Iterable[str]) -> None:
 
 def table_oid(cursor: Cursor, table: TableId) -> int:
     """The oid of a table that is there."""
-    found = cursor.execute("SELECT %s::regclass::oid::bigint", [qualified(table)]).fetchone()
-    assert found is not None
-    return int(found[0])
+    found = cursor.execute("SELECT %s::regclass::oid::bigint", [qualified(table)])
+    return int(only_row(found)[0])
 
 
 def _alter(cursor: Cursor, kind: str, name: TableId, action: str) -> None:

@@ -22,7 +22,7 @@ from headrace.connectors.postgres.bisection import Operation, Part, land
 from headrace.connectors.postgres.reading import PART, PLACE, Reading
 from headrace.connectors.postgres.staging import StagedColumn, Staging, at_once, copy_rows, send
 from headrace.connectors.postgres.statements import WritePlan, WrittenColumn, typed_statements
-from headrace.connectors.postgres.target_session import Cursor
+from headrace.connectors.postgres.target_session import Cursor, only_row
 from headrace.connectors.postgres.target_table import read_target
 from headrace.connectors.postgres.target_types import arrival
 from headrace.connectors.postgres.writing import write_plan
@@ -138,9 +138,7 @@ class Confirmation:
             execute(self._excuse_lost())
         if self._excused is not None:
             execute(self._with_keys(_EXCUSE, excused=self._excused.table))
-        counted = execute(sql.SQL(_COUNT).format(differing=_DIFFERING)).fetchone()
-        assert counted is not None  # aggregates always give a row
-        missing, extra = counted
+        missing, extra = only_row(execute(sql.SQL(_COUNT).format(differing=_DIFFERING)))
         return Confirmed(
             missing + sum(row.num_rows for row in self._refused), extra, self._keys(samples)
         )

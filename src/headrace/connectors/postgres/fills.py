@@ -15,7 +15,7 @@ from psycopg import sql
 
 from headrace.connectors.postgres.catalog import TypeCatalog
 from headrace.connectors.postgres.identifiers import quoted
-from headrace.connectors.postgres.target_session import Cursor
+from headrace.connectors.postgres.target_session import Cursor, only_row
 from headrace.connectors.postgres.types import mapping
 
 ORDINAL: Final = "headrace row"  # of an upsert in its batch; no table of a user's has it
@@ -56,9 +56,7 @@ def _value(
     cursor: Cursor, types: TypeCatalog, fill: Kept, name: str, ordinal: int
 ) -> pa.Array | None:
     """One kept value as an array of one, by the casts of the stream; None where none was kept."""
-    typed = cursor.execute(_TYPE, [f"pg_temp.{fill.name}", name]).fetchone()
-    assert typed is not None  # the column is the table's own
-    oid, typmod, dimensions = typed
+    oid, typmod, dimensions = only_row(cursor.execute(_TYPE, [f"pg_temp.{fill.name}", name]))
     mapped = mapping(oid, typmod, types, dimensions=dimensions)
     as_text = replace(mapped, native=None).select(quoted(name))
     query = sql.SQL("SELECT {} FROM {} WHERE {} = {}").format(

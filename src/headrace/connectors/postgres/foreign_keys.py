@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import psycopg
 import pyarrow as pa
@@ -16,9 +16,8 @@ from psycopg import sql
 
 from headrace.connectors.postgres.identifiers import relation
 from headrace.connectors.postgres.refusals import Refusal
+from headrace.connectors.postgres.target_session import Connection
 from headrace.model import TableId
-
-Connection = psycopg.Connection[Any]
 
 # Of a partition's constraint, the tables at the top of the tree: those that rows are written to.
 _FOREIGN_KEY: Final = """

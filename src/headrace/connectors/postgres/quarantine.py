@@ -20,7 +20,6 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import psycopg
 import pyarrow as pa
 
 from headrace.connectors.postgres.bisection import (
@@ -39,10 +38,9 @@ from headrace.connectors.postgres.parked import (
     keys_among,
 )
 from headrace.connectors.postgres.refusals import FOREIGN_KEYS, Refusal
+from headrace.connectors.postgres.target_session import Cursor, only_row
 from headrace.errors import QuarantineFullError, RowsWaitError
 from headrace.model import Checkpoint, Fill, NetChanges, Rejected, TableId
-
-Cursor = psycopg.Cursor[tuple[Any, ...]]
 
 # For `records.ensure`. `key` are the texts of the key's values (of all columns without a key);
 # `payload` is an Arrow IPC stream of one row, exact where no text would be.
@@ -337,16 +335,13 @@ def too_many(
 
 
 def count(cursor: Cursor, table: TableId) -> int:
-    row = cursor.execute(_COUNT, [table.schema, table.name]).fetchone()
-    assert row is not None  # count(*) always has one
-    return int(row[0])
+    return int(only_row(cursor.execute(_COUNT, [table.schema, table.name]))[0])
 
 
 def waits(cursor: Cursor, table: TableId) -> bool:
     """Whether rows of a table wait for rows that they refer to, or that refer to them."""
-    row = cursor.execute(_WAITS, [table.schema, table.name, sorted(FOREIGN_KEYS)]).fetchone()
-    assert row is not None  # EXISTS always has one
-    return bool(row[0])
+    found = cursor.execute(_WAITS, [table.schema, table.name, sorted(FOREIGN_KEYS)])
+    return bool(only_row(found)[0])
 
 
 def counts(cursor: Cursor, pipeline: str | None = None) -> dict[TableId, int]:

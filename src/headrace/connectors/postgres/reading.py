@@ -27,7 +27,12 @@ from headrace.connectors.postgres.config import LIFT_LIMITS, address, conninfo
 from headrace.connectors.postgres.identifiers import qualified, quoted, relation
 from headrace.connectors.postgres.parked import ParkedRow
 from headrace.connectors.postgres.records import Record
-from headrace.connectors.postgres.target_session import Cursor, connect_target, target_errors
+from headrace.connectors.postgres.target_session import (
+    Cursor,
+    connect_target,
+    only_row,
+    target_errors,
+)
 from headrace.errors import (
     DestinationError,
     DestinationUnavailableError,
@@ -78,10 +83,9 @@ class Reading:
             self._lock()
             self._recorded = records.are_there(cursor)
             self.record: Record | None = records.read(cursor, table) if self._recorded else None
-            found = cursor.execute("SELECT pg_catalog.pg_export_snapshot()").fetchone()
-            assert found is not None  # a function call has a row
+            (snapshot,) = only_row(cursor.execute("SELECT pg_catalog.pg_export_snapshot()"))
         self._execute(f"{_BEGIN} READ ONLY")
-        self._execute(f"SET TRANSACTION SNAPSHOT '{found[0]}'")
+        self._execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
 
     @property
     def at(self) -> Checkpoint | None:

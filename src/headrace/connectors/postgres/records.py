@@ -20,7 +20,12 @@ from psycopg.types.json import Jsonb
 from headrace.config.connections import PostgresConnection
 from headrace.connectors.postgres import quarantine
 from headrace.connectors.postgres.config import address
-from headrace.connectors.postgres.target_session import Cursor, connect_target, target_errors
+from headrace.connectors.postgres.target_session import (
+    Cursor,
+    connect_target,
+    only_row,
+    target_errors,
+)
 from headrace.errors import DestinationLockedError
 from headrace.model import Checkpoint, Lsn, TableId, TableSchema
 
@@ -131,7 +136,7 @@ def one_at_a_time(cursor: Cursor) -> None:
 
 def are_there(cursor: Cursor) -> bool:
     """Whether anything was recorded in this database yet."""
-    return bool(_row(cursor.execute(_IS_THERE))[0])
+    return bool(only_row(cursor.execute(_IS_THERE))[0])
 
 
 def read(cursor: Cursor, name: TableId, *, lock: bool = False) -> Record | None:
@@ -201,12 +206,6 @@ def forget_position(cursor: Cursor, name: TableId) -> None:
     cursor.execute(_FORGET_POSITION, [name.schema, name.name])
 
 
-def _row(cursor: Cursor) -> tuple[Any, ...]:
-    row = cursor.fetchone()
-    assert row is not None  # the query always has one
-    return row
-
-
 # -- one run per pipeline --------------------------------------------------------------------------
 
 _TRY_CLAIM: Final = """
@@ -252,7 +251,7 @@ def _take(
 ) -> None:
     ours = f"headrace {pipeline}@{socket.gethostname()}:{os.getpid()}"
     with connection.cursor() as cursor:
-        if _row(cursor.execute(_TRY_CLAIM, [pipeline, ours]))[0]:
+        if only_row(cursor.execute(_TRY_CLAIM, [pipeline, ours]))[0]:
             return
         holder = cursor.execute(_HOLDER, [pipeline]).fetchone()
     pid, host, application = holder or ("unknown", "unknown", "unknown")

@@ -14,8 +14,9 @@ from headrace.connectors.postgres import quarantine
 from headrace.connectors.postgres.bisection import Operation, Part, land
 from headrace.connectors.postgres.foreign_keys import against
 from headrace.connectors.postgres.parked import ParkedRow
-from headrace.connectors.postgres.quarantine import Cursor, Quarantine
+from headrace.connectors.postgres.quarantine import Quarantine
 from headrace.connectors.postgres.refusals import FOREIGN_KEYS, Refusal
+from headrace.connectors.postgres.target_session import Cursor
 from headrace.model import TableSchema
 
 # From upserts and deletes to the parts that land them, as for a batch of changes.

@@ -8,8 +8,10 @@ whose outcome was lost with its connection is learnt from the checkpoint by the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 import psycopg
 import pyarrow as pa
@@ -33,7 +35,12 @@ from headrace.connectors.postgres.quarantine import Quarantine
 from headrace.connectors.postgres.records import Record
 from headrace.connectors.postgres.replay import Replayed
 from headrace.connectors.postgres.staging import Pace, Staging, ensure
-from headrace.connectors.postgres.target_session import Cursor, TargetSession, make_durable
+from headrace.connectors.postgres.target_session import (
+    Cursor,
+    TargetSession,
+    make_durable,
+    only_row,
+)
 from headrace.connectors.postgres.target_table import Target, read_target
 from headrace.connectors.postgres.writing import write_plan
 from headrace.errors import (
@@ -229,13 +236,14 @@ class PostgresTable:
             table = relation(self.name)
             if self._is_small(cursor, target):
                 query = sql.SQL("SELECT count(*) FROM {}").format(table)
-                return int(_only(cursor.execute(query)))
+                return int(only_row(cursor.execute(query))[0])
             plan = sql.SQL("EXPLAIN (FORMAT JSON) SELECT FROM {}").format(table)
-            return int(_only(cursor.execute(plan))[0]["Plan"]["Plan Rows"])
+            (explained,) = only_row(cursor.execute(plan))
+            return int(explained[0]["Plan"]["Plan Rows"])
 
     def _is_small(self, cursor: Cursor, target: Target) -> bool:
         """A partitioned table's own size is none: its partitions have it."""
-        size = int(_only(cursor.execute(_SIZE, [target.oid])))
+        size = int(only_row(cursor.execute(_SIZE, [target.oid]))[0])
         return target.kind == "r" and size <= COUNTED_BYTES
 
     # -- changing it -------------------------------------------------------------------------------
@@ -278,20 +286,10 @@ class PostgresTable:
         if left.truncate:
             landing.truncate()
         landing.read_fills(left.fills)
-        made = parts(cursor, plan, landing, _numbered(left), left.deletes)
+        make = partial(parts, cursor, plan, landing)
+        made = make(_numbered(left), left.deletes)
         quarantine.land_or_park(cursor, place, made, left.rejected, to, landing.completed)
-        self._waiting = self._retry_waiting(cursor, plan, landing, changes.schema)
-
-    def _retry_waiting(
-        self, cursor: Cursor, plan: WritePlan, landing: Landing, schema: TableSchema
-    ) -> int:
-        """Rows that waited for the row that their foreign key names may find it now; how many of
-        them are left."""
-        place, make = self._quarantine(plan), self._maker(cursor, plan, landing)
-        return replay.retry_waiting(cursor, place, schema, make).waiting
-
-    def _maker(self, cursor: Cursor, plan: WritePlan, landing: Landing) -> replay.MakeParts:
-        return lambda upserts, deletes: parts(cursor, plan, landing, upserts, deletes)
+        self._waiting = replay.retry_waiting(cursor, place, changes.schema, make).waiting
 
     def _quarantine(self, plan: WritePlan) -> Quarantine:
         rows = self._delivery.quarantine_rows
@@ -301,33 +299,35 @@ class PostgresTable:
         """Apply parked rows again, those of `ids` or all; those that pass leave the quarantine.
 
         Raises:
+            DestinationConflictError: the table follows its source's schema just now.
             DivergedError: the table never took anything, or is gone.
         """
         record = self._read()
         if record is None or record.schema is None:
             raise self._unrecorded()
-        plan = self._plan_for(record.schema)
+        with self._replaying(record.schema) as (cursor, place, make):
+            return replay.retry(cursor, place, record.schema, make, ids)
+
+    @contextmanager
+    def _replaying(
+        self, schema: TableSchema
+    ) -> Iterator[tuple[Cursor, Quarantine, replay.MakeParts]]:
+        """A transaction that holds the record of a table that has `schema`: an apply waits for it,
+        or is waited for, and neither sees the other half done."""
+        plan = self._plan_for(schema)
         ensure(self._session, stagings(plan))
         with self._session.transaction() as cursor:
-            self._lock(cursor)
-            landing = Landing(cursor, plan, self._pace)
-            make = self._maker(cursor, plan, landing)
-            return replay.retry(cursor, self._quarantine(plan), record.schema, make, ids)
+            if self._lock(cursor).schema != schema:
+                raise self._moved("columns")
+            make = partial(parts, cursor, plan, Landing(cursor, plan, self._pace))
+            yield cursor, self._quarantine(plan), make
 
     def _write(self, cursor: Cursor, record: Record, changes: NetChanges, to: Checkpoint) -> Record:
-        schema: TableSchema | None = self._named(changes.schema)
-        if record.schema is not None and schema is not None and record.schema.same_shape(schema):
-            schema = None
-        records.write(
-            cursor, self.name, self._pipeline, to, commit_ts=changes.commit_ts, schema=schema
-        )
-        return Record(
-            self._pipeline,
-            to,
-            changes.commit_ts or record.commit_ts,
-            schema or record.schema,
-            record.held,
-            record.previous,
+        schema, when = self._named(changes.schema), changes.commit_ts
+        new = None if record.schema is not None and record.schema.same_shape(schema) else schema
+        records.write(cursor, self.name, self._pipeline, to, commit_ts=when, schema=new)
+        return replace(
+            record, at=to, commit_ts=when or record.commit_ts, schema=new or record.schema
         )
 
     def parents(self) -> Mapping[TableId, bool]:
@@ -354,12 +354,8 @@ class PostgresTable:
         if record is None or record.schema is None:
             self._waiting = 0
             return 0
-        plan = self._plan_for(record.schema)
-        ensure(self._session, stagings(plan))
-        with self._session.transaction() as cursor:
-            self._lock(cursor)
-            landing = Landing(cursor, plan, self._pace)
-            left = self._retry_waiting(cursor, plan, landing, record.schema)
+        with self._replaying(record.schema) as (cursor, place, make):
+            left = replay.retry_waiting(cursor, place, record.schema, make).waiting
         self._waiting = left
         return left
 
@@ -385,11 +381,14 @@ class PostgresTable:
 
     def _check_unmoved(self, record: Record) -> None:
         if self._seen is not None and self._seen.at != record.at:
-            raise DestinationConflictError(
-                f"the checkpoint of {self.name} was moved by another run of the pipeline",
-                hint="stop the other run; this one reads the checkpoint again",
-                table=str(self.name),
-            )
+            raise self._moved("checkpoint")
+
+    def _moved(self, what: str) -> DestinationConflictError:
+        return DestinationConflictError(
+            f"the {what} of {self.name} was changed by another run of the pipeline",
+            hint="stop the other run; this one looks again",
+            table=str(self.name),
+        )
 
     def _plan_for(self, schema: TableSchema) -> WritePlan:
         if self._plan is None or self._plan[0] != schema:
@@ -418,12 +417,6 @@ def stagings(plan: WritePlan, *, fills: bool = False) -> Iterator[Staging]:
     if fills:
         yield upsert_staging(plan, numbered=True)
         yield fill_staging(plan)
-
-
-def _only(cursor: Cursor) -> Any:
-    row = cursor.fetchone()
-    assert row is not None  # the query always has one
-    return row[0]
 
 
 def _is_at_or_after(at: Checkpoint | None, to: Checkpoint) -> bool:

@@ -43,6 +43,13 @@ def make_durable(cursor: Cursor) -> None:
     cursor.execute(_DURABLE)
 
 
+def only_row(cursor: Cursor) -> tuple[Any, ...]:
+    """What a query gave that always has one row."""
+    row = cursor.fetchone()
+    assert row is not None
+    return row
+
+
 class TargetSession:
     """Used by one thread at a time."""
 
