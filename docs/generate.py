@@ -357,6 +357,8 @@ _UPSERTS: Final = {
 def _reverse_upsert(report: Report) -> Iterator[Figure]:
     ours = median(report["headrace_seconds"])
     for name, told in _UPSERTS.items():
+        if name == "row_by_row":
+            told = f"{told}, extrapolated from {report['row_by_row_measured_rows']:,} rows"
         theirs = median(report[f"{name}_seconds"])
         yield Figure(
             f"{report['changed']:,} rows changed in a Delta table, into {report['rows']:,} rows "

@@ -72,7 +72,8 @@ infinities are strings, as Postgres writes them itself. An array column holds NU
 **Read back**, as `headrace verify` and a comparison of all rows do, every value of a column that
 Headrace made is what was written, but for the order of a map's entries and the sign of a zero in
 JSON, which jsonb does not keep. In a column of another type a value may come back in that type's
-spelling; it then looks different, and a difference is never hidden.
+spelling (an upper-case `uuid` in lower case, a numeric with another scale): there the server says
+whether it is what a merge would have written. A difference is never hidden.
 
 **A null byte** in a text, alone or inside JSON, has no place in Postgres: the row goes to
 quarantine.
