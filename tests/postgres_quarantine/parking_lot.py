@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -13,12 +14,13 @@ from psycopg.conninfo import conninfo_to_dict
 
 from headrace.config.connections import PostgresConnection
 from headrace.connectors.postgres import quarantine, records, replay
-from headrace.connectors.postgres.bisection import Part
+from headrace.connectors.postgres.bisection import LandRows, Part
 from headrace.connectors.postgres.merge import Landing, delete_staging, upsert_staging
 from headrace.connectors.postgres.parked import ParkedRow
 from headrace.connectors.postgres.parts import parts
 from headrace.connectors.postgres.quarantine import Quarantine
 from headrace.connectors.postgres.replay import Replayed
+from headrace.connectors.postgres.staging import at_once
 from headrace.connectors.postgres.target_table import read_target
 from headrace.connectors.postgres.writing import write_plan
 from headrace.model import (
@@ -152,17 +154,19 @@ class Maker:
         self.landings = 0
 
     def parts(self, upserts: pa.Table, deletes: pa.Table) -> list[Part]:
-        landing = Landing(self.cursor, self.plan, self._count)
-        return parts(self.cursor, self.plan, landing, upserts, deletes)
+        landing = Landing(self.cursor, self.plan, at_once)
+        made = parts(self.cursor, self.plan, landing, upserts, deletes)
+        return [replace(part, land=partial(self._land, part.land)) for part in made]
 
     def apply(self, changes: NetChanges, version: int = 7) -> int:
         place = self.kept.place
         left = quarantine.supersede(self.cursor, place, changes)
         if left.truncate:
-            Landing(self.cursor, self.plan, self._count).truncate()
+            Landing(self.cursor, self.plan, at_once).truncate()
         made = self.parts(left.upserts, left.deletes)
         at = Checkpoint(LOG, version, Lsn(version))
         return quarantine.land_or_park(self.cursor, place, made, left.rejected, at)
 
-    def _count(self, rows: int, size: int) -> None:
+    def _land(self, land: LandRows, rows: pa.Table) -> None:
         self.landings += 1
+        land(rows)
