@@ -171,6 +171,8 @@ class Shop:
     at: Checkpoint | None = None
     given: TableSchema | None = None
     holding: str | None = None
+    rules: str | None = None  # to be noted with each commit
+    noted: str | None = None
     parked: list[Rejected] = field(default_factory=list)
     commits: list[tuple[str, Checkpoint, Counter[Any]]] = field(default_factory=list)
     commit_ts: list[datetime | None] = field(default_factory=list)
@@ -198,6 +200,12 @@ class Shop:
 
     def held(self) -> str | None:
         return self.holding
+
+    def under(self, rules: str) -> None:
+        self.rules = rules
+
+    def made_by(self) -> str | None:
+        return self.noted
 
     def prepare(self, schema: TableSchema) -> None:
         self._meet("prepare")
@@ -267,7 +275,7 @@ class Shop:
         return 0.0
 
     def _commit(self, how: str, at: Checkpoint) -> None:
-        self.at = at
+        self.at, self.noted = at, self.rules
         self.commits.append((how, at, self.content))
         self._meet(f"{how}.done")
 

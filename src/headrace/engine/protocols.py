@@ -214,7 +214,8 @@ class SyncedTable(DestinationTable, Protocol):
     def name(self) -> TableId: ...
 
     def standing(self) -> Checkpoint | None:
-        """Where the table stands, whatever log that is in; None if it never took anything."""
+        """Where the table stands, whatever log that is in; None if it never took anything from
+        this pipeline."""
         ...
 
     def applied_schema(self) -> TableSchema | None:
@@ -223,6 +224,14 @@ class SyncedTable(DestinationTable, Protocol):
 
     def held(self) -> str | None:
         """Why the table is to be left alone (its last rebuild was undone), or None."""
+        ...
+
+    def under(self, rules: str) -> None:
+        """Note these rules with every checkpoint from now on: all rows are made by them."""
+        ...
+
+    def made_by(self) -> str | None:
+        """The rules that all rows are made by, as noted last; None where nobody did."""
         ...
 
     def prepare(self, schema: TableSchema) -> None:

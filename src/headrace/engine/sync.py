@@ -68,12 +68,7 @@ class Sync:
         self.name = name
         self._earlier = (recorded or {}).get("tables", {})
         self.tables = {
-            target.table: SyncState(
-                target,
-                resync=target.table in resync,
-                rules=self._earlier.get(str(target.table), {}).get("rules"),
-            )
-            for target in targets
+            target.table: SyncState(target, resync=target.table in resync) for target in targets
         }
         self.view = SyncView(name, self.tables)
         self._schedule = schedule

@@ -62,6 +62,8 @@ class TableSync:
         self._quitting = quitting
         self._counting = threading.Lock()
         self._current: tuple[TableSchema, Transform] | None = None
+        self._digest = digest(self._rules, self._delivery)
+        self._destination.under(self._digest)
 
     def catch_up(self) -> None:
         """Take the table to the version that its source has now.
@@ -83,7 +85,7 @@ class TableSync:
         except _BuildAnewError as why:
             self._load(head, standing)
             self._state.note(f"built anew as of version {head.number}: {why}")
-        self._state.arrived(digest(self._rules))
+        self._state.arrived()
 
     def _advance(self, standing: Checkpoint | None, head: TableVersion) -> None:
         if standing is None:
@@ -91,18 +93,39 @@ class TableSync:
         elif self._state.resync:
             raise _BuildAnewError("a resync was asked for")
         elif self._rules_changed():
-            self._heal(standing, head, Loss(LossKind.FEED_OFF, "the rules of the table changed"))
-        elif standing != _checkpoint(head):
-            plan = self._source.plan(standing, head.number)
-            if plan.loss is not None:
-                self._heal(standing, head, plan.loss)
-            else:
-                self._follow(plan, head.log_id)
+            self._obey(standing, head)
+        else:
+            self._follow_from(standing, head)
+
+    def _follow_from(self, standing: Checkpoint, head: TableVersion) -> None:
+        if standing == _checkpoint(head):
+            return
+        plan = self._source.plan(standing, head.number)
+        if plan.loss is not None:
+            self._heal(standing, head, plan.loss)
+        else:
+            self._follow(plan, head.log_id)
 
     def _rules_changed(self) -> bool:
-        """Whether rows stand there that other rules made; of appended ones nobody expects else."""
-        known = self._state.rules
-        return not self._appends and known is not None and known != digest(self._rules)
+        """Whether rows stand there that other rules made."""
+        if self._state.caught_up:  # by this run: nobody else may write them
+            return False
+        known = self._destination.made_by()
+        return known is not None and known != self._digest
+
+    def _obey(self, standing: Checkpoint, head: TableVersion) -> None:
+        """Let the rows that stand be as the rules of now make them; appended ones are history."""
+        changed = "the rules of the table changed"
+        if self._appends:
+            self._state.note(f"{changed}; rows that were appended before stay as they are")
+            self._follow_from(standing, head)
+            return
+        schema = self._transform(self._named(self._source.schema(head.number))).schema
+        self._destination.prepare(schema)  # for the column that marks deleted rows
+        if self._destination.standing() is None:  # the table was gone
+            self._load(head, None)
+        else:
+            self._heal(standing, head, Loss(LossKind.FEED_OFF, changed))
 
     def _go_on(self) -> None:
         if self._quitting.is_set():

@@ -36,7 +36,11 @@ def prepare(
     records.ensure(cursor)
     record = records.read(cursor, name, lock=True)
     if record is not None and record.pipeline != pipeline:
-        raise _others(name, f"the pipeline {record.pipeline!r} writes it")
+        why, cure = (
+            f"the pipeline {record.pipeline!r} writes it",
+            _adoption(record.pipeline, pipeline),
+        )
+        raise _others(name, why, cure)
     target = read_target(cursor, name)
     if target is None:
         _make(cursor, name, schema, delivery)
@@ -137,12 +141,22 @@ def unsuitable(name: TableId, blockers: Sequence[Finding]) -> UnsuitableTableErr
     )
 
 
-def _others(name: TableId, why: str) -> ForeignTableError:
+def _others(name: TableId, why: str, cure: str = "") -> ForeignTableError:
     return ForeignTableError(
         f"{name} is not this pipeline's: {why}",
-        hint=f"give {name} another `name:` in headrace.yaml, or move the table away",
+        hint=f"give {name} another `name:` in headrace.yaml, or move the table away{cure}",
         table=str(name),
     )
+
+
+def _adoption(former: str, now: str) -> str:
+    """What makes a pipeline's tables those of another: of itself, under a new name."""
+    update = sql.SQL("UPDATE headrace.{} SET pipeline = {} WHERE pipeline = {};")
+    statements = [
+        update.format(sql.Identifier(table), sql.Literal(now), sql.Literal(former)).as_string(None)
+        for table in ("checkpoints", "quarantine")
+    ]
+    return "\n".join(["; if the pipeline only got another name:", *statements])
 
 
 def create_statement(name: TableId, schema: TableSchema, delivery: Delivery) -> sql.Composed:

@@ -53,12 +53,13 @@ CREATE TABLE IF NOT EXISTS headrace.checkpoints (
     held         text,            -- why the table is to be left alone
     previous     text,            -- the table's former generation, in schema headrace_previous
     loaded       bigint,          -- the commit as of which the whole table was loaded last
+    rules        text,            -- a digest of those that made the rows
     PRIMARY KEY (table_schema, table_name)
 )
 """
 
 _READ: Final = """
-SELECT pipeline, log_id, commit, lsn, commit_ts, schema, held, previous, loaded
+SELECT pipeline, log_id, commit, lsn, commit_ts, schema, held, previous, loaded, rules
   FROM headrace.checkpoints
  WHERE table_schema = %s AND table_name = %s
 """
@@ -86,19 +87,20 @@ DO UPDATE SET pipeline = excluded.pipeline, schema = excluded.schema
 _WRITE: Final = """
 INSERT INTO headrace.checkpoints AS c
        (table_schema, table_name, pipeline, log_id, commit, lsn, commit_ts, applied_at, schema,
-        loaded)
+        loaded, rules)
 VALUES (%(table_schema)s, %(table_name)s, %(pipeline)s, %(log_id)s, %(commit)s, %(lsn)s,
-        %(commit_ts)s, pg_catalog.clock_timestamp(), %(schema)s, %(loaded)s)
+        %(commit_ts)s, pg_catalog.clock_timestamp(), %(schema)s, %(loaded)s, %(rules)s)
 ON CONFLICT (table_schema, table_name)
 DO UPDATE SET pipeline = excluded.pipeline, log_id = excluded.log_id, commit = excluded.commit,
               lsn = excluded.lsn, commit_ts = coalesce(excluded.commit_ts, c.commit_ts),
               applied_at = excluded.applied_at, schema = coalesce(excluded.schema, c.schema),
-              loaded = coalesce(excluded.loaded, c.loaded), held = NULL
+              loaded = coalesce(excluded.loaded, c.loaded), held = NULL,
+              rules = coalesce(excluded.rules, c.rules)
 """
 
 _FORGET_POSITION: Final = """
 UPDATE headrace.checkpoints SET log_id = NULL, commit = NULL, lsn = NULL, commit_ts = NULL,
-       loaded = NULL
+       loaded = NULL, rules = NULL
  WHERE table_schema = %s AND table_name = %s
 """
 
@@ -114,6 +116,7 @@ class Record:
     held: str | None
     previous: str | None
     loaded: int | None = None
+    rules: str | None = None
 
 
 def ensure(cursor: Cursor, *ddl: str) -> None:
@@ -145,10 +148,10 @@ def read(cursor: Cursor, name: TableId, *, lock: bool = False) -> Record | None:
     row = cursor.execute(query.encode(), [name.schema, name.name]).fetchone()
     if row is None:
         return None
-    pipeline, log_id, commit, lsn, commit_ts, schema, held, previous, loaded = row
+    pipeline, log_id, commit, lsn, commit_ts, schema, held, previous, loaded, rules = row
     at = None if log_id is None else Checkpoint(log_id, commit, Lsn(int(lsn)))
     known = None if schema is None else TableSchema.from_json(schema)
-    return Record(pipeline, at, commit_ts, known, held, previous, loaded)
+    return Record(pipeline, at, commit_ts, known, held, previous, loaded, rules)
 
 
 def with_former(cursor: Cursor, pipeline: str) -> list[TableId]:
@@ -182,10 +185,11 @@ def write(
     commit_ts: datetime | None = None,
     schema: TableSchema | None = None,
     loaded: bool = False,
+    rules: str | None = None,
 ) -> None:
     """Set a table's position; `schema` only where it is another one than before.
 
-    `loaded` says that the whole content is new, as of `at`.
+    `loaded` says that the whole content is new, as of `at`; `rules` are those that made all rows.
     """
     values: dict[str, Any] = {
         "table_schema": name.schema,
@@ -197,6 +201,7 @@ def write(
         "commit_ts": commit_ts,
         "schema": None if schema is None else Jsonb(schema.to_json()),
         "loaded": at.commit if loaded else None,
+        "rules": rules,
     }
     cursor.execute(_WRITE, values)
 

@@ -170,7 +170,15 @@ class ReplaceableTable(PostgresTable):
         make_durable(cursor)
         quarantine.clear(cursor, self.name)
         quarantine.park(cursor, self._place(schema), refused, rejected, at)
-        records.write(cursor, self.name, self._pipeline, at, schema=schema, loaded=True)
+        records.write(
+            cursor,
+            self.name,
+            self._pipeline,
+            at,
+            schema=schema,
+            loaded=True,
+            rules=self._rules,
+        )
 
     def read(self, schema: TableSchema, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """The rows as `schema`'s types; those marked as deleted are left out."""

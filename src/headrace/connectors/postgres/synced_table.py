@@ -94,13 +94,15 @@ class PostgresTable:
         self._pace = pace
         self._seen: Record | None = None  # the record as we last read or wrote it
         self._plan: tuple[TableSchema, WritePlan] | None = None
+        self._rules: str | None = None
         self._waiting: int | None = None  # parked rows that wait for others, where we know
 
     # -- where it stands ---------------------------------------------------------------------------
 
     def standing(self) -> Checkpoint | None:
-        """Where the table stands, whatever log that is in; None if it never took anything."""
-        record = self._read()
+        """Where the table stands, whatever log that is in; None if it never took anything from
+        this pipeline."""
+        record = self._mine()
         return None if record is None else record.at
 
     def checkpoint(self, log_id: str) -> Checkpoint | None:
@@ -110,8 +112,17 @@ class PostgresTable:
 
     def held(self) -> str | None:
         """Why the table is to be left alone (its last rebuild was undone), or None."""
-        record = self._read()
+        record = self._mine()
         return None if record is None else record.held
+
+    def under(self, rules: str) -> None:
+        """Note these rules with every checkpoint from now on: all rows are made by them."""
+        self._rules = rules
+
+    def made_by(self) -> str | None:
+        """The rules that all rows are made by, as noted last; None where nobody did."""
+        record = self._mine()
+        return None if record is None else record.rules
 
     def rest(self) -> float:
         """A commit costs the next one's readers nothing: the next may follow at once."""
@@ -148,7 +159,7 @@ class PostgresTable:
 
     def applied_schema(self) -> TableSchema | None:
         """What was applied last, or followed since; None if the table never took anything."""
-        record = self._read()
+        record = self._mine()
         return None if record is None or record.at is None else record.schema
 
     def planned(self, schema: TableSchema) -> list[SchemaStep]:
@@ -325,9 +336,15 @@ class PostgresTable:
     def _write(self, cursor: Cursor, record: Record, changes: NetChanges, to: Checkpoint) -> Record:
         schema, when = self._named(changes.schema), changes.commit_ts
         new = None if record.schema is not None and record.schema.same_shape(schema) else schema
-        records.write(cursor, self.name, self._pipeline, to, commit_ts=when, schema=new)
+        records.write(
+            cursor, self.name, self._pipeline, to, commit_ts=when, schema=new, rules=self._rules
+        )
         return replace(
-            record, at=to, commit_ts=when or record.commit_ts, schema=new or record.schema
+            record,
+            at=to,
+            commit_ts=when or record.commit_ts,
+            schema=new or record.schema,
+            rules=self._rules or record.rules,
         )
 
     def parents(self) -> Mapping[TableId, bool]:
@@ -365,6 +382,11 @@ class PostgresTable:
         with self._session.transaction() as cursor:
             self._seen = records.read(cursor, self.name) if records.are_there(cursor) else None
         return self._seen
+
+    def _mine(self) -> Record | None:
+        """What is recorded, unless it is of another pipeline's table."""
+        record = self._read()
+        return record if record is not None and record.pipeline == self._pipeline else None
 
     def _lock(self, cursor: Cursor) -> Record:
         record = records.read(cursor, self.name, lock=True)
