@@ -39,6 +39,7 @@ from headrace.model import ChangeBatch, Checkpoint, Lsn, TableId
 
 __all__ = [
     "COMMIT_INTERVAL",
+    "STRETCH_BYTES",
     "STRETCH_ROWS",
     "Materialization",
     "Phase",
@@ -47,7 +48,9 @@ __all__ = [
 ]
 
 # A stretch ends here, whole commits only: large enough that fixed costs vanish, small for memory.
+# Bytes are those of the log's files, which hold rows five to twenty times as dense as memory.
 STRETCH_ROWS: Final = 500_000
+STRETCH_BYTES: Final = 32 << 20
 
 # At least this passes between two commits of one table: fewer, larger commits cost readers less,
 # and a person cannot see 40 ms. A destination may want more.
@@ -302,13 +305,13 @@ class Materialization:
         state.due = max(started + rest, ended)
 
     def _next_stretch(self, state: TableState) -> tuple[list[Stretch], int]:
-        """Whole commits up to a number of rows; a stop stands alone."""
+        """Whole commits up to a number of rows and bytes; a stop stands alone."""
         stretch: list[Stretch] = []
-        rows = 0
+        rows = size = 0
         for part in state.queue:
-            rows += part.rows
+            rows, size = rows + part.rows, size + part.bytes
             stops = part.stopped is not None or (stretch and stretch[0].stopped is not None)
-            if stretch and (rows > STRETCH_ROWS or stops):
+            if stretch and (rows > STRETCH_ROWS or size > STRETCH_BYTES or stops):
                 break
             stretch.append(part)
         return stretch, len(stretch)

@@ -48,6 +48,11 @@ class Stretch:
     def rows(self) -> int:
         return sum(file.rows for file in self.files)
 
+    @property
+    def bytes(self) -> int:
+        """Of the files, as they are stored."""
+        return sum(file.bytes for file in self.files)
+
 
 @dataclass
 class TableState:
