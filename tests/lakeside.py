@@ -37,7 +37,7 @@ from headrace.testing.database import Database
 
 PIPELINE = "lake_to_shop"
 FEED_ON = {"delta.enableChangeDataFeed": "true"}
-PATIENCE = 60.0  # seconds; only a test that fails waits as long
+PATIENCE = 30.0  # seconds; only a test that fails waits as long
 
 Row = tuple[Any, ...]
 Table = Mapping[str, Any]
@@ -192,7 +192,7 @@ class Running:
     def reach(self, table: str, version: int) -> None:
         """Until a table stands at a version."""
         name = TableId.parse(table)
-        self.wait(lambda states: (states[name].version or 0) >= version)
+        self.wait(lambda states: states[name].caught_up and (states[name].version or 0) >= version)
 
 
 # -- a project -------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from threading import Event, Lock
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ from headrace.engine.sync import Sync
 from headrace.engine.sync_state import SyncMode, SyncTarget
 from headrace.engine.sync_table import transform_of
 from headrace.engine.throttle import Throttle
-from headrace.errors import ObjectMissingError, TableNotFoundError
+from headrace.errors import ConfigError, ObjectMissingError, SourceError, TableNotFoundError
 from headrace.model import TableId, TableSchema
 from headrace.model.finding import Finding, Severity
 from headrace.model.schedule import Schedule
@@ -47,26 +47,27 @@ def destination(
 def running(
     settings: Settings, sync: SyncSettings, resync: Collection[TableId] = ()
 ) -> Iterator[Sync]:
-    """Everything that one pipeline needs to run, claimed for this run.
-
-    Raises:
-        DestinationLockedError: another run writes this pipeline's tables.
-    """
+    """Everything that one pipeline needs to run; its destination is claimed when the run begins,
+    which fails with DestinationLockedError while another run writes this pipeline's tables."""
     quitting = Event()
-    with (
-        closing(destination(sync)) as probed,
-        closing(destination(sync, _pace(sync, probed, quitting))) as place,
-        place.claim(sync.name),
-    ):
-        place.begin_run(sync.name)
-        schedule = Schedule.parse(sync.pipeline.schedule)
+    with ExitStack() as held:
+        probed = held.enter_context(closing(destination(sync)))
+        place = held.enter_context(closing(destination(sync, _pace(sync, probed, quitting))))
+
+        def begin() -> None:
+            with ExitStack() as claimed:
+                claimed.enter_context(place.claim(sync.name))
+                place.begin_run(sync.name)
+                held.push(claimed.pop_all())
+
         yield Sync(
             sync.name,
             [_sync_target(sync, place, table) for table in assembly.selected(settings, sync.name)],
-            schedule=schedule,
+            schedule=Schedule.parse(sync.pipeline.schedule),
             journal=lambda record: _record(settings, sync.name, record),
             recorded=recorded(settings, sync.name),
             resync=resync,
+            begin=begin,
             quitting=quitting,
         )
 
@@ -101,8 +102,8 @@ def check(settings: Settings, sync: SyncSettings) -> list[Finding]:
         reached = all(finding.severity is not Severity.BLOCKER for finding in found)
         read = [_checked(place, sync, table, ask=reached) for table in tables]
         found += check_source(source(sync), read)
-        if reached:
-            found += [f for table in tables for f in _check_target(sync, place, table)]
+        for table in tables:
+            found += _check_table(sync, place if reached else None, table)
     return found
 
 
@@ -114,12 +115,19 @@ def _checked(
     return CheckedTable(table.source, table.key or (), appends, applied)
 
 
-def _check_target(
-    sync: SyncSettings, place: PostgresDestination, table: SelectedTable
+def _check_table(
+    sync: SyncSettings, place: PostgresDestination | None, table: SelectedTable
 ) -> list[Finding]:
-    """What keeps the destination's table from taking the rows; nothing where nobody can tell."""
-    schema = wanted_schema(sync, table)
-    return [] if schema is None else target(place, sync, table).check(schema)
+    """What is wrong with a table's rules, or keeps the destination's from taking its rows; nothing
+    where nobody can tell."""
+    try:
+        schema = wanted_schema(sync, table)
+    except ConfigError as error:
+        wrong = Severity.BLOCKER, "row-rules", error.message, (str(table.source),)
+        return [Finding(*wrong, fix=error.hint)]
+    except SourceError:  # as the check of the source tells
+        return []
+    return [] if schema is None or place is None else target(place, sync, table).check(schema)
 
 
 def wanted_schema(sync: SyncSettings, table: SelectedTable) -> TableSchema | None:

@@ -49,6 +49,7 @@ class Sync:
 
     `journal` is given what `describe` tells, about once a second and at the end; `recorded` is what
     it was given last by an earlier run. Tables in `resync` are built anew, whatever stands there.
+    `begin` is called before anything else, and again while the destination cannot be reached.
     `quitting` is set when the run ends, whyever: what blocks inside of a destination waits on it.
     """
 
@@ -63,6 +64,7 @@ class Sync:
         resync: Collection[TableId] = (),
         workers: int = WORKERS,
         limits: Limits | None = None,
+        begin: Callable[[], None] | None = None,
         quitting: threading.Event | None = None,
     ) -> None:
         self.name = name
@@ -75,6 +77,7 @@ class Sync:
         self._journal = journal
         self._slots = threading.BoundedSemaphore(workers)
         self._limits = limits or Limits()
+        self._begin = begin
         self._quit = quitting or threading.Event()
         self._references = References(self.tables.values(), self._quit)
         self._recorded = 0.0
@@ -111,9 +114,11 @@ class Sync:
     ) -> None:
         """Sync until `stop` is set; with `once`, until each table is where its source was.
 
-        `on_tick` is called about ten times a second, for a display. Raises what the journal raises,
-        unless it is transient.
+        `on_tick` is called about ten times a second, for a display. Raises what the journal and
+        `begin` raise; what is transient of it only with `once`, and from `begin`.
         """
+        if not self._begun(stop, once):
+            return
         with ThreadPoolExecutor(max(len(self.tables), 1), f"headrace-{self.name}") as pool:
             working = [pool.submit(self._keep, state, once) for state in self.tables.values()]
             try:
@@ -123,6 +128,22 @@ class Sync:
         for future in working:
             future.result()
         self._record(now=True)
+
+    def _begun(self, stop: threading.Event, once: bool) -> bool:
+        """Whether the run may go on; while the destination is away all tables wait for it."""
+        backoff = Backoff()
+        while self._begin is not None and not stop.is_set():
+            try:
+                self._begin()
+                break
+            except HeadraceError as error:
+                if once or not error.transient:
+                    raise
+                for state in self.tables.values():
+                    state.phase, state.error = Phase.RETRYING, error
+            self._record(now=True)
+            stop.wait(backoff.next())
+        return not stop.is_set()
 
     def interrupt(self) -> None:
         """End `run`: waits end at once, work at the next batch of rows."""

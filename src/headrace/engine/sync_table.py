@@ -22,6 +22,8 @@ from headrace.engine.transform import Transform
 from headrace.errors import (
     CopyStoppedError,
     HistoryLostError,
+    SourceUnavailableError,
+    TableNotFoundError,
     UnsupportedSchemaChangeError,
 )
 from headrace.model import (
@@ -74,7 +76,7 @@ class TableSync:
         """
         self._go_on()
         held = None if self._state.resync else self._destination.held()
-        head = self._source.head()
+        head = self._head()
         standing = self._destination.standing()
         self._state.saw(head, standing)
         if held is not None:
@@ -86,6 +88,17 @@ class TableSync:
             self._load(head, standing)
             self._state.note(f"built anew as of version {head.number}: {why}")
         self._state.arrived()
+
+    def _head(self) -> TableVersion:
+        """A table that was there, and is not to be found now, may be back with its storage."""
+        try:
+            return self._source.head()
+        except TableNotFoundError as error:
+            if self._state.head is None:
+                raise
+            raise SourceUnavailableError(
+                f"{self._source.name} was there before: {error.message}", hint=error.hint
+            ) from error
 
     def _advance(self, standing: Checkpoint | None, head: TableVersion) -> None:
         if standing is None:

@@ -149,7 +149,7 @@ class ReplaceableTable(PostgresTable):
     ) -> None:
         plan = self._plan_for(schema)
         ensure(self._session, [*stagings(plan), present_staging(plan)])
-        with self._session.transaction() as cursor:
+        with self._writing() as cursor:
             record = self._lock(cursor)
             self._check_unmoved(record)
             place = self._place(schema)

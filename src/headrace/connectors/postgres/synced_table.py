@@ -35,11 +35,13 @@ from headrace.connectors.postgres.quarantine import Quarantine
 from headrace.connectors.postgres.records import Record
 from headrace.connectors.postgres.replay import Replayed
 from headrace.connectors.postgres.staging import Pace, Staging, ensure
+from headrace.connectors.postgres.table_locks import holders
 from headrace.connectors.postgres.target_session import (
     Cursor,
     TargetSession,
     make_durable,
     only_row,
+    target_errors,
 )
 from headrace.connectors.postgres.target_table import Target, read_target
 from headrace.connectors.postgres.writing import write_plan
@@ -197,7 +199,7 @@ class PostgresTable:
                 self._take_steps(schema, delivery)
             except psycopg.errors.LockNotAvailable as error:
                 if not attempts_left:
-                    raise self._busy() from error
+                    raise self._busy("its columns were not changed") from error
             else:
                 return
 
@@ -228,9 +230,11 @@ class PostgresTable:
         except _UNKNOWN_TYPE as error:
             raise preparing.unknown_type(self.name, error) from error
 
-    def _busy(self) -> TableBusyError:
+    def _busy(self, undone: str) -> TableBusyError:
+        with target_errors(self._session.settings):
+            held_by = holders(self._session.connection(), self.name)
         return TableBusyError(
-            f"{self.name} is in use by others without a pause: its columns were not changed",
+            f"{self.name} is in use, and {undone}; it is held by {held_by}",
             hint="Headrace tries again; SELECT * FROM pg_locks JOIN pg_stat_activity USING (pid) "
             "shows who holds it",
             table=str(self.name),
@@ -267,6 +271,7 @@ class PostgresTable:
             DestinationUnavailableError: the connection was lost; call again.
             DivergedError: the table lacks rows that the source says it must have.
             QuarantineFullError: too many rows are refused; nothing was applied.
+            TableBusyError: others held the table, or its rows, for too long; nothing was applied.
         """
         try:
             self._apply(changes, to)
@@ -274,10 +279,19 @@ class PostgresTable:
             self._plan = self._waiting = None  # somebody may have changed the table
             raise
 
+    @contextmanager
+    def _writing(self) -> Iterator[Cursor]:
+        """A transaction that changes rows; who holds them for too long is told."""
+        try:
+            with self._session.transaction(but=psycopg.errors.LockNotAvailable) as cursor:
+                yield cursor
+        except psycopg.errors.LockNotAvailable as error:
+            raise self._busy("nothing was applied") from error
+
     def _apply(self, changes: NetChanges, to: Checkpoint) -> None:
         plan = self._plan_for(changes.schema)
         ensure(self._session, stagings(plan, fills=bool(changes.fills)))
-        with self._session.transaction() as cursor:
+        with self._writing() as cursor:
             record = self._lock(cursor)
             if _is_at_or_after(record.at, to):
                 self._seen = record
@@ -327,7 +341,7 @@ class PostgresTable:
         or is waited for, and neither sees the other half done."""
         plan = self._plan_for(schema)
         ensure(self._session, stagings(plan))
-        with self._session.transaction() as cursor:
+        with self._writing() as cursor:
             if self._lock(cursor).schema != schema:
                 raise self._moved("columns")
             make = partial(parts, cursor, plan, Landing(cursor, plan, self._pace))
@@ -379,8 +393,10 @@ class PostgresTable:
     # -- what is known of it -----------------------------------------------------------------------
 
     def _read(self) -> Record | None:
+        """The table's record; none where it is another pipeline's, which `prepare` refuses."""
         with self._session.transaction() as cursor:
-            self._seen = records.read(cursor, self.name) if records.are_there(cursor) else None
+            found = records.read(cursor, self.name) if records.are_there(cursor) else None
+        self._seen = found if found is not None and found.pipeline == self._pipeline else None
         return self._seen
 
     def _mine(self) -> Record | None:

@@ -9,7 +9,7 @@ Postgres looks for a victim, who might be the reader.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import psycopg
@@ -79,9 +79,9 @@ def take_turn(
             _attempt(connection, live, successor, act)
             return
         except (_BusyError, psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
-            holders = _holders(connection, live, [pid for pid, _ in blocking])
+            held_by = holders(connection, live, [pid for pid, _ in blocking])
         if time.monotonic() + pause > deadline or wait(pause) is True:
-            raise _too_busy(live, holders)
+            raise _too_busy(live, held_by)
         pause = min(2 * pause, LONGEST_PAUSE)
 
 
@@ -119,14 +119,16 @@ def _dependents(cursor: Cursor, live: TableId) -> Dependents:
     return read_dependents(cursor, found[0]) if found and found[0] else Dependents()
 
 
-def _holders(connection: Connection, live: TableId, pids: list[int]) -> str:
-    rows = connection.execute(_HOLDERS, [qualified(live), pids]).fetchall()
-    return "; ".join(f"process {pid} ({name or 'no name'}, {state})" for pid, name, state in rows)
+def holders(connection: Connection, live: TableId, pids: Sequence[int] = ()) -> str:
+    """The sessions that hold a lock on a table, and those of `pids`, for a person to find."""
+    rows = connection.execute(_HOLDERS, [qualified(live), list(pids)]).fetchall()
+    told = (f"process {pid} ({name or 'no name'}, {state})" for pid, name, state in rows)
+    return "; ".join(told) or "sessions that are gone now"
 
 
-def _too_busy(live: TableId, holders: str) -> TableBusyError:
+def _too_busy(live: TableId, held_by: str) -> TableBusyError:
     return TableBusyError(
-        f"{live} is in use and could not be swapped: {holders or 'by sessions that are gone now'}",
+        f"{live} is in use and could not be swapped; it is held by {held_by}",
         hint="end the long transactions that read it; Headrace tries again",
         table=str(live),
     )
