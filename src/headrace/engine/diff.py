@@ -17,7 +17,7 @@ import pyarrow as pa
 from headrace.engine.compare import Fingerprint, ReadRows, among, difference
 from headrace.engine.netting import as_feed, net
 from headrace.model import NetChanges, TableSchema, TableVersion
-from headrace.model.fingerprint import Hashes, Words, concat_hashes
+from headrace.model.fingerprint import Hashes, Words, concat_hashes, repeated
 
 
 class TooManyRowsError(Exception):
@@ -101,12 +101,6 @@ def _fetch(
             rows = part.filter(pa.array(np.logical_or.reduce(hits)))
             found.append(rows.select(schema.names).cast(schema))
     return pa.concat_tables(found)
-
-
-def repeated(words: Words) -> Words:
-    """The words that are there more than once, sorted."""
-    ordered = np.sort(words)
-    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
 
 
 class _Budget:

@@ -14,10 +14,11 @@ import pyarrow as pa
 
 from headrace.engine.diff import Bounds, row_changes, vanished_keys
 from headrace.engine.netting import as_feed, net
-from headrace.engine.pinned import Pinned, tables
+from headrace.engine.pinned import Pinned
 from headrace.engine.protocols import SyncedTable
 from headrace.engine.transform import Transform
 from headrace.model import FileDiff, NetChanges, RowPart, TableSchema, TableVersion
+from headrace.model.feed import tables
 
 
 def file_changes(

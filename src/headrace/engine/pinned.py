@@ -6,18 +6,18 @@ whole key. With `newest_by`, rows that share a key are found beforehand, in a re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 
-from headrace.engine.diff import repeated
 from headrace.engine.netting import as_feed, net, null_keys, without_key
 from headrace.engine.transform import Transform
 from headrace.errors import QuarantineFullError
 from headrace.model import NetChanges, Rejected, RowPart, TableSchema, TableVersion
-from headrace.model.fingerprint import Hasher, Words, concat_hashes
+from headrace.model.feed import tables
+from headrace.model.fingerprint import Hasher, Words, concat_hashes, repeated
 
 Pinned = tuple[Sequence[RowPart], Callable[[], Sequence[Rejected]]]
 
@@ -55,13 +55,6 @@ def pinned_rows(
         return [*_as_delivered(schema, found, transform), *parked()]
 
     return transformed, rejected
-
-
-def tables(parts: Iterable[RowPart]) -> Iterator[pa.Table]:
-    """The rows of all parts, one after another."""
-    for part in parts:
-        for batch in part.read():
-            yield pa.Table.from_batches([batch])
 
 
 def _as_delivered(
@@ -144,11 +137,5 @@ def _resolved(
 
 def _shared(parts: Sequence[RowPart], hasher: Hasher, key: list[str]) -> Words:
     """Half the fingerprint of each key that several rows have; others may be among them."""
-    hashes = [
-        hasher.hash(pa.Table.from_batches([batch.select(key)]))
-        for part in parts
-        for batch in part.read()
-    ]
-    if not hashes:
-        return np.empty(0, np.uint64)
-    return repeated(concat_hashes(hashes).high)
+    hashes = [hasher.hash(rows.select(key)) for rows in tables(parts)]
+    return repeated(concat_hashes(hashes).high) if hashes else np.empty(0, np.uint64)

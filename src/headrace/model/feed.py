@@ -6,7 +6,7 @@ metadata id is the log's id. PROTOCOL.md, "Change Data Files"; the feed's column
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -90,6 +90,11 @@ class RowPart:
 
     read: Callable[[], Iterator[pa.RecordBatch]]
     rows: int | None = None
+
+
+def tables(parts: Iterable[RowPart]) -> Iterator[pa.Table]:
+    """The rows of all parts, batch after batch."""
+    return (pa.Table.from_batches([batch]) for part in parts for batch in part.read())
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,12 @@ def concat_hashes(parts: list[Hashes]) -> Hashes:
     )
 
 
+def repeated(words: Words) -> Words:
+    """The words that are there more than once, sorted."""
+    ordered = np.sort(words)
+    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+
+
 @dataclass(frozen=True)
 class Hasher:
     """Turns the rows of key columns into numbers; `exact` for a single column of integers."""

@@ -14,7 +14,6 @@ import pyarrow as pa
 from headrace.connectors.delta.source import DeltaSourceTable
 from headrace.engine.compare import ReadRows
 from headrace.engine.netting import append_rows, as_feed
-from headrace.engine.pinned import tables
 from headrace.engine.sync_state import SyncMode
 from headrace.engine.sync_table import transform_of
 from headrace.engine.transform import Transform
@@ -27,6 +26,7 @@ from headrace.model import (
     TableId,
     TableSchema,
 )
+from headrace.model.feed import tables
 
 
 def appended_rows(

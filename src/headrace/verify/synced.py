@@ -18,11 +18,12 @@ from headrace.connectors.delta.source import DeltaSourceTable
 from headrace.connectors.postgres.reading import Reading
 from headrace.connectors.postgres.replaceable_table import ReplaceableTable
 from headrace.engine.compare import ReadRows
-from headrace.engine.pinned import pinned_rows, tables
+from headrace.engine.pinned import pinned_rows
 from headrace.engine.sync_state import SyncMode
 from headrace.engine.sync_table import transform_of
 from headrace.errors import HeadraceError, VerificationImpossibleError
 from headrace.model import Checkpoint, Delivery, RowRules, TableSchema, TableVersion
+from headrace.model.feed import tables
 from headrace.verify.appended import appended_rows
 from headrace.verify.held import compare_held
 from headrace.verify.outcome import TableVerification

@@ -6,7 +6,8 @@ missing can go before the others come, and a unique value is free when its next 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -22,7 +23,8 @@ from headrace.connectors.postgres.staging import Pace, Staging, send
 from headrace.connectors.postgres.statements import missing_statement
 from headrace.connectors.postgres.target_session import Cursor
 from headrace.model import OnDelete, Rejected, RowPart, TableSchema
-from headrace.model.fingerprint import Hasher, Words, concat_hashes
+from headrace.model.feed import tables
+from headrace.model.fingerprint import Hasher, Words, concat_hashes, repeated
 
 DUPLICATE: Final = "duplicate_key"
 
@@ -52,22 +54,25 @@ def reconcile(
     work = _Work(cursor, plan, place, Landing(cursor, plan, pace))
     if not plan.key:
         work.landing.truncate()
-        for rows in _tables(parts):
+        for rows in tables(parts):
             work.upsert(rows)
         return work.refused, []
-    hasher = Hasher(exact=False, seeds=(1, 2))
+    hasher = Hasher.of(schema.arrow(), exact=False)
     shared = _stage_keys(cursor, plan, pace, parts, hasher)
     if plan.on_delete is not OnDelete.IGNORE:
         cursor.execute(missing_statement(plan, present_staging(plan), sql.SQL("now()")))
     contested: list[pa.Table] = []
-    for rows in _tables(parts):
-        words = hasher.hash(rows.select(list(plan.key))).high
-        doubled = np.isin(words, shared)
-        if doubled.any():
-            contested.append(rows.filter(pa.array(doubled)))
+    for rows in tables(parts):
+        doubtful = np.isin(hasher.hash(rows.select(list(plan.key))).high, shared)
+        if doubtful.any():
+            contested.append(rows.filter(pa.array(doubtful)))
             work.spend(sum(part.num_rows for part in contested), "several rows have one key")
-        work.upsert(rows.filter(pa.array(~doubled)))
-    return work.refused, list(_rejected(schema, contested))
+        work.upsert(rows.filter(pa.array(~doubtful)) if doubtful.any() else rows)
+    if not contested:
+        return work.refused, []
+    alone, doubled = _told_apart(pa.concat_tables(contested), hasher, plan.key)
+    work.upsert(alone)
+    return work.refused, _rejected(schema, doubled)
 
 
 class _Work:
@@ -101,25 +106,27 @@ class _Work:
 def _stage_keys(
     cursor: Cursor, plan: WritePlan, pace: Pace, parts: Sequence[RowPart], hasher: Hasher
 ) -> Words:
-    """Stage the key of every row; returns the fingerprints of keys that several rows have."""
+    """Stage the key of every row; returns half the fingerprint of each key that several rows have,
+    and perhaps of others."""
     hashes = []
-    for rows in _tables(parts):
+    for rows in tables(parts):
         keys = rows.select(list(plan.key))
         send(cursor, present_staging(plan), keys, pace)
         hashes.append(hasher.hash(keys))
-    if not hashes:
-        return np.empty(0, np.uint64)
-    words = np.sort(concat_hashes(hashes).high)
-    return np.unique(words[1:][words[1:] == words[:-1]])
+    return repeated(concat_hashes(hashes).high) if hashes else np.empty(0, np.uint64)
 
 
-def _tables(parts: Sequence[RowPart]) -> Iterator[pa.Table]:
-    return (pa.Table.from_batches([batch]) for part in parts for batch in part.read())
+def _told_apart(rows: pa.Table, hasher: Hasher, key: Sequence[str]) -> tuple[pa.Table, pa.Table]:
+    """Rows whose key no other has, by the whole fingerprint, and the others."""
+    hashes = hasher.hash(rows.select(list(key)))
+    assert hashes.low is not None  # but exact numbers have two halves
+    whole = list(zip(hashes.high.tolist(), hashes.low.tolist(), strict=True))
+    times = Counter(whole)
+    alone = np.array([times[one] == 1 for one in whole], np.bool_)
+    return rows.filter(pa.array(alone)), rows.filter(pa.array(~alone))
 
 
-def _rejected(schema: TableSchema, contested: Iterable[pa.Table]) -> Iterator[Rejected]:
-    found = list(contested)
-    if found:
-        key = ", ".join(schema.key)
-        why = f"several rows have one key ({key}), and nothing says which is right"
-        yield Rejected(pa.concat_tables(found), DUPLICATE, why)
+def _rejected(schema: TableSchema, doubled: pa.Table) -> list[Rejected]:
+    key = ", ".join(schema.key)
+    why = f"several rows have one key ({key}), and nothing says which is right"
+    return [Rejected(doubled, DUPLICATE, why)] if doubled.num_rows else []
