@@ -9,47 +9,15 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import psycopg
 from deltalake import DeltaTable
 from harness import Shop
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from headrace.testing.database import temporary_database
-from toast_orders import big
+from lives import COLUMNS, TABLES, Transaction, create_tables, names, small, transact, transactions
 
-# Each table has columns id, code, n and body; what more makes it the kind it is.
-TABLES = {
-    "plain": "",
-    "whole": "alter table whole replica identity full",
-    "indexed": "alter table indexed alter code set not null, add unique (code);"
-    " alter table indexed replica identity using index indexed_code_key",
-    "bag": "alter table bag drop constraint bag_pkey; alter table bag replica identity full",
-}
-STATEMENTS = (
-    "insert into {t} (id, code, n) values ({a}, 'c{a}', {b})",
-    "insert into {t} (id, code, n, body) values ({a}, 'c{a}', {b}, '{long}')",
-    "insert into {t} (id, code, n) select g, 'c' || g, {b} from generate_series({a}, {a} + 5) g",
-    "update {t} set n = n + {b} where id = {a}",
-    "update {t} set n = null where id >= {a}",
-    "update {t} set body = '{long}' where id = {a}",
-    "update {t} set id = {b} where id = {a}",
-    "update {t} set id = -id, n = {b} where id > {a}",
-    "update {t} set code = code || 'x', n = {b} where id = {a}",
-    "update {t} set body = null where id = {b}",
-    "delete from {t} where id = {a}",
-    "delete from {t} where n = {b}",
-    "delete from bag where ctid = (select min(ctid) from bag where n = {b})",
-    "truncate {t}",
-)
-COLUMNS = ("int", "int default {a}", "text default 'd{b}'", "numeric(5,2) default {a}.25")
-
-small = st.integers(1, 12)
-names = st.sampled_from(sorted(TABLES))
-statements = st.tuples(st.sampled_from(STATEMENTS), names, small, small)
-transactions = st.tuples(st.lists(statements, min_size=1, max_size=6), st.booleans())
 steps = st.one_of(
     st.tuples(st.just("transact"), transactions),
     st.tuples(st.just("transact"), transactions),
@@ -66,31 +34,16 @@ class Life:
     def __init__(self, shop: Shop) -> None:
         self.shop = shop
         self.columns = 0
-        for name, more in TABLES.items():
-            shop.sql(f"create table {name} (id int primary key, code text, n int, body text)")
-            shop.sql(f"insert into {name} select g, 'c' || g, g, null from generate_series(1, 6) g")
-            if more:
-                shop.sql(more)
+        create_tables(shop.database)
         shop.carry(*(f"public.{name}" for name in TABLES))
 
-    def transact(self, transaction: tuple[Sequence[tuple[str, str, int, int]], bool]) -> None:
-        """One transaction; a statement that violates a key is undone by itself."""
-        statements, commits = transaction
-        with psycopg.connect(self.shop.database.dsn) as connection:
-            connection.execute("select 1")  # begins, so that what follows are savepoints
-            for text, name, a, b in statements:
-                query = text.format(t=name, a=a, b=b, long=big(a + 100 * b))
-                try:
-                    with connection.transaction():
-                        connection.execute(query.encode())
-                except psycopg.IntegrityError:
-                    continue
-            connection.commit() if commits else connection.rollback()
+    def transact(self, transaction: Transaction) -> None:
+        transact(self.shop.database, transaction)
 
     def run(self) -> None:
         self.shop.catch_up()
 
-    def live(self, transactions: Sequence[Any], catches_up: bool) -> None:
+    def live(self, transactions: Sequence[Transaction], catches_up: bool) -> None:
         """Change the source beside a run, which may be stopped wherever it has come to."""
         with self.shop.running() as running:
             for transaction in transactions:
