@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from headrace.engine.sandbox import Sandbox
 from headrace.errors import ConfigError
 from headrace.model import Mask, MaskKind
+from headrace.model.arrow import is_binary
 
 REDACTED: Final = "***"
 JOINABLE: Final = frozenset({MaskKind.SHA256, MaskKind.HMAC})  # different values stay different
@@ -32,7 +33,7 @@ def masked_type(mask: Mask, kind: pa.DataType, what: str) -> pa.DataType:
     """
     if mask.kind is MaskKind.NULL:
         return kind
-    hashed = mask.kind in JOINABLE and not (_is_binary(kind) or _has_text(kind))
+    hashed = mask.kind in JOINABLE and not (is_binary(kind) or _has_text(kind))
     cut = mask.kind is MaskKind.TRUNCATE and not _has_text(kind)
     if hashed or cut:
         raise ConfigError(
@@ -77,7 +78,7 @@ def _repeats(values: pa.ChunkedArray) -> bool:
 
 def _content(values: pa.ChunkedArray) -> pa.ChunkedArray:
     """The bytes that are hashed."""
-    return (values if _is_binary(values.type) else _text(values)).cast(pa.binary())
+    return (values if is_binary(values.type) else _text(values)).cast(pa.binary())
 
 
 def _hmac_sha256(value: str, key: bytes) -> str:
@@ -91,18 +92,8 @@ def _text(values: pa.ChunkedArray) -> pa.ChunkedArray:
     return values.cast(pa.string())
 
 
-def _is_binary(kind: pa.DataType) -> bool:
-    tests = (
-        pa.types.is_binary,
-        pa.types.is_large_binary,
-        pa.types.is_fixed_size_binary,
-        pa.types.is_binary_view,
-    )
-    return any(test(kind) for test in tests)
-
-
 def _has_text(kind: pa.DataType) -> bool:
-    if _is_binary(kind):
+    if is_binary(kind):
         return False
     try:
         pa.nulls(0, kind).cast(pa.string())

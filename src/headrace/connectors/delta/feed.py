@@ -6,17 +6,17 @@ all, half-way through reading: so each is looked for here, and told as a `Loss`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
-from headrace.connectors.delta.changes import ChangedRows, changed_rows
+from headrace.connectors.delta.changes import changed_rows
 from headrace.connectors.delta.columns import Layout
 from headrace.connectors.delta.files import inside, open_parquet
 from headrace.connectors.delta.history import FEED, Commit, Header, TableHistory
-from headrace.connectors.delta.scan import READABLE
+from headrace.connectors.delta.scan import READABLE, FileRows
 from headrace.connectors.delta.vectors import vector_path
 from headrace.log.storage import Storage
 from headrace.model import (
@@ -158,7 +158,8 @@ class _Walk:
     def _look(self, commits: Sequence[Commit]) -> Loss | None:
         """At the files of some commits, and at how many rows they hold."""
         changes = [change for commit in commits for change in changed_rows(commit)]
-        missing = missing_files(self.storage, (path for c in changes for path in _paths(c)))
+        paths = (path for change in changes for path in paths_of(change.piece))
+        missing = missing_files(self.storage, paths)
         if missing:
             return Loss(
                 LossKind.FILES_GONE,
@@ -202,20 +203,15 @@ def _reshaped(old: Header, new: Header, key: Sequence[str], commit: Commit) -> L
 # -- the files of a range --------------------------------------------------------------------------
 
 
-def _paths(change: ChangedRows) -> Iterator[str]:
-    """What one change is read from, as the log writes it."""
-    file = change.piece.add
-    yield file["path"]
-    for vector in change.piece.vectors:
-        yield from vector_files(vector)
-
-
-def vector_files(vector: Mapping[str, Any] | None) -> Iterator[str]:
-    """The file of a deletion vector, unless it is none or stands in the log itself."""
-    if vector and vector["storageType"] == "u":
-        yield vector_path(vector["pathOrInlineDv"])
-    elif vector and vector["storageType"] == "p":
-        yield vector["pathOrInlineDv"]
+def paths_of(piece: FileRows) -> Iterator[str]:
+    """What rows of a file are read from, as the log writes it; a deletion vector that stands in
+    the log itself is in no file."""
+    yield piece.add["path"]
+    for vector in piece.vectors:
+        if vector["storageType"] == "u":
+            yield vector_path(vector["pathOrInlineDv"])
+        elif vector["storageType"] == "p":
+            yield vector["pathOrInlineDv"]
 
 
 def missing_files(storage: Storage, paths: Iterable[str]) -> list[str]:

@@ -6,10 +6,10 @@ added ones; a file whose deletion vector grew or shrank counts with just those r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 from headrace.connectors.delta.columns import Layout
-from headrace.connectors.delta.feed import missing_files, vector_files
+from headrace.connectors.delta.feed import missing_files, paths_of
 from headrace.connectors.delta.scan import FileRows, OpenStorage, row_parts
 from headrace.connectors.delta.state import TableState
 from headrace.connectors.delta.vectors import unique_id
@@ -31,7 +31,8 @@ def diff_files(
     all_keys = row_parts(schema.table, storage, keys, map(FileRows, new.files.values()))
     removed = None
     gone = _rows(old, new)
-    if _has_columns(old, keys) and not missing_files(storage(), _paths(gone)):
+    paths = (path for piece in gone for path in paths_of(piece))
+    if _has_columns(old, keys) and not missing_files(storage(), paths):
         removed = row_parts(schema.table, storage, keys, gone)
     rows = _count(added_parts) + _count(all_keys if removed is None else removed)
     return FileDiff(added_parts, removed, all_keys, rows)
@@ -56,13 +57,6 @@ def _has_columns(old: TableState, keys: Layout) -> bool:
     before = Layout.of(old.metadata)
     held = {(before.place_of(column), column.type) for column in before.columns}
     return {(keys.place_of(column), column.type) for column in keys.columns} <= held
-
-
-def _paths(rows: Iterable[FileRows]) -> Iterator[str]:
-    for piece in rows:
-        yield piece.add["path"]
-        for vector in piece.vectors:
-            yield from vector_files(vector)
 
 
 def _count(parts: Sequence[RowPart]) -> int:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.types as t
 
 from headrace.errors import DestinationError
+from headrace.model.arrow import is_binary, is_text
 
 _WIDER: Final = {
     pa.uint8(): pa.int16(),
@@ -57,11 +58,9 @@ def stored_type(arrow: pa.DataType) -> pa.DataType:
 def _stored_parametric(arrow: pa.DataType) -> pa.DataType:
     if t.is_timestamp(arrow):
         return pa.timestamp("us", "UTC" if arrow.tz else None)
-    if t.is_time(arrow) or t.is_null(arrow) or t.is_large_string(arrow) or t.is_string_view(arrow):
+    if t.is_time(arrow) or t.is_null(arrow) or is_text(arrow):
         return pa.string()
-    if t.is_binary(arrow) or t.is_large_binary(arrow) or t.is_fixed_size_binary(arrow):
-        return pa.binary()
-    if t.is_binary_view(arrow):
+    if is_binary(arrow):
         return pa.binary()
     if t.is_date64(arrow):
         return pa.date32()

@@ -22,9 +22,9 @@ import pyarrow.types as pt
 
 from headrace.connectors.postgres.casts import to_text
 from headrace.connectors.postgres.json_values import from_json
-from headrace.connectors.postgres.target_json import is_list
 from headrace.connectors.postgres.types import TypeMapping
 from headrace.errors import UnrepresentableValueError
+from headrace.model.arrow import is_list, is_text
 
 _INTERVAL: Final = re.compile(
     r"P(?:(-?\d+)D)?(?:T(?:(-?\d+)H)?(?:(-?\d+)M)?(?:(-?)(\d+)(?:\.(\d{1,6}))?S)?)?"
@@ -46,7 +46,7 @@ class Comparable:
     def of(cls, mapping: TypeMapping, wanted: pa.DataType) -> Comparable:
         """`mapping` is the target column's own."""
         plain = _plain(wanted)
-        texts = _is_text(plain) or (_is_nested(plain) and not is_list(mapping.arrow))
+        texts = is_text(plain) or (_is_nested(plain) and not is_list(mapping.arrow))
         if texts and mapping.arrow != pa.string():
             mapping = replace(mapping, arrow=pa.string(), cast=to_text, native=None)
         return cls(mapping, wanted)
@@ -77,10 +77,6 @@ def _dressed(values: pa.Array, kind: pa.DataType) -> pa.Array:
     if isinstance(kind, pa.BaseExtensionType):
         return pa.ExtensionArray.from_storage(kind, values)
     return values if values.type == kind else values.cast(kind)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind))
 
 
 def _is_nested(kind: pa.DataType) -> bool:

@@ -13,8 +13,8 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.types as pt
 
-from headrace.connectors.postgres.target_json import is_list
 from headrace.connectors.postgres.target_table import TargetColumn
+from headrace.model.arrow import is_list, is_text
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def fit(kind: pa.DataType, column: TargetColumn) -> Fit:
     if is_list(kind) or pt.is_nested(kind):
         holds = column.family in JSON and not column.is_array
         return EXACT if holds else _refused(kind, column)
-    if column.is_array and not _is_text(kind):
+    if column.is_array and not is_text(kind):
         return _refused(kind, column)
     return _fit_scalar(kind, column)
 
@@ -60,7 +60,7 @@ def _into_text(column: TargetColumn) -> Fit:
 def _fit_scalar(kind: pa.DataType, column: TargetColumn) -> Fit:
     if column.family in TEXTS:
         return _into_text(column)
-    if _is_text(kind):
+    if is_text(kind):
         return _from_text(column)
     if pt.is_integer(kind):
         return _from_integer(kind, column)
@@ -133,10 +133,6 @@ def _from_text(column: TargetColumn) -> Fit:
     if column.family in ("timestamp", "timestamptz", "time", "timetz", "money"):
         return Fit(False, f"{column.type} would read some texts other than they are meant")
     return Fit(True, f"a text that is no {column.type} is quarantined")
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind))
 
 
 def _refused(kind: pa.DataType, column: TargetColumn) -> Fit:

@@ -17,7 +17,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.types as pt
 
-from headrace.connectors.postgres.target_json import is_list
+from headrace.model.arrow import is_binary, is_list
 
 Read = Callable[[Any], Any]
 
@@ -92,9 +92,7 @@ def _scalar(kind: pa.DataType) -> Read:
         return time.fromisoformat
     if pt.is_duration(kind):
         return _duration
-    if pt.is_binary(kind) or pt.is_large_binary(kind) or pt.is_fixed_size_binary(kind):
-        return base64.b64decode
-    return base64.b64decode if pt.is_binary_view(kind) else _same
+    return base64.b64decode if is_binary(kind) else _same
 
 
 def _same(value: Any) -> Any:

@@ -18,6 +18,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.types as pt
 
+from headrace.model.arrow import is_binary, is_list
+
 Writer = Callable[[Any], str]
 
 
@@ -50,12 +52,6 @@ def _in_microseconds(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def is_list(kind: pa.DataType) -> bool:
-    """A list of whatever layout; a map is none."""
-    layouts = (pt.is_list, pt.is_large_list, pt.is_fixed_size_list, pt.is_list_view)
-    return any(is_one(kind) for is_one in (*layouts, pt.is_large_list_view))
-
-
 def _writer(kind: pa.DataType) -> Writer:
     if pt.is_struct(kind):
         return _object([(_string(f.name), _writer(f.type)) for f in kind])
@@ -83,9 +79,7 @@ def _scalar(kind: pa.DataType) -> Writer:
         return _instant if kind.tz else lambda value: _string(value.isoformat())
     if pt.is_date(kind) or pt.is_time(kind):
         return lambda value: _string(value.isoformat())
-    if pt.is_binary(kind) or pt.is_large_binary(kind) or pt.is_fixed_size_binary(kind):
-        return _base64
-    if pt.is_binary_view(kind):
+    if is_binary(kind):
         return _base64
     return lambda value: _string(str(value))
 
@@ -103,11 +97,9 @@ _INFINITE = {math.inf: "Infinity", -math.inf: "-Infinity"}
 
 def _single(value: float) -> str:
     """The shortest digits that are this number in single precision."""
-    return (
-        str(pa.scalar(value, pa.float32()).cast(pa.string()))
-        if math.isfinite(value)
-        else (_double(value))
-    )
+    if not math.isfinite(value):
+        return _double(value)
+    return str(pa.scalar(value, pa.float32()).cast(pa.string()))
 
 
 def _instant(value: datetime) -> str:

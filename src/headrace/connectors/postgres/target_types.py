@@ -17,9 +17,10 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.types as pt
 
-from headrace.connectors.postgres.target_json import is_list, json_texts
+from headrace.connectors.postgres.target_json import json_texts
 from headrace.errors import DestinationError
 from headrace.model import Column
+from headrace.model.arrow import is_binary, is_list, is_text
 
 Encode = Callable[[pa.Array], pa.Array]
 
@@ -77,18 +78,6 @@ def _json(_: pa.DataType) -> Arrival:
     return Arrival("text", "jsonb", json_texts)
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pt.is_string(kind) or pt.is_large_string(kind))
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    return bool(pt.is_binary(kind) or pt.is_large_binary(kind) or pt.is_fixed_size_binary(kind))
-
-
-def _is_time(kind: pa.DataType) -> bool:
-    return bool(pt.is_time(kind))
-
-
 _SMALL: Final = (pa.int8(), pa.int16(), pa.uint8())
 _MIDDLE: Final = (pa.int32(), pa.uint16())
 _LARGE: Final = (pa.int64(), pa.uint32())
@@ -106,14 +95,14 @@ RULES: Final = (
         "float64", pt.is_float64, _fixed("double precision"), "NaN and the infinities included"
     ),
     TypeRule("decimal(p, s)", pt.is_decimal, _decimal),
-    TypeRule("string", _is_text, _fixed("text"), "a text with a null byte is quarantined"),
     TypeRule("string_view", pt.is_string_view, _fixed("text", _cast(pa.large_string()))),
-    TypeRule("binary", _is_bytes, _fixed("bytea")),
+    TypeRule("string", is_text, _fixed("text"), "a text with a null byte is quarantined"),
     TypeRule("binary_view", pt.is_binary_view, _fixed("bytea", _cast(pa.large_binary()))),
+    TypeRule("binary", is_binary, _fixed("bytea")),
     TypeRule("date", pt.is_date32, _fixed("date")),
     TypeRule("date64", pt.is_date64, _fixed("date", _cast(pa.date32()))),
     TypeRule("timestamp, with and without zone", pt.is_timestamp, _timestamp, "microseconds"),
-    TypeRule("time", _is_time, _fixed("time without time zone", _cast(pa.time64("us")))),
+    TypeRule("time", pt.is_time, _fixed("time without time zone", _cast(pa.time64("us")))),
     TypeRule("duration", pt.is_duration, _fixed("interval", _cast(pa.duration("us")))),
     TypeRule("null", pt.is_null, _fixed("text", _cast(pa.string()))),
     TypeRule(
@@ -192,7 +181,7 @@ def arrival_at(kind: pa.DataType, target: str) -> Arrival:
     """
     if (is_list(kind) or pt.is_nested(kind)) and not target.endswith("[]"):
         return Arrival("text", "jsonb", json_texts)
-    if _is_text(kind) and target.endswith("[]"):
+    if is_text(kind) and target.endswith("[]"):
         return Arrival("text", target, array_literals)
     return arrival(kind)
 
