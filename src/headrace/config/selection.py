@@ -61,6 +61,7 @@ def select_tables(
     refined = _refine(entries, found)
     selected = {t: _selected(settings, pipeline, t, refined[t].entry) for t in sorted(refined)}
     problems += _shared_places(settings, pipeline, selected)
+    problems += _torn(settings, pipeline)
     problems += _contradictory(settings, pipeline, refined)
     if problems:
         raise config_error(settings.origin.file, problems)
@@ -73,6 +74,19 @@ def contradictory(settings: Settings) -> Iterator[Problem]:
         entries = settings.pipelines[pipeline].tables
         named = [TableId.parse(entry.source) for entry in entries if not entry.is_glob]
         yield from _contradictory(settings, pipeline, _refine(entries, named))
+        yield from _torn(settings, pipeline)
+
+
+def _torn(settings: Settings, pipeline: str) -> Iterator[Problem]:
+    """Tables that are to be in two places: the later entry would silently take the earlier's."""
+    places: dict[str, str] = {}
+    for number, entry in enumerate(settings.pipelines[pipeline].tables):
+        place = entry.name
+        if place and not entry.is_glob and places.setdefault(entry.source, place) != place:
+            what = f"{entry.source} would be both {places[entry.source]} and {place}"
+            hint = "a pipeline carries a table to one place: give the other a pipeline of its own"
+            path = ("pipelines", pipeline, "tables", number)
+            yield settings.origin.problem(path, what, hint)
 
 
 def _contradictory(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
+
+import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from headrace.connectors.postgres.compatibility import TEXTS
 from headrace.connectors.postgres.identifiers import qualified, quoted
 from headrace.connectors.postgres.statements import WritePlan, WrittenColumn
 from headrace.connectors.postgres.target_table import Target, TargetColumn
-from headrace.connectors.postgres.target_types import arrival_at
+from headrace.connectors.postgres.target_types import Encode, arrival_at
 from headrace.errors import UnsuitableTableError
 from headrace.model import DELETED_AT, Column, Delivery, TableSchema
 
@@ -61,4 +66,21 @@ def _written(column: Column, target: TargetColumn) -> WrittenColumn:
     arrival = arrival_at(column.type, target.cast)
     taken = target.family in TEXTS and target.is_array == arrival.staging.endswith("[]")
     own = arrival.staging in _TEXT and not taken
+    if arrival.staging in _TEXT and taken and target.modifiers:
+        within = _within(target.modifiers[0], target.base, arrival.encode)
+        arrival = replace(arrival, encode=within)
     return WrittenColumn(column.name, arrival, target.cast, target.cast if own else None)
+
+
+def _within(length: int, kind: str, encode: Encode) -> Encode:
+    """Refuse texts that are longer. Postgres would itself, unless all that is too much are spaces:
+    those it cuts off without a word (PostgreSQL documentation, "Character Types")."""
+
+    def checked(values: pa.Array) -> pa.Array:
+        encoded = encode(values)
+        texts = encoded.flatten() if pa.types.is_nested(encoded.type) else encoded
+        if (pc.max(pc.utf8_length(texts)).as_py() or 0) > length:
+            raise psycopg.errors.StringDataRightTruncation(f"value too long for type {kind}")
+        return encoded
+
+    return checked
