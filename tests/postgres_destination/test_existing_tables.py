@@ -294,8 +294,11 @@ def test_rights_that_are_lacking_are_told_with_their_grants(place: Place) -> Non
         place.database.execute(f"grant temporary, create on database {name} to {role}")
         assert _blockers(poor) == set()
         stands(place, FITTING)
+        (schema,) = [f for f in poor.table().check(SCHEMA) if f.name == "target-rights"]
+        assert f'GRANT USAGE ON SCHEMA "shop" TO {role}' in schema.sql
         place.database.execute(f"grant usage on schema shop to {role}")
         found = poor.table().check(SCHEMA)
+        assert "USAGE" not in str(found)
         poor.close()
         assert [f.name for f in found if f.severity is Severity.BLOCKER] == ["target-rights"]
         assert "target-ownership" in {f.name for f in found}

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from headrace.engine.materialize import Phase
-from headrace.errors import ConfigError, UnsupportedSchemaChangeError
+from headrace.errors import ConfigError, NoGenerationError, UnsupportedSchemaChangeError
 from lakeside import Lakeside, Source, people
 
 RENAMED = {"source": "crm.people", "name": "app.persons", "key": ["id"]}
@@ -88,6 +88,22 @@ def test_a_notice_is_logged_by_nobody_but_the_display(
     (table,) = lakeside.project.status().tables
     assert table.notice == "built anew as of version 0: a resync was asked for"
     assert table.notice not in caplog.text
+
+
+def test_a_table_that_cannot_be_swapped_is_told_to_be_changed_in_place(
+    lakeside: Lakeside, renamed: Source
+) -> None:
+    lakeside.sql("alter table app.persons add own text")
+    renamed.delete("id = 1")
+    assert lakeside.project.resync(["app.persons"]) == []
+    (table,) = lakeside.project.status().tables
+    assert table.notice == (
+        "changed in place, not built anew (column own is none of the source's), "
+        "as of version 1: a resync was asked for"
+    )
+    assert table.rows_applied == 3 + 2  # each row counts once, though it was read twice
+    with pytest.raises(NoGenerationError):
+        lakeside.project.undo("app.persons")
 
 
 def test_a_row_refused_by_a_load_is_told_of_the_table_not_of_where_it_is_built(

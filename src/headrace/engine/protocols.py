@@ -131,6 +131,10 @@ class DestinationTable(Protocol):
         """Where this table stands in that log; None if it never took anything from it."""
         ...
 
+    def held(self) -> str | None:
+        """Why the table is to be left alone (its last rebuild was undone), or None."""
+        ...
+
     def load(self, schema: TableSchema, files: Sequence[str], at: Checkpoint) -> None:
         """Replace the whole content by snapshot files, in one commit that holds the checkpoint."""
         ...
@@ -222,10 +226,6 @@ class SyncedTable(DestinationTable, Protocol):
         """What `replace`, `evolve` or `apply` was last given; None if it never took anything."""
         ...
 
-    def held(self) -> str | None:
-        """Why the table is to be left alone (its last rebuild was undone), or None."""
-        ...
-
     def under(self, rules: str) -> None:
         """Note these rules with every checkpoint from now on: all rows are made by them."""
         ...
@@ -257,9 +257,10 @@ class SyncedTable(DestinationTable, Protocol):
         parts: Sequence[RowPart],
         at: Checkpoint,
         rejected: Callable[[], Sequence[Rejected]] = tuple,
-    ) -> None:
+    ) -> str | None:
         """Make `parts` the whole content, atomically with the checkpoint; the former content stays
-        readable until then, and can be brought back afterwards.
+        readable until then. It can be brought back afterwards, unless the table was changed in
+        place: then the reason is returned.
 
         `rejected` is called when all parts have been read: rows for the quarantine.
         """

@@ -85,8 +85,8 @@ class TableSync:
         try:
             self._advance(standing, head)
         except _BuildAnewError as why:
-            self._load(head, standing)
-            self._state.note(f"built anew as of version {head.number}: {why}")
+            in_place = self._load(head, standing)
+            self._state.note(_rebuilt(head, str(why), in_place))
         self._state.arrived()
 
     def _head(self) -> TableVersion:
@@ -148,8 +148,11 @@ class TableSync:
 
     # -- whole tables ------------------------------------------------------------------------------
 
-    def _load(self, head: TableVersion, standing: Checkpoint | None) -> None:
-        """Make the rows of one version the whole content: whatever comes next begins after it."""
+    def _load(self, head: TableVersion, standing: Checkpoint | None) -> str | None:
+        """Make the rows of one version the whole content: whatever comes next begins after it.
+
+        Returns why that was done in place, if it was.
+        """
         self._state.loads()
         schema = self._named(self._source.schema(head.number))
         transform = self._transform(schema)
@@ -158,9 +161,11 @@ class TableSync:
         parts, rejected = self._pinned(schema, head)
         counted = [self._counted(part) for part in parts]
         self._state.expected_rows = _total(parts)
-        self._destination.replace(transform.schema, counted, _checkpoint(head), rejected)
+        at = _checkpoint(head)
+        in_place = self._destination.replace(transform.schema, counted, at, rejected)
         failpoints.hit("sync.loaded")
-        self._state.applied(_checkpoint(head), head.commit_ts, self._state.copied_rows)
+        self._state.applied(at, head.commit_ts, self._state.copied_rows)
+        return in_place
 
     def _pinned(self, schema: TableSchema, at: TableVersion) -> Pinned:
         """The rows of a version as the destination is to have them, and what it must not."""
@@ -186,10 +191,17 @@ class TableSync:
         return RowPart(read, part.rows)
 
     def _counted(self, part: RowPart) -> RowPart:
+        """Counts each row once, however often the part is read."""
+        counted = 0
+
         def read() -> Iterator[pa.RecordBatch]:
+            nonlocal counted
+            rows = 0
             for batch in part.read():
+                rows += batch.num_rows
                 with self._counting:
-                    self._state.copied_rows += batch.num_rows
+                    self._state.copied_rows += max(rows - counted, 0)
+                    counted = max(rows, counted)
                 yield batch
 
         return RowPart(read, part.rows)
@@ -380,6 +392,11 @@ def batches(versions: Versions, rows: int) -> Iterator[Versions]:
         held += version.rows
     if batch:
         yield batch
+
+
+def _rebuilt(head: TableVersion, why: str, in_place: str | None) -> str:
+    done = "built anew" if in_place is None else f"changed in place, not built anew ({in_place}),"
+    return f"{done} as of version {head.number}: {why}"
 
 
 def _checkpoint(at: TableVersion) -> Checkpoint:

@@ -50,7 +50,9 @@ _TABLE_RIGHTS: Final = """
 SELECT ARRAY(SELECT privilege
                FROM pg_catalog.unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
               WHERE NOT pg_catalog.has_table_privilege(%s::oid, privilege)),
-       pg_catalog.quote_ident(current_user), pg_catalog.pg_has_role(%s, 'USAGE')
+       pg_catalog.quote_ident(current_user), pg_catalog.pg_has_role(%s, 'USAGE'),
+       (SELECT pg_catalog.has_schema_privilege(relnamespace, 'USAGE')
+          FROM pg_catalog.pg_class WHERE oid = %s)
 """
 
 
@@ -82,13 +84,13 @@ def _database_findings(
     if not may_temporary:
         grant = f"GRANT TEMPORARY ON DATABASE {database} TO {role}"
         why = f"role {role} may not make temporary tables, through which rows are written"
-        yield Finding(Severity.BLOCKER, "target-temporary", why, fix=grant, sql=(grant,))
+        yield Finding(Severity.BLOCKER, "target-temporary", why, sql=(grant,))
     if may_create or records.are_there(cursor):
         yield _ok("target-records", "the schema headrace stands or can be made")
     else:
         grant = f"GRANT CREATE ON DATABASE {database} TO {role}"
         why = f"role {role} may not make the schema headrace, which holds the checkpoints"
-        yield Finding(Severity.BLOCKER, "target-records", why, fix=grant, sql=(grant,))
+        yield Finding(Severity.BLOCKER, "target-records", why, sql=(grant,))
 
 
 def _writable(*, recovering: bool, read_only: bool) -> Finding:
@@ -149,14 +151,14 @@ def _creation_findings(cursor: Cursor, table: TableId) -> Iterator[Finding]:
         yield _ok("target-table", f"{table}: will be made", str(table))
         return
     message = f"{table}: {why}"
-    yield Finding(Severity.BLOCKER, "target-table", message, (str(table),), fix=grant, sql=(grant,))
+    yield Finding(Severity.BLOCKER, "target-table", message, (str(table),), sql=(grant,))
 
 
 def _table_rights(
     cursor: Cursor, table: TableId, target: Target, delivery: Delivery
 ) -> Iterator[Finding]:
-    rights = cursor.execute(_TABLE_RIGHTS, [target.oid, target.owner])
-    missing, role, owns = only_row(rights)
+    rights = cursor.execute(_TABLE_RIGHTS, [target.oid, target.owner, target.oid])
+    missing, role, owns, enters = only_row(rights)
     if not owns:
         why = f"role {role} does not own it: it cannot add columns, nor build the table anew"
         grant = f"GRANT {quoted(target.owner)} TO {role}"
@@ -165,12 +167,13 @@ def _table_rights(
         )
     if delivery.on_delete is OnDelete.IGNORE:
         missing = [right for right in missing if right != "DELETE"]
+    grants = [] if enters else [f"GRANT USAGE ON SCHEMA {quoted(table.schema)} TO {role}"]
     if missing:
-        grant = f"GRANT {', '.join(missing)} ON {qualified(table)} TO {role}"
-        why = f"{table}: role {role} lacks {', '.join(missing)}"
-        yield Finding(
-            Severity.BLOCKER, "target-rights", why, (str(table),), fix=grant, sql=(grant,)
-        )
+        grants.append(f"GRANT {', '.join(missing)} ON {qualified(table)} TO {role}")
+    if grants:
+        lacking = ", ".join([*missing, *([] if enters else ["USAGE of its schema"])])
+        why = f"{table}: role {role} lacks {lacking}"
+        yield Finding(Severity.BLOCKER, "target-rights", why, (str(table),), sql=tuple(grants))
 
 
 def _foreign(table: TableId, why: str) -> Finding:

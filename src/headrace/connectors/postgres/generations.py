@@ -318,7 +318,8 @@ def _wanted(cursor: Cursor, live: TableId) -> Previous:
     if former is None or not former.table:
         raise NoGenerationError(
             f"there is no former generation of {live}",
-            hint="it is kept from a rebuild of the table until the next run begins",
+            hint="it is kept from a rebuild of the table until the next run begins; one that was "
+            "changed in place has none",
             table=str(live),
         )
     return former

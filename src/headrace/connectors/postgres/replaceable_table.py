@@ -55,11 +55,12 @@ class ReplaceableTable(PostgresTable):
         parts: Sequence[RowPart],
         at: Checkpoint,
         rejected: Callable[[], Sequence[Rejected]] = tuple,
-    ) -> None:
+    ) -> str | None:
         """Make `parts` the whole content, atomically with the checkpoint.
 
         A new generation is built beside the table and swapped in; the former one stays for `undo`.
-        Where that would lose something, the table is changed in place, in one transaction.
+        Where that would lose something, the table is changed in place, in one transaction: returns
+        what would be lost.
 
         Raises:
             QuarantineFullError: too many rows are refused; nothing was applied.
@@ -75,9 +76,10 @@ class ReplaceableTable(PostgresTable):
             except UnswappableError as error:
                 why = error.message
             else:
-                return
+                return None
         log.info("table=%s changed in place, not built anew: %s", self.name, why)
         self._reconcile(schema, parts, at, rejected)
+        return why
 
     def _make_way(self, schema: TableSchema) -> str | None:
         """Let the table follow the schema; why it cannot be swapped, or None if it can.
