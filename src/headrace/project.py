@@ -37,6 +37,7 @@ from headrace.preview import newest_changes
 from headrace.removal import remove_capture, remove_sync
 from headrace.status import Status, project_status
 from headrace.transferring import DestinationCheck, check_destination
+from headrace.transferring import undo as undo_transfer
 from headrace.verification import verify_capture, verify_sync
 from headrace.verify import TableVerification
 
@@ -321,14 +322,17 @@ class Project:
 
         Raises:
             NoGenerationError: there is no former generation.
-            ConfigError: no pipeline from Delta to Postgres carries such a table.
+            ConfigError: no pipeline carries such a table to Postgres.
         """
         name = _table(table)
         for sync in self._syncs():
             done = syncing.undo(self.settings, sync, name)
             if done is not None:
                 return done
-        raise ConfigError(f"no pipeline carries {name}", hint="headrace plan lists them")
+        done = undo_transfer(self.settings, name)
+        if done is not None:
+            return done
+        raise ConfigError(f"no pipeline carries {name} to Postgres", hint="headrace plan tells")
 
     # -- the end -----------------------------------------------------------------------------------
 

@@ -124,6 +124,28 @@ def wanted_schema(
     return keyed(found.schema, table.key)
 
 
+def undo(settings: Settings, name: TableId) -> str | None:
+    """Bring back the former generation of a table that a capture's pipeline carries to Postgres,
+    named as at either end; None if none does.
+
+    Raises:
+        NoGenerationError: there is none.
+        DestinationLockedError: a run is going on.
+    """
+    for pipeline in (name for capture in settings.captures() for name in capture.pipelines):
+        place = assembly.destination(settings, pipeline)
+        if not isinstance(place, PostgresDestination):
+            continue
+        for table in assembly.selected(settings, pipeline):
+            if name in (table.source, table.target):
+                with closing(place), place.claim(pipeline):
+                    lost = place.table(table.target, pipeline, table.delivery).undo()
+                again = f"headrace resync {table.source}"
+                told = f"{table.target} is as before its last load, and held until {again}"
+                return "\n".join([told, *(f"not carried over: {each}" for each in lost)])
+    return None
+
+
 def _writable(pipeline: str, place: assembly.Destination) -> DestinationCheck:
     where = (place.location,)
     try:

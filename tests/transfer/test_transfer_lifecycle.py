@@ -137,6 +137,33 @@ def test_11_a_resync_keeps_indexes_views_and_grants_of_the_table(mirror):
     assert mirror.at_target(kept) == [(0,)]  # the next run lets the former generation go
 
 
+def test_11_a_load_can_be_undone_and_its_table_is_held_until_a_resync(mirror):
+    """Invariant 11: by its name at either end; the other table goes on, the log may go."""
+    mirror.sql(GOODS)
+    mirror.carry({"source": "public.goods", "name": "far.goods"}, "public.orders")
+    mirror.catch_up()
+    mirror.sql("update goods set v = 'wrong'")
+    assert not mirror.project.resync(["public.goods"])
+    told = mirror.project.undo("far.goods")
+    assert "headrace resync public.goods" in told
+    before = mirror.at_target("select * from far.goods order by id")
+    assert {row[1] for row in before} == {f"v{n}" for n in range(1, 101)}
+    for _ in range(2):
+        change(mirror)
+        mirror.catch_up()
+        assert mirror.at_target("select * from far.goods order by id") == before
+        mirror.assert_equal("orders")
+        status = mirror.status("public.goods")
+        assert (status.phase.value, "resync public.goods" in status.error) == ("held", True)
+        assert status.lag_seconds == 0
+    assert not mirror.project.resync(["public.goods"])
+    change(mirror)
+    mirror.catch_up()
+    mirror.assert_equal("goods", target="far.goods")
+    with pytest.raises(ConfigError, match=r"no pipeline carries public\.nothing to Postgres"):
+        mirror.project.undo("public.nothing")
+
+
 def test_a_destroyed_pipeline_begins_anew_where_its_tables_may_be_taken(mirror):
     mirror.sql(GOODS)
     mirror.carry("public.goods")

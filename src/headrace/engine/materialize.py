@@ -121,6 +121,10 @@ class Materialization:
         if target.table in self._resync:
             # Only a snapshot yet to be taken counts; the old rows stay until it is loaded.
             return TableState(target, None, self._reader.head(), Phase.WAITING)
+        held = target.destination.held()
+        if held is not None:
+            stopped = TableStoppedError(f"{target.table}: {held}", hint=_resync(target.table))
+            return TableState(target, None, self._reader.head(), Phase.HELD, stopped)
         checkpoint = target.destination.checkpoint(self._reader.log_id)
         floor = self._reader.floor
         if checkpoint is None:
@@ -394,11 +398,12 @@ class Materialization:
     def _describe(self, state: TableState) -> dict[str, Any]:
         checkpoint = state.checkpoint
         passed = state.queue[0].commit - 1 if state.queue else max(self._seen, state.passed)
+        known = checkpoint is not None or state.phase is Phase.HELD
         return {
             "phase": state.phase.value,
             "applied": state.durable.commit if state.durable else None,
             "lsn": str(checkpoint.lsn) if checkpoint else None,
-            "passed": passed if checkpoint else state.resumed,
+            "passed": passed if known else state.resumed,
             "commit_ts": state.commit_ts.isoformat() if state.commit_ts else None,
             "rows_applied": self._applied_before(state.target.table) + state.applied_rows,
             "error": str(state.error) if state.error else None,
@@ -407,4 +412,8 @@ class Materialization:
 
 def _stopped(table: TableId, reason: str) -> TableStoppedError:
     where = "" if str(table) in reason else f"{table}: "
-    return TableStoppedError(f"{where}{reason}", hint=f"headrace resync {table}")
+    return TableStoppedError(f"{where}{reason}", hint=_resync(table))
+
+
+def _resync(table: TableId) -> str:
+    return f"headrace resync {table}"

@@ -88,7 +88,7 @@ class TableState:
 
     def ready(self, now: float, progress: int) -> bool:
         """Whether there is something to do for this table now."""
-        if self.phase is Phase.FAILED or now < self.due:
+        if self.phase in (Phase.FAILED, Phase.HELD) or now < self.due:
             return False
         if self.blocked or (self.idle and self.waiting):
             return self.looked < progress
@@ -105,7 +105,7 @@ class TableState:
         """Nothing is left to do, or nothing more can be done."""
         if self.blocked or (self.idle and self.waiting):
             return self.looked >= progress or self.phase is Phase.FAILED
-        return self.idle or self.phase is Phase.FAILED
+        return self.idle or self.phase in (Phase.FAILED, Phase.HELD)
 
 
 def queue_stretch(
@@ -114,7 +114,9 @@ def queue_stretch(
     files: tuple[LogFile, ...],
     stopped: str | None = None,
 ) -> None:
-    if state is not None and manifest.commit > state.resumed:
+    if state is None or state.phase is Phase.HELD:
+        return
+    if manifest.commit > state.resumed:
         state.queue.append(
             Stretch(manifest.commit, manifest.to_lsn, manifest.commit_ts, files, stopped)
         )

@@ -149,6 +149,10 @@ class MergeOnReadTable:
                 return
         raise self._conflict()
 
+    def held(self) -> str | None:
+        """A Delta table's last rebuild cannot be undone."""
+        return None
+
     def retry_waiting(self) -> int:
         """A Delta table's rows wait for no others."""
         return 0
