@@ -154,7 +154,8 @@ def test_the_words_of_the_file_are_those_of_the_model():
 
     assert words(TableEntry, "on_delete") == {choice.value for choice in OnDelete}
     assert words(ExpectationEntry, "on_breach") == {choice.value for choice in OnBreach}
-    assert words(Pipeline, "schema_policy") == {choice.value for choice in SchemaPolicy}
+    policies = {choice.value for choice in SchemaPolicy}
+    assert words(Pipeline, "schema_policy") == policies - {SchemaPolicy.EXTEND.value}  # a route's
 
 
 @pytest.mark.parametrize(
@@ -170,7 +171,13 @@ def test_postgres_to_postgres_keeps_the_types_of_its_source():
     text = text.replace("- public.*", "- {source: public.*, on_delete: ignore, take_over: true}")
     settings = settings_of(text)
     (table,) = select_tables(settings, "shop_to_lake", [TableId("public", "a")])
-    assert table.delivery == Delivery(native_types=True, on_delete=OnDelete.IGNORE, take_over=True)
+    assert table.delivery == Delivery(
+        native_types=True,
+        on_delete=OnDelete.IGNORE,
+        take_over=True,
+        schema_policy=SchemaPolicy.EXTEND,
+        drop_columns=True,
+    )
     assert settings.route("shop_to_lake") is Route.TRANSFER
     assert [c.pipelines for c in settings.captures()] == [("shop_to_lake",)]
     assert settings.syncs() == ()
