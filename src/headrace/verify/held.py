@@ -8,6 +8,7 @@ have written them. Rows in quarantine are left out on both sides.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
@@ -154,14 +155,6 @@ def _conformed(parked: Sequence[ParkedRow], schema: TableSchema, names: Sequence
     arrow = pa.schema([schema.arrow().field(name) for name in names])
     found = [arrow.empty_table()]
     for row in parked:
-        try:
-            columns = [
-                row.row.column(field.name).cast(field.type)
-                if field.name in row.row.column_names
-                else pa.nulls(row.row.num_rows, field.type)
-                for field in arrow
-            ]
-        except pa.ArrowException:
-            continue
-        found.append(pa.Table.from_arrays(columns, schema=arrow))
+        with suppress(pa.ArrowException):
+            found.append(row.conformed(arrow))
     return pa.concat_tables(found)

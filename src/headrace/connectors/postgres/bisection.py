@@ -23,7 +23,7 @@ import psycopg
 import pyarrow as pa
 
 from headrace.connectors.postgres.foreign_keys import against
-from headrace.connectors.postgres.refusals import FOREIGN_KEYS, UNIQUE, Refusal, refusal
+from headrace.connectors.postgres.refusals import UNIQUE, Refusal, refusal
 from headrace.connectors.postgres.target_session import Connection
 
 Positions = npt.NDArray[np.int64]
@@ -167,7 +167,7 @@ class _Search:
 
     def _divided(self, piece: _Piece) -> Sequence[_Piece]:
         """Apart from each other, as far as can be told: rows to blame, and rows that are not."""
-        if piece.refusal and piece.refusal.sqlstate in FOREIGN_KEYS:
+        if piece.refusal and piece.refusal.waits:
             blamed = against(self._connection, piece.refusal, piece.rows)
             if blamed and len(blamed) < len(piece.positions):
                 mask = np.zeros(len(piece.positions), np.bool_)

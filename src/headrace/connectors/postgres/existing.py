@@ -46,7 +46,7 @@ def judge(schema: TableSchema, target: Target, delivery: Delivery) -> list[Findi
     return [
         *found,
         *_column_findings(schema, target, delivery),
-        *_key_findings(schema, target, delivery),
+        *key_findings(schema, target, delivery),
         *_own_column_findings(schema, target, delivery),
         *_constraint_findings(schema, target),
     ]
@@ -177,7 +177,8 @@ def _fills_itself(column: TargetColumn) -> bool:
 # -- its key and constraints -----------------------------------------------------------------------
 
 
-def _key_findings(schema: TableSchema, target: Target, delivery: Delivery) -> Iterator[Finding]:
+def key_findings(schema: TableSchema, target: Target, delivery: Delivery) -> Iterator[Finding]:
+    """Whether something keeps rows of one key apart, and rows of different keys from each other."""
     if not schema.key:
         return
     table, names = schema.table, ", ".join(map(quoted, schema.key))

@@ -21,6 +21,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Final
 
 import psycopg
@@ -158,39 +159,42 @@ def swap(
         DestinationConflictError: somebody changed the table's definition meanwhile.
         UnswappableError: the server refuses to give the new table what the live one has.
     """
-    live = built.build.live
-
-    def exchange(cursor: Cursor) -> None:
-        definition, dependents = _unchanged(cursor, built)
-        former = _former(cursor, definition, dependents)
-        made = table_oid(cursor, built.build.table)
-        granted = read_grantees(cursor, made)
-        drop(cursor, live)
-        away = TableId(PREVIOUS, former.table)
-        script = [
-            *dependents.release(),
-            *_strip(cursor, definition),
-            *read_stripping(cursor, made),
-            *move_away(live, former.names, away),
-            *move_home(built.build.table, built.names, live),
-            *dress(definition, granted),
-            *positions(definition, former.names, away.schema),
-            *definition.finish,
-            *dependents.attach(),
-        ]
-        try:
-            run_script(cursor, script)
-        except (psycopg.ProgrammingError, psycopg.DataError, psycopg.NotSupportedError) as error:
-            raise unswappable(live, error) from error
-        commit(cursor)
-        for aside in built.set_aside:
-            cursor.execute(sql.SQL("DROP TABLE {}").format(relation(aside.table)))
-        remember(cursor, live, former)
-        hit("postgres.swap")
-
-    take_turn(connection, live, built.build.table, exchange, built.snapshots, patience, wait)
+    live, made = built.build.live, built.build.table
+    exchange = partial(_exchange, built=built, commit=commit)
+    take_turn(connection, live, made, exchange, built.snapshots, patience, wait)
     hit("postgres.swapped")
     settle(connection, live)
+
+
+def _exchange(cursor: Cursor, built: Built, commit: Commit) -> None:
+    """The swap itself, under all locks."""
+    live = built.build.live
+    definition, dependents = _unchanged(cursor, built)
+    former = _former(cursor, definition, dependents)
+    made = table_oid(cursor, built.build.table)
+    granted = read_grantees(cursor, made)
+    drop(cursor, live)
+    away = TableId(PREVIOUS, former.table)
+    script = [
+        *dependents.release(),
+        *_strip(cursor, definition),
+        *read_stripping(cursor, made),
+        *move_away(live, former.names, away),
+        *move_home(built.build.table, built.names, live),
+        *dress(definition, granted),
+        *positions(definition, former.names, away.schema),
+        *definition.finish,
+        *dependents.attach(),
+    ]
+    try:
+        run_script(cursor, script)
+    except (psycopg.ProgrammingError, psycopg.DataError, psycopg.NotSupportedError) as error:
+        raise unswappable(live, error) from error
+    commit(cursor)
+    for aside in built.set_aside:
+        cursor.execute(sql.SQL("DROP TABLE {}").format(relation(aside.table)))
+    remember(cursor, live, former)
+    hit("postgres.swap")
 
 
 _CHECKPOINT: Final = """
@@ -253,43 +257,42 @@ def undo(
         NoGenerationError: there is none.
         TableBusyError: others held the table for `patience` seconds.
     """
-    lost: list[str] = []
-
-    def exchange(cursor: Cursor) -> None:
-        lost.clear()
-        former = _wanted(cursor, live)
-        definition = _definition(cursor, live)
-        dependents = read_dependents(cursor, definition.oid)
-        stored = TableId(PREVIOUS, former.table)
-        granted = read_grantees(cursor, table_oid(cursor, stored))
-        undone = TableId(WORK, f"t{secrets.token_hex(6)}")
-        names = stored_names(definition, undone.name)
-        run_script(
-            cursor,
-            [
-                *dependents.release(),
-                *_strip(cursor, definition),
-                *move_away(live, names, undone),
-                *move_home(stored, former.names, live),
-            ],
-        )
-        carried = [
-            *dress(definition, granted),
-            *positions(definition, names, undone.schema),
-            *definition.finish,
-        ]
-        lost.extend(_run_what_fits(cursor, carried))
-        run_script(cursor, dependents.attach())
-        mark(cursor, undone, live, _pipeline(cursor, live))
-        _restore_checkpoint(cursor, live, former, why)
-        remember(cursor, live, Previous("", (), {}, tuple(dependents.validations())))
-        hit("postgres.undo")
-
     with connection.transaction(), connection.cursor() as cursor:
         stored = TableId(PREVIOUS, _wanted(cursor, live).table)
-    take_turn(connection, live, stored, exchange, frozenset(), patience, wait)
+    bring_back = partial(_bring_back, live=live, why=why)
+    lost = take_turn(connection, live, stored, bring_back, frozenset(), patience, wait)
     settle(connection, live)
-    return tuple(lost)
+    return lost
+
+
+def _bring_back(cursor: Cursor, live: TableId, why: str) -> tuple[str, ...]:
+    """The undoing itself, under all locks; gives what could not be carried over."""
+    former = _wanted(cursor, live)
+    definition = _definition(cursor, live)
+    dependents = read_dependents(cursor, definition.oid)
+    stored = TableId(PREVIOUS, former.table)
+    granted = read_grantees(cursor, table_oid(cursor, stored))
+    undone = TableId(WORK, f"t{secrets.token_hex(6)}")
+    names = stored_names(definition, undone.name)
+    moves = [
+        *dependents.release(),
+        *_strip(cursor, definition),
+        *move_away(live, names, undone),
+        *move_home(stored, former.names, live),
+    ]
+    run_script(cursor, moves)
+    carried = [
+        *dress(definition, granted),
+        *positions(definition, names, undone.schema),
+        *definition.finish,
+    ]
+    lost = tuple(_run_what_fits(cursor, carried))
+    run_script(cursor, dependents.attach())
+    mark(cursor, undone, live, _pipeline(cursor, live))
+    _restore_checkpoint(cursor, live, former, why)
+    remember(cursor, live, Previous("", (), {}, tuple(dependents.validations())))
+    hit("postgres.undo")
+    return lost
 
 
 def _strip(cursor: Cursor, definition: Definition) -> Iterator[str]:

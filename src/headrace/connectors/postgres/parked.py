@@ -58,6 +58,21 @@ class ParkedRow:
         """The command that tries it again."""
         return f"headrace quarantine retry {self.id}"
 
+    def conformed(self, schema: pa.Schema) -> pa.Table:
+        """The row in columns and types of now; a column that it did not know is null.
+
+        Raises:
+            pa.ArrowInvalid, pa.ArrowNotImplementedError: a value does not fit its new type.
+        """
+        known = self.row.column_names
+        columns = [
+            self.row.column(field.name).cast(field.type)
+            if field.name in known
+            else pa.nulls(1, field.type)
+            for field in schema
+        ]
+        return pa.Table.from_arrays(columns, schema=schema)
+
     def values(self) -> dict[str, str | None]:
         """Column by column as text, long values shortened."""
         return {name: _shown(self.row.column(name)[0]) for name in self.row.column_names}

@@ -248,8 +248,7 @@ def land_or_park(
     try:
         refused = land(cursor.connection, parts, quarantine.max_rows)
     except TooManyRefusedError as error:
-        reasons = [r.refusal.reason for r in error.refused]
-        raise too_many(quarantine, reasons, waiting=_any_waits(error.refused)) from error
+        raise overflow(quarantine, error.refused) from error
     whole = [replace(r, row=completed(r.row)) for r in refused]
     return park(cursor, quarantine, whole, rejected, at)
 
@@ -270,9 +269,7 @@ def park(
     if not total:
         return 0
     if total + count(cursor, quarantine.table) > quarantine.max_rows:
-        reasons = [r.refusal.reason for r in refused]
-        reasons += [r.reason for r in rejected for _ in range(r.rows.num_rows)]
-        raise too_many(quarantine, reasons, waiting=_any_waits(refused))
+        raise overflow(quarantine, refused, rejected)
     cursor.executemany(_PARK, list(_records(quarantine, refused, rejected, at)))
     return total
 
@@ -307,17 +304,19 @@ def _why(refusal: Refusal) -> list[str]:
     return [refusal.reason, refusal.sqlstate, *named]
 
 
-def _any_waits(refused: Iterable[Refused]) -> bool:
-    return any(r.refusal.sqlstate in FOREIGN_KEYS for r in refused)
+def overflow(
+    quarantine: Quarantine, refused: Sequence[Refused], rejected: Sequence[Rejected] = ()
+) -> QuarantineFullError:
+    """The error for more rows than may be parked."""
+    reasons = [r.refusal.reason for r in refused]
+    reasons += [r.reason for r in rejected for _ in range(r.rows.num_rows)]
+    return too_many(quarantine, reasons, waiting=any(r.refusal.waits for r in refused))
 
 
 def too_many(
     quarantine: Quarantine, reasons: Iterable[str], *, waiting: bool = False
 ) -> QuarantineFullError:
-    """The error for more refused rows than may be parked; `reasons` are those of the rows.
-
-    `waiting` says that rows of other tables may cure it.
-    """
+    """As `overflow`, by the rows' reasons; `waiting` says that rows of other tables may cure it."""
     table = quarantine.table
     first = "; ".join(reason for reason, _ in Counter(reasons).most_common(SHOWN_REASONS))
     kind = RowsWaitError if waiting else QuarantineFullError

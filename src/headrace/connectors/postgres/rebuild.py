@@ -28,7 +28,7 @@ from headrace.connectors.postgres.building import Build, Built, SetAside
 from headrace.connectors.postgres.evolution import fitting_statements
 from headrace.connectors.postgres.load import copy_parts
 from headrace.connectors.postgres.merge import Landing, WritePlan, upsert_staging
-from headrace.connectors.postgres.quarantine import Quarantine, too_many
+from headrace.connectors.postgres.quarantine import Quarantine, overflow, too_many
 from headrace.connectors.postgres.reading import read_table
 from headrace.connectors.postgres.refusals import FOREIGN_KEY, Refusal
 from headrace.connectors.postgres.staging import Pace, copy_rows
@@ -134,7 +134,7 @@ class _Loader:
         with self.lock:
             self.refused += [replace(r, refusal=self._of_live(r.refusal)) for r in found]
             if len(self.refused) > self.place.max_rows:
-                raise too_many(self.place, [r.refusal.reason for r in self.refused])
+                raise overflow(self.place, self.refused)
 
     def _of_live(self, refusal: Refusal) -> Refusal:
         """What was said of the table that is built, said of the one whose place it takes."""

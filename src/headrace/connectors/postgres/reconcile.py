@@ -17,8 +17,7 @@ from psycopg import sql
 from headrace.connectors.postgres.bisection import Refused, TooManyRefusedError, land
 from headrace.connectors.postgres.merge import Landing, WritePlan
 from headrace.connectors.postgres.parts import parts as as_parts
-from headrace.connectors.postgres.quarantine import Quarantine, too_many
-from headrace.connectors.postgres.refusals import FOREIGN_KEYS
+from headrace.connectors.postgres.quarantine import Quarantine, overflow, too_many
 from headrace.connectors.postgres.staging import Pace, Staging, send
 from headrace.connectors.postgres.statements import missing_statement
 from headrace.connectors.postgres.target_session import Cursor
@@ -66,7 +65,8 @@ def reconcile(
         doubtful = np.isin(hasher.hash(rows.select(list(plan.key))).high, shared)
         if doubtful.any():
             contested.append(rows.filter(pa.array(doubtful)))
-            work.spend(sum(part.num_rows for part in contested), "several rows have one key")
+            if sum(part.num_rows for part in contested) > place.max_rows:
+                raise too_many(place, ["several rows have one key"])
         work.upsert(rows.filter(pa.array(~doubtful)) if doubtful.any() else rows)
     if not contested:
         return work.refused, []
@@ -94,13 +94,8 @@ class _Work:
             self.refused += land(self._cursor.connection, made, self._place.max_rows)
         except TooManyRefusedError as error:
             self.refused += error.refused
-        waiting = any(r.refusal.sqlstate in FOREIGN_KEYS for r in self.refused)
-        reasons = [r.refusal.reason for r in self.refused]
-        self.spend(len(self.refused), *reasons, waiting=waiting)
-
-    def spend(self, rows: int, *reasons: str, waiting: bool = False) -> None:
-        if rows > self._place.max_rows:
-            raise too_many(self._place, reasons, waiting=waiting)
+        if len(self.refused) > self._place.max_rows:
+            raise overflow(self._place, self.refused)
 
 
 def _stage_keys(

@@ -67,6 +67,11 @@ class Refusal:
         """Whether other rows, applied first, may cure it."""
         return self.sqlstate in _DEPENDENT
 
+    @property
+    def waits(self) -> bool:
+        """Whether it is a foreign key's: rows of other tables may cure it."""
+        return self.sqlstate in FOREIGN_KEYS
+
 
 def refusal(error: psycopg.Error) -> Refusal | None:
     """Why the row was refused; None where the row is not to blame."""

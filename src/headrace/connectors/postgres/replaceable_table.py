@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from headrace.connectors.postgres import generations, quarantine, records
 from headrace.connectors.postgres.bisection import Refused
-from headrace.connectors.postgres.quarantine import Quarantine
+from headrace.connectors.postgres.existing import key_findings
+from headrace.connectors.postgres.preparing import refuse_blockers
 from headrace.connectors.postgres.reading import Reading, read_table
 from headrace.connectors.postgres.rebuild import rebuild
 from headrace.connectors.postgres.reconcile import present_staging, reconcile
@@ -23,7 +24,6 @@ from headrace.connectors.postgres.snapshot_files import snapshot_part
 from headrace.connectors.postgres.staging import ensure
 from headrace.connectors.postgres.synced_table import PostgresTable, stagings
 from headrace.connectors.postgres.target_session import Cursor, make_durable, target_errors
-from headrace.connectors.postgres.writing import require_key
 from headrace.errors import UnsupportedSchemaChangeError, UnswappableError
 from headrace.failpoints import hit
 from headrace.model import (
@@ -89,7 +89,8 @@ class ReplaceableTable(PostgresTable):
         record = self._read()
         unable = self._unable_to_follow(schema)
         with self._session.transaction() as cursor:
-            require_key(schema, self._target(cursor))
+            found = key_findings(schema, self._target(cursor), self._delivery)
+        refuse_blockers(self.name, found)
         why = self._unswappable(schema, filled=record is not None and record.at is not None)
         if why is not None and unable is not None:
             raise unable
@@ -124,7 +125,7 @@ class ReplaceableTable(PostgresTable):
             self._check_unmoved(record)
             self._settle(cursor, schema, refused, more, at)
 
-        place = self._place(schema)
+        place = self._place(schema.key)
         rebuild(
             self._session,
             place,
@@ -154,7 +155,7 @@ class ReplaceableTable(PostgresTable):
         with self._writing() as cursor:
             record = self._lock(cursor)
             self._check_unmoved(record)
-            place = self._place(schema)
+            place = self._place(schema.key)
             refused, contested = reconcile(cursor, plan, schema, place, self._pace, parts)
             self._settle(cursor, schema, refused, [*rejected(), *contested], at)
             hit("postgres.reconciled")
@@ -171,7 +172,7 @@ class ReplaceableTable(PostgresTable):
         """The content is new: so is what is parked, and where the table stands."""
         make_durable(cursor)
         quarantine.clear(cursor, self.name)
-        quarantine.park(cursor, self._place(schema), refused, rejected, at)
+        quarantine.park(cursor, self._place(schema.key), refused, rejected, at)
         records.write(
             cursor,
             self.name,
@@ -205,6 +206,3 @@ class ReplaceableTable(PostgresTable):
         with target_errors(self._session.settings):
             connection = self._session.connection()
             return generations.undo(connection, self.name, UNDONE.format(self.name))
-
-    def _place(self, schema: TableSchema) -> Quarantine:
-        return Quarantine(self.name, self._pipeline, schema.key, self._delivery.quarantine_rows)

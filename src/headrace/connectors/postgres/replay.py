@@ -15,7 +15,7 @@ from headrace.connectors.postgres.bisection import Operation, Part, land
 from headrace.connectors.postgres.foreign_keys import against
 from headrace.connectors.postgres.parked import ParkedRow
 from headrace.connectors.postgres.quarantine import Quarantine
-from headrace.connectors.postgres.refusals import FOREIGN_KEYS, Refusal
+from headrace.connectors.postgres.refusals import Refusal
 from headrace.connectors.postgres.target_session import Cursor
 from headrace.model import TableSchema
 
@@ -64,7 +64,7 @@ def retry_waiting(
 
     One statement where no row waits, and two for each foreign key that rows wait for.
     """
-    waiting = [r for r in _named(cursor, place, None) if r.sqlstate in FOREIGN_KEYS]
+    waiting = [row for row in _named(cursor, place, None) if row.refusal.waits]
     done = _replay(cursor, place, schema, parts, _ready(cursor, schema, waiting))
     return replace(done, waiting=len(waiting) - done.applied)
 
@@ -75,7 +75,8 @@ def _ready(cursor: Cursor, schema: TableSchema, waiting: Sequence[ParkedRow]) ->
     ready: list[ParkedRow] = []
     for _, group in groupby(sorted(waiting, key=_foreign_key), key=_foreign_key):
         rows = list(group)
-        conformed = pa.concat_tables(_conformed(row, schema) for row in rows)
+        fields = _fields(rows[0].operation, schema)
+        conformed = pa.concat_tables(row.conformed(fields) for row in rows)
         blocked = against(cursor.connection, rows[0].refusal, conformed)
         if blocked is not None:
             ready.extend(row for i, row in enumerate(rows) if i not in blocked)
@@ -103,7 +104,8 @@ def _replay(
     tried: dict[Operation, list[tuple[int, pa.Table]]] = {op: [] for op in Operation}
     for row in rows:
         try:
-            tried[row.operation].append((row.id, _conformed(row, schema)))
+            whole = row.conformed(_fields(row.operation, schema))
+            tried[row.operation].append((row.id, whole))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             reasons[row.id] = Refusal("type_changed", f"its type changed since: {error}", "")
     made = parts(*(_table(tried[op], op, schema) for op in (Operation.UPSERT, Operation.DELETE)))
@@ -127,29 +129,13 @@ def _unambiguous(
     return [row for row in rows if row.id not in left], left
 
 
-def _conformed(row: ParkedRow, schema: TableSchema) -> pa.Table:
-    """The row in the table's columns and types of now; a column it did not know is null.
-
-    Raises:
-        pa.ArrowInvalid, pa.ArrowNotImplementedError: a value does not fit its new type.
-    """
-    return pa.table(
-        {
-            field.name: row.row.column(field.name).cast(field.type)
-            if field.name in row.row.column_names
-            else pa.nulls(1, field.type)
-            for field in _fields(row.operation, schema)
-        }
-    )
-
-
-def _fields(operation: Operation, schema: TableSchema) -> list[pa.Field]:
+def _fields(operation: Operation, schema: TableSchema) -> pa.Schema:
     only_key = operation is Operation.DELETE and schema.key
-    return [f for f in schema.arrow() if not only_key or f.name in schema.key]
+    return pa.schema([f for f in schema.arrow() if not only_key or f.name in schema.key])
 
 
 def _table(
     rows: Sequence[tuple[int, pa.Table]], operation: Operation, schema: TableSchema
 ) -> pa.Table:
-    empty = pa.schema(_fields(operation, schema)).empty_table()
+    empty = _fields(operation, schema).empty_table()
     return pa.concat_tables([empty, *(row for _, row in rows)])

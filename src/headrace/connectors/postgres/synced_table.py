@@ -305,7 +305,7 @@ class PostgresTable:
 
     def _land(self, cursor: Cursor, plan: WritePlan, changes: NetChanges, to: Checkpoint) -> None:
         """Apply what can be, park what cannot."""
-        place = self._quarantine(plan)
+        place = self._place(plan.key)
         landing = Landing(cursor, plan, self._pace, changes.commit_ts)
         left = quarantine.supersede(cursor, place, changes)
         if left.truncate:
@@ -316,9 +316,8 @@ class PostgresTable:
         quarantine.land_or_park(cursor, place, made, left.rejected, to, landing.completed)
         self._waiting = replay.retry_waiting(cursor, place, changes.schema, make).waiting
 
-    def _quarantine(self, plan: WritePlan) -> Quarantine:
-        rows = self._delivery.quarantine_rows
-        return Quarantine(self.name, self._pipeline, plan.key, rows)
+    def _place(self, key: tuple[str, ...]) -> Quarantine:
+        return Quarantine(self.name, self._pipeline, key, self._delivery.quarantine_rows)
 
     def retry(self, ids: Sequence[int] | None = None) -> Replayed:
         """Apply parked rows again, those of `ids` or all; those that pass leave the quarantine.
@@ -345,7 +344,7 @@ class PostgresTable:
             if self._lock(cursor).schema != schema:
                 raise self._moved("columns")
             make = partial(parts, cursor, plan, Landing(cursor, plan, self._pace))
-            yield cursor, self._quarantine(plan), make
+            yield cursor, self._place(plan.key), make
 
     def _write(self, cursor: Cursor, record: Record, changes: NetChanges, to: Checkpoint) -> Record:
         schema, when = self._named(changes.schema), changes.commit_ts

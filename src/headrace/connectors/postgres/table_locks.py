@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 import psycopg
 
@@ -28,6 +28,7 @@ FIRST_PAUSE: Final = 0.05
 LONGEST_PAUSE: Final = 5.0  # in which readers have the table for themselves
 
 Wait = Callable[[float], object]
+_T = TypeVar("_T")
 
 # VACUUM and ANALYZE hold this lock; an automatic one gives way when somebody has waited for
 # deadlock_timeout, so that wait comes first, while readers and writers go on.
@@ -55,13 +56,13 @@ def take_turn(
     connection: Connection,
     live: TableId,
     successor: TableId,
-    act: Callable[[Cursor], None],
+    act: Callable[[Cursor], _T],
     unseeing: Snapshots,
     patience: float,
     wait: Wait,
-) -> None:
-    """Run `act` in a transaction that holds every lock on the table, on what hangs on it and on
-    its successor.
+) -> _T:
+    """What `act` gives in a transaction that holds every lock on the table, on what hangs on it and
+    on its successor.
 
     Attempts go on until one has all locks at a time when none of the `unseeing` snapshots is held
     any more. `wait(seconds)` lets time pass between them, and returns True to give up.
@@ -76,8 +77,7 @@ def take_turn(
         try:
             if blocking:
                 raise _BusyError
-            _attempt(connection, live, successor, act)
-            return
+            return _attempt(connection, live, successor, act)
         except (_BusyError, psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
             held_by = holders(connection, live, [pid for pid, _ in blocking])
         if time.monotonic() + pause > deadline or wait(pause) is True:
@@ -86,8 +86,8 @@ def take_turn(
 
 
 def _attempt(
-    connection: Connection, live: TableId, successor: TableId, act: Callable[[Cursor], None]
-) -> None:
+    connection: Connection, live: TableId, successor: TableId, act: Callable[[Cursor], _T]
+) -> _T:
     with connection.transaction(), connection.cursor() as cursor:
         cursor.execute(QUALIFIED_NAMES)
         detection = cursor.execute(_SEND_AUTOVACUUM_AWAY).fetchone()
@@ -100,7 +100,7 @@ def _attempt(
         for lock in (*locks, f"LOCK TABLE ONLY {table} IN ACCESS EXCLUSIVE MODE"):
             left = max(1, int((end - time.monotonic()) * 1000))
             _lock(cursor, live, f"SET LOCAL lock_timeout TO {left}; {lock}")
-        act(cursor)
+        return act(cursor)
 
 
 def _lock(cursor: Cursor, live: TableId, statement: str) -> None:

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.connectors.postgres.compatibility import TEXTS
-from headrace.connectors.postgres.identifiers import qualified, quoted
 from headrace.connectors.postgres.statements import WritePlan, WrittenColumn
 from headrace.connectors.postgres.target_table import Target, TargetColumn
 from headrace.connectors.postgres.target_types import Encode, arrival_at
@@ -18,18 +17,6 @@ from headrace.errors import UnsuitableTableError
 from headrace.model import DELETED_AT, Column, Delivery, TableSchema
 
 _TEXT: Final = ("text", "text[]")
-
-
-def require_key(schema: TableSchema, target: Target) -> None:
-    """Raises UnsuitableTableError where nothing keeps rows of one key apart."""
-    if schema.key and target.unique_over(schema.key) is None:
-        names = ", ".join(map(quoted, schema.key))
-        raise UnsuitableTableError(
-            f"no primary key or unique index of {schema.table} stands over exactly its key "
-            f"({', '.join(schema.key)})",
-            hint=f"CREATE UNIQUE INDEX ON {qualified(schema.table)} ({names});",
-            table=str(schema.table),
-        )
 
 
 def write_plan(schema: TableSchema, target: Target, delivery: Delivery) -> WritePlan:
