@@ -46,7 +46,7 @@ def row(key: int | None, name: str | None = "a") -> dict[str, Any]:
 
 
 def at(version: int, log: str = "log-1") -> Checkpoint:
-    return Checkpoint(log, version, Lsn(version))
+    return Checkpoint(log, version, Lsn(round(stamp(version).timestamp() * 1000)))
 
 
 class Table:

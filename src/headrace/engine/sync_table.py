@@ -400,7 +400,7 @@ def _rebuilt(head: TableVersion, why: str, in_place: str | None) -> str:
 
 
 def _checkpoint(at: TableVersion) -> Checkpoint:
-    return Checkpoint(at.log_id, at.number, Lsn(at.number))
+    return Checkpoint(at.log_id, at.number, Lsn(max(round(at.commit_ts.timestamp() * 1000), 0)))
 
 
 def _not_after(head: TableVersion, standing: Checkpoint) -> bool:

@@ -12,6 +12,8 @@ class Checkpoint:
     """A table holds exactly the changes up to `lsn`, all found in commits up to `commit`.
 
     `log_id` is the UUID of the change log: checkpoints of another log never compare or continue.
+    A log without LSNs, such as a Delta table's, has the commit's time in milliseconds instead: it
+    tells a commit from another one that took its number (0, or the number itself: not known).
     """
 
     log_id: str

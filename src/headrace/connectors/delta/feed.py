@@ -65,6 +65,9 @@ def plan_feed(
         return _cleaned(after.commit + 1)
     if header.log_id != after.log_id:
         return _lost(LossKind.REPLACED, _other_table(header, after))
+    if history.is_another(after):
+        reason = f"version {after.commit} is not the one that was applied: the table was put back"
+        return _lost(LossKind.REPLACED, reason)
     walk = _Walk(table, storage, schema_of, after, header)
     for first in range(after.commit + 1, to + 1, AT_ONCE):
         commits = history.commits(first, min(first + AT_ONCE - 1, to))

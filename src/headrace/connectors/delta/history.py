@@ -28,6 +28,7 @@ from headrace.connectors.delta.checkpoints import (
 from headrace.connectors.delta.state import TableState, commit_versions
 from headrace.errors import HistoryLostError, ObjectMissingError, SourceError, TableNotFoundError
 from headrace.log.storage import Storage
+from headrace.model import Checkpoint
 
 _T = TypeVar("_T")
 
@@ -35,6 +36,7 @@ FEED: Final = "delta.enableChangeDataFeed"
 
 LOOKS: Final = 16  # commits read at a time: on an object store a request each
 _COMMITS: Final = 64  # kept in memory; more than a continuous pipeline is ever behind
+_LATEST: Final = 253_402_300_799_999  # the end of the year 9999, as datetime knows no later one
 _HEADERS: Final = 4096  # a reference each: most versions share one
 
 
@@ -59,11 +61,16 @@ class Commit:
     @property
     def time(self) -> datetime:
         """In-commit timestamp, else what the writer put down, else the newest of its files."""
+        return datetime.fromtimestamp(self.milliseconds / 1000, UTC)
+
+    @property
+    def milliseconds(self) -> int:
+        """The same, since 1970."""
         stamp = self.info.get("inCommitTimestamp") or self.info.get("timestamp")
         files = [file.get("modificationTime") for file in self.of("add")]
         files += [file.get("deletionTimestamp") for file in self.of("remove")]
-        newest = stamp or max((time for time in files if time), default=0)
-        return datetime.fromtimestamp(newest / 1000, UTC)
+        newest = int(stamp or max((time for time in files if time), default=0))
+        return min(max(newest, 0), _LATEST)  # some writers count in other units
 
 
 @dataclass(frozen=True)
@@ -145,6 +152,13 @@ class TableHistory:
         with ThreadPoolExecutor(LOOKS) as pool:
             return list(pool.map(self.commit, range(first, last + 1)))
 
+    def is_another(self, than: Checkpoint) -> bool:
+        """Whether the commit that a checkpoint names is not the one that was applied: the table was
+        put back to an older state of its files, say from a backup, and written on from there."""
+        commit = self.commit(than.commit)
+        known = int(than.lsn) not in (0, than.commit)
+        return known and commit is not None and commit.milliseconds != int(than.lsn)
+
     def header(self, version: int) -> Header | None:
         """Protocol and metadata as of a version; None where the log no longer tells them."""
         known = self._headers.get(version)
@@ -205,7 +219,7 @@ class TableHistory:
         except ObjectMissingError:
             return None
         try:
-            commit = Commit(version, decode(data))
+            commit = Commit(version, _decoded(data))
         except ValueError as error:
             where = self._storage().location(log_path(version))
             raise SourceError(
@@ -244,6 +258,18 @@ class TableHistory:
         if not (header.metadata and header.protocol):
             return None
         return self._remember(version, header)
+
+
+def _decoded(data: bytes) -> list[Action]:
+    """No writer commits nothing at all: an empty file is one that is not whole yet, or any more.
+
+    Raises:
+        ValueError: the commit is damaged.
+    """
+    actions = decode(data)
+    if not actions:
+        raise ValueError("it is empty")
+    return actions
 
 
 def _header_of(actions: Iterable[Action], version: int) -> Header:

@@ -257,7 +257,7 @@ class DeltaSourceTable:
                 raise lost(self.name, to)
             if old is None or not schema.key or old.metadata["id"] != after.log_id:
                 return None
-            if new.metadata["id"] != after.log_id:
+            if new.metadata["id"] != after.log_id or self._history.is_another(after):
                 return None
             files = [FileRows(file) for state in (old, new) for file in state.files.values()]
             if not self._is_readable(self._header(to), files):
