@@ -17,9 +17,10 @@ from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.coverage import Coverage, departures, read_coverage
 from headrace.connectors.postgres.destination import PostgresDestination
 from headrace.connectors.postgres.source import PostgresSource, slot_state
-from headrace.engine.materialize import Materialization, TableTarget
+from headrace.engine.materialize import Materialization
 from headrace.engine.protocols import DestinationTable
 from headrace.engine.runner import Runner
+from headrace.engine.table_state import TableTarget
 from headrace.errors import HeadraceError, LogError, LogLockedError, ObjectMissingError
 from headrace.log import CommitDraft, LogReader, LogWriter, Storage, open_storage
 from headrace.log.layout import Layout
@@ -196,10 +197,7 @@ def _materialization(
 
     def begin() -> None:
         if isinstance(place, PostgresDestination):
-            with ExitStack() as claimed:
-                claimed.enter_context(place.claim(pipeline))
-                place.begin_run(pipeline)
-                places.push(claimed.pop_all())
+            places.enter_context(place.running(pipeline))
 
     places.enter_context(closing(place))
     targets = [TableTarget(t.source, target_table(place, t, pipeline), t.key) for t in tables]

@@ -27,7 +27,8 @@ from headrace.connectors.postgres.check import fix as fix_source
 from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.parked import ParkedRow
 from headrace.connectors.postgres.replay import Replayed
-from headrace.engine.runner import RunView
+from headrace.engine.runner import Runner, RunView
+from headrace.engine.sync import Sync
 from headrace.engine.sync_state import SyncView
 from headrace.errors import CheckFailedError, ConfigError, HeadraceError
 from headrace.model import TableId
@@ -208,15 +209,12 @@ class Project:
                     self.settings, capture, mine, selection, stop, resync, unfit
                 )
                 runner = stack.enter_context(running)
-                jobs.append(
-                    _Job(runner.view, runner.run, partial(getattr, runner, "failed_tables"))
-                )
+                jobs.append(_Job(runner, runner.run))
             for sync in syncs:
                 syncer = stack.enter_context(syncing.running(self.settings, sync, resync))
-                run = partial(syncer.run, stop)
-                jobs.append(_Job(syncer.view, run, partial(getattr, syncer, "failed_tables")))
+                jobs.append(_Job(syncer, partial(syncer.run, stop)))
             _run_all(jobs, stop, once, on_tick)
-            return [TableFailure(*failed) for job in jobs for failed in job.failed()]
+            return [TableFailure(*failed) for job in jobs for failed in job.work.failed_tables]
 
     def _prepare(
         self,
@@ -277,18 +275,11 @@ class Project:
         verified: list[TableVerification] = []
         for capture in self._captures(pipeline):
             names = [pipeline] if pipeline else list(capture.pipelines)
-            verified += verify_capture(
-                self.settings,
-                capture,
-                names,
-                lambda: self.run(names, once=True),  # noqa: B023
-            )
+            catch_up = partial(self.run, names, once=True)
+            verified += verify_capture(self.settings, capture, names, catch_up)
         for sync in self._syncs(pipeline):
-            verified += verify_sync(
-                self.settings,
-                sync,
-                lambda: self.run([sync.name], once=True),  # noqa: B023
-            )
+            catch_up = partial(self.run, [sync.name], once=True)
+            verified += verify_sync(self.settings, sync, catch_up)
         return verified
 
     # -- rows that a destination refused -----------------------------------------------------------
@@ -347,11 +338,10 @@ class Project:
 
 @dataclass(frozen=True)
 class _Job:
-    """One capture or one sync at work."""
+    """One capture or one sync at work, and what runs it."""
 
-    view: View
+    work: Runner | Sync
     run: Callable[..., None]
-    failed: Callable[[], Sequence[tuple[str, TableId, HeadraceError]]]
 
 
 def _refuse_blockers(findings: Sequence[Finding]) -> None:
@@ -369,7 +359,7 @@ def _run_all(jobs: Sequence[_Job], stop: threading.Event, once: bool, on_tick: T
     """Run side by side; a failure or an interrupt stops all. Sets `stop` at the end."""
     with ThreadPoolExecutor(len(jobs), "headrace-pipelines") as pool:
         futures = [pool.submit(job.run, once=once) for job in jobs]
-        views = [job.view for job in jobs]
+        views = [job.work.view for job in jobs]
         try:
             _await_all(futures, lambda: on_tick(views) if on_tick is not None else None)
         finally:

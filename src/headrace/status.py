@@ -17,7 +17,7 @@ from headrace.config import Capture, Settings, Sync
 from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.destination import PostgresDestination
 from headrace.connectors.postgres.source import SlotState, current_lsn, slot_state
-from headrace.engine.materialize import Phase
+from headrace.engine.table_state import Phase
 from headrace.errors import HeadraceError
 from headrace.log import LogReader
 from headrace.model import Lsn

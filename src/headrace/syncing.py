@@ -18,10 +18,10 @@ from headrace.connectors.delta.check_source import fix as fix_source
 from headrace.connectors.delta.source import DeltaSource
 from headrace.connectors.postgres.destination import PostgresDestination
 from headrace.connectors.postgres.replaceable_table import ReplaceableTable
-from headrace.engine.materialize import Phase
 from headrace.engine.sync import Sync
 from headrace.engine.sync_state import SyncMode, SyncTarget
 from headrace.engine.sync_table import transform_of
+from headrace.engine.table_state import Phase
 from headrace.engine.throttle import Throttle
 from headrace.errors import ConfigError, ObjectMissingError, SourceError, TableNotFoundError
 from headrace.model import TableId, TableSchema
@@ -53,13 +53,6 @@ def running(
     with ExitStack() as held:
         probed = held.enter_context(closing(destination(sync)))
         place = held.enter_context(closing(destination(sync, _pace(sync, probed, quitting))))
-
-        def begin() -> None:
-            with ExitStack() as claimed:
-                claimed.enter_context(place.claim(sync.name))
-                place.begin_run(sync.name)
-                held.push(claimed.pop_all())
-
         yield Sync(
             sync.name,
             [_sync_target(sync, place, table) for table in assembly.selected(settings, sync.name)],
@@ -67,7 +60,7 @@ def running(
             journal=lambda record: _record(settings, sync.name, record),
             recorded=recorded(settings, sync.name),
             resync=resync,
-            begin=begin,
+            begin=lambda: held.enter_context(place.running(sync.name)),
             quitting=quitting,
         )
 

@@ -27,7 +27,7 @@ from headrace.errors import (
     UnusableKeyError,
 )
 from headrace.model import TableId, TableSchema
-from headrace.model.finding import Finding, Severity
+from headrace.model.finding import Finding, Severity, cures
 
 # What keeps a table from being written, beside what its destination finds of it.
 _UNUSABLE_KEY: Final = "target-key"
@@ -162,10 +162,9 @@ def _writable(pipeline: str, place: assembly.Destination) -> DestinationCheck:
 def _unsuitable(table: TableId, blockers: Sequence[Finding]) -> HeadraceError:
     foreign = any(finding.name == _OTHERS for finding in blockers)
     kind = ForeignTableError if foreign else UnsuitableTableError
-    cures = [";\n".join(f.sql) or f.fix for f in blockers]
     return kind(
         "; ".join(finding.message for finding in blockers),
-        hint=";\n".join(filter(None, cures)),
+        hint=cures(blockers),
         table=str(table),
         findings=[finding.to_json() for finding in blockers],
     )

@@ -18,9 +18,9 @@ from headrace.connectors.postgres.destination import PostgresDestination
 from headrace.connectors.postgres.source import PostgresSource
 from headrace.engine.collapse import collapse
 from headrace.engine.keyed import keyed
-from headrace.engine.materialize import Phase
 from headrace.engine.protocols import Snapshot
 from headrace.engine.sync_state import SyncMode
+from headrace.engine.table_state import Phase
 from headrace.errors import DestinationLockedError, LogLockedError, VerificationImpossibleError
 from headrace.log import LogReader
 from headrace.model import ChangeBatch, Checkpoint, Lsn, TableSchema

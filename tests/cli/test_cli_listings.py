@@ -12,7 +12,7 @@ from headrace.cli.listings import (
     status_view,
     verification_view,
 )
-from headrace.engine.materialize import Phase
+from headrace.engine.table_state import Phase
 from headrace.errors import VerificationImpossibleError
 from headrace.model import Lsn, TableId
 from headrace.model.finding import Finding, Severity

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.cli.plain import about, cell, duration, json_line, plain, prose, with_short_floats
-from headrace.engine.materialize import Phase
+from headrace.engine.table_state import Phase
 from headrace.errors import ConfigError
 from headrace.model import Lsn, TableId
 from headrace.status import TableStatus

@@ -21,8 +21,8 @@ from headrace.cli.numbers import (
     read_numbers,
 )
 from headrace.engine.judging import RuleCount
-from headrace.engine.materialize import Phase
 from headrace.engine.sync_state import SyncState, SyncTarget, SyncView
+from headrace.engine.table_state import Phase
 from headrace.errors import ConfigError
 from headrace.model import Checkpoint, Lsn, TableId, TableVersion
 

@@ -15,9 +15,9 @@ from simulated_lake import Lake, Shop
 from test_sync_table import MERGES, SCHEMA, row
 
 from headrace.engine import sync as sync_module
-from headrace.engine.materialize import Phase
 from headrace.engine.sync import Sync
 from headrace.engine.sync_state import SyncTarget, SyncView
+from headrace.engine.table_state import Phase
 from headrace.errors import (
     DestinationUnavailableError,
     QuarantineFullError,

@@ -12,9 +12,9 @@ from change_samples import content, table_schema
 from feeds import stamp
 from simulated_lake import Lake, Shop
 
-from headrace.engine.materialize import Phase
 from headrace.engine.sync_state import Limits, SyncMode, SyncState, SyncTarget
 from headrace.engine.sync_table import TableSync, batches
+from headrace.engine.table_state import Phase
 from headrace.errors import (
     CopyStoppedError,
     DestinationUnavailableError,

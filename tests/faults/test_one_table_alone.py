@@ -13,7 +13,7 @@ from live_run import LiveRun
 from shop import SEED, Shop
 
 import headrace
-from headrace.engine.materialize import Phase
+from headrace.engine.table_state import Phase
 from headrace.errors import (
     DivergedError,
     ForeignTableError,

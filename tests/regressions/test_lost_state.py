@@ -8,9 +8,10 @@ from typing import cast
 import pytest
 
 import headrace
-from headrace.engine.materialize import Materialization, TableTarget
+from headrace.engine.materialize import Materialization
 from headrace.engine.protocols import DestinationTable
 from headrace.engine.retry import MAX_DELAY, Backoff
+from headrace.engine.table_state import TableTarget
 from headrace.errors import LogCorruptError, LogGapError
 from headrace.log import CommitDraft, LogReader, LogWriter, open_storage
 from headrace.model import Checkpoint, Lsn, TableId
@@ -52,6 +53,9 @@ class AheadOfTheLog:
 
     def checkpoint(self, log_id: str) -> Checkpoint:
         return Checkpoint(log_id, 99, Lsn(99))
+
+    def held(self) -> str | None:
+        return None
 
 
 def test_a_table_that_is_ahead_of_its_log_is_copied_and_skips_no_commit(tmp_path: Path) -> None:

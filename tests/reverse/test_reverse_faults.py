@@ -15,8 +15,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from headrace.connectors.postgres import generations, target_session
 from headrace.engine import sync
-from headrace.engine.materialize import Phase
 from headrace.engine.sync_state import SyncState
+from headrace.engine.table_state import Phase
 from headrace.errors import (
     DestinationError,
     DestinationLockedError,

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 
-from headrace.engine.materialize import Phase
+from headrace.engine.table_state import Phase
 from headrace.errors import ConfigError, ExpectationFailedError, ForeignTableError
 from headrace.model.finding import Severity
 from lakeside import Lakeside, Source, people

@@ -7,7 +7,7 @@ import logging
 import pyarrow as pa
 import pytest
 
-from headrace.engine.materialize import Phase
+from headrace.engine.table_state import Phase
 from headrace.errors import ConfigError, NoGenerationError, UnsupportedSchemaChangeError
 from lakeside import Lakeside, Source, people
 

@@ -11,7 +11,7 @@ import pytest
 from mirror import Mirror, endpoint
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from headrace.engine.materialize import Phase
+from headrace.engine.table_state import Phase
 from headrace.errors import CheckFailedError, DestinationLockedError, ForeignTableError
 from headrace.testing.database import Database
 from headrace.testing.postgres import EmbeddedPostgres

@@ -28,8 +28,8 @@ from headrace.cli.numbers import View
 from headrace.cli.output import INTERRUPTED, Output
 from headrace.cli.plain import count, duration
 from headrace.cli.starter import Starter, starter_text
-from headrace.engine.materialize import Phase, TableState
 from headrace.engine.runner import RunView
+from headrace.engine.table_state import Phase, TableState
 from headrace.model import Lsn
 from headrace.project import Project, load
 from headrace.testing.postgres import EmbeddedPostgres

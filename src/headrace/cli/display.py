@@ -20,7 +20,7 @@ from headrace.cli.numbers import CopyNumbers, RunNumbers, SyncNumbers, View, rea
 from headrace.cli.output import Output
 from headrace.cli.phases import phase_style
 from headrace.cli.plain import cell, count, counted, duration, json_line, prose, size
-from headrace.engine.materialize import Phase
+from headrace.engine.table_state import Phase
 
 PROGRESS_INTERVAL: Final = 10.0  # seconds between log lines that nothing caused
 RATE_WINDOW: Final = 20  # ticks of 0.1 s: a rate over two seconds is steady and still moves

@@ -16,7 +16,7 @@ from headrace.cli.numbers import (
     SyncNumbers,
     TableNumbers,
 )
-from headrace.engine.materialize import Phase
+from headrace.engine.table_state import Phase
 
 _BARE: Final = re.compile(r"[^\s\"=]+\Z")
 _LEVELS: Final = {

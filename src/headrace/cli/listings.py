@@ -13,7 +13,7 @@ from rich.text import Text
 from headrace.cli.output import table
 from headrace.cli.phases import phase_style
 from headrace.cli.plain import cell, count, counted, duration, prose, size
-from headrace.engine.materialize import Phase
+from headrace.engine.table_state import Phase
 from headrace.model import BEFORE, COMMIT_LSN, COMMIT_TS, META_COLUMNS, OP, UNCHANGED, Lsn
 from headrace.model.finding import Finding, Severity
 from headrace.plan import Plan

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from headrace.engine.materialize import Materialization, Phase, TableState
+from headrace.engine.materialize import Materialization
 from headrace.engine.runner import RunView
 from headrace.engine.sync_state import SyncView
+from headrace.engine.table_state import Phase, TableState
 from headrace.model import Lsn
 
 View = RunView | SyncView

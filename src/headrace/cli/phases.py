@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from headrace.engine.materialize import Phase
+from headrace.engine.table_state import Phase
 
 _STYLES: Final = {
     Phase.STREAMING: "green",

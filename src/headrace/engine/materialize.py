@@ -37,16 +37,6 @@ from headrace.errors import (
 from headrace.log import LogFile, LogReader, Manifest, SnapshotEvent
 from headrace.model import ChangeBatch, Checkpoint, Lsn, TableId
 
-__all__ = [
-    "COMMIT_INTERVAL",
-    "STRETCH_BYTES",
-    "STRETCH_ROWS",
-    "Materialization",
-    "Phase",
-    "TableState",
-    "TableTarget",
-]
-
 # A stretch ends here, whole commits only: large enough that fixed costs vanish, small for memory.
 # Bytes are those of the log's files, which hold rows five to twenty times as dense as memory.
 STRETCH_ROWS: Final = 500_000

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
-from headrace.engine.materialize import Phase
 from headrace.engine.sync_state import SyncState
+from headrace.engine.table_state import Phase
 from headrace.errors import HeadraceError, RowsWaitError
 from headrace.model import Checkpoint, TableId
 

@@ -12,9 +12,10 @@ from typing import Final
 
 from headrace.engine.capture import Capture
 from headrace.engine.copying import Copier
-from headrace.engine.materialize import Materialization, Phase
+from headrace.engine.materialize import Materialization
 from headrace.engine.protocols import Source
 from headrace.engine.retry import Backoff
+from headrace.engine.table_state import Phase
 from headrace.errors import CopyStoppedError, HeadraceError, TableStoppedError
 from headrace.log import LogWriter, expire
 from headrace.model import Lsn, TableId

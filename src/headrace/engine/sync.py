@@ -14,12 +14,12 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Final
 
 from headrace import failpoints
-from headrace.engine.materialize import Phase
 from headrace.engine.references import References
 from headrace.engine.retry import Backoff
 from headrace.engine.schedule import starts
 from headrace.engine.sync_state import Limits, SyncState, SyncTarget, SyncView
 from headrace.engine.sync_table import TableSync
+from headrace.engine.table_state import Phase
 from headrace.errors import CopyStoppedError, HeadraceError, UnexpectedError
 from headrace.model import TableId
 from headrace.model.schedule import Schedule

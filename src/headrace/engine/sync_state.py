@@ -12,8 +12,8 @@ from enum import Enum
 from typing import Any
 
 from headrace.engine.judging import RuleCount
-from headrace.engine.materialize import Phase
 from headrace.engine.protocols import SyncedTable, VersionedTable
+from headrace.engine.table_state import Phase
 from headrace.engine.transform import Transform
 from headrace.errors import HeadraceError
 from headrace.model import Checkpoint, Delivery, RowRules, TableId, TableVersion

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -52,3 +53,8 @@ class Finding:
             "sql": list(self.sql),
             "safe": self.safe,
         }
+
+
+def cures(findings: Iterable[Finding]) -> str:
+    """What cures all of them: the statements, and where there are none what to do."""
+    return ";\n".join(filter(None, (";\n".join(f.sql) or f.fix for f in findings)))

@@ -69,6 +69,18 @@ class PostgresDestination:
         """
         return records.claim(self._settings, pipeline)
 
+    @contextmanager
+    def running(self, pipeline: str) -> Iterator[None]:
+        """Be the only run of a pipeline here, for the length of a block; see `begin_run`.
+
+        Raises:
+            DestinationLockedError: another run is; says which.
+            UnsuitableTableError: somebody's object depends on a former generation.
+        """
+        with self.claim(pipeline):
+            self.begin_run(pipeline)
+            yield
+
     def begin_run(self, pipeline: str) -> None:
         """Sweep what a crashed run left, and let former generations go; hold the claim.
 

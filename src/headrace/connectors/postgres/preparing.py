@@ -17,7 +17,7 @@ from headrace.connectors.postgres.target_session import Cursor
 from headrace.connectors.postgres.target_table import Target, read_target
 from headrace.errors import ForeignTableError, UnsuitableTableError
 from headrace.model import DELETED_AT, Delivery, OnDelete, TableId, TableSchema
-from headrace.model.finding import Finding, Severity
+from headrace.model.finding import Finding, Severity, cures
 
 _SCHEMA: Final = "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = %s"
 
@@ -132,10 +132,9 @@ def unknown_type(name: TableId, error: psycopg.Error) -> UnsuitableTableError:
 def unsuitable(name: TableId, blockers: Sequence[Finding]) -> UnsuitableTableError:
     """One error for all that does not fit."""
     why = "; ".join(f.message.removeprefix(f"{name}: ") for f in blockers)
-    cures = [";\n".join(f.sql) or f.fix for f in blockers]
     return UnsuitableTableError(
         f"{name} cannot hold what the source has: {why}",
-        hint=";\n".join(filter(None, cures)),
+        hint=cures(blockers),
         table=str(name),
         findings=[f.to_json() for f in blockers],
     )
