@@ -15,7 +15,6 @@ from typing import Any
 import psycopg
 import pyarrow as pa
 import pytest
-from lost_commit import Loss, Way, way_to
 from psycopg.conninfo import conninfo_to_dict
 from target_place import LOG, NAME, PIPELINE, Place, at, net, schema_of, settings
 
@@ -28,6 +27,7 @@ from headrace.errors import (
     DivergedError,
 )
 from headrace.testing.database import Database
+from lost_commit import Loss, Way, way_to
 
 SCHEMA = schema_of({"id": pa.int64(), "v": pa.string()})
 MULTISET = schema_of({"id": pa.int64(), "v": pa.string()}, key=[])

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lakeside import Lakeside, Source, people
 
 from headrace import failpoints
 from headrace.testing.database import Database
+from lakeside import Lakeside, Source, people
 
 
 @pytest.fixture

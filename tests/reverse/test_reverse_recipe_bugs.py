@@ -11,10 +11,10 @@ from typing import Any
 
 import psycopg
 import pytest
-from lakeside import Lakeside, Source, people
 
 from headrace import failpoints
 from headrace.errors import QuarantineFullError
+from lakeside import Lakeside, Source, people
 
 
 def test_bug_1_a_table_with_dots_and_quotes_in_its_names_is_swapped(lakeside: Lakeside) -> None:
