@@ -37,7 +37,7 @@ from headrace.connectors.postgres.definition import (
 from headrace.connectors.postgres.dependents import Dependents, ForeignKey, read_dependents
 from headrace.connectors.postgres.identifiers import qualified, quoted, relation
 from headrace.connectors.postgres.target_session import Connection, Cursor, only_row
-from headrace.errors import UnsuitableTableError, UnswappableError
+from headrace.errors import DestinationUnavailableError, UnsuitableTableError, UnswappableError
 from headrace.failpoints import hit
 from headrace.model import TableId
 
@@ -89,6 +89,14 @@ SELECT a.pid, l.virtualtransaction
    AND a.datname = current_database()
    AND a.backend_type NOT IN ('autovacuum worker', 'walsender')
 """
+
+# What no index can hold is found row by row in place: a value too long for it is among them.
+_ROWS_TO_BLAME: Final = (
+    psycopg.DataError,
+    psycopg.IntegrityError,
+    psycopg.ProgrammingError,
+    psycopg.errors.ProgramLimitExceeded,
+)
 
 Snapshots = frozenset[tuple[int, str]]
 Connect = Callable[[], Connection]
@@ -243,9 +251,9 @@ def finish(connect: Connect, build: Build, pipeline: str, connections: int) -> B
                     _build_unique(connection, build, index, name, aside)
             _set_orphans_aside(build, aside)
             _refuse_orphaned(connection, build)
-            _build_indexes(connect, build, numbered, connections)
+            _build_indexes(connect, connection, build, numbered, connections)
             names = _complete(connection, build, numbered)
-        except (psycopg.DataError, psycopg.IntegrityError, psycopg.ProgrammingError) as error:
+        except _ROWS_TO_BLAME as error:
             raise unswappable(build.live, error) from error
         hit("postgres.built")
         return Built(build, names, tuple(aside.found), snapshots(connection))
@@ -276,17 +284,32 @@ def build_index(connection: Connection, build: Build, index: Index, name: str) -
 
 
 def _build_indexes(
-    connect: Connect, build: Build, numbered: Sequence[tuple[Index, str]], connections: int
+    connect: Connect,
+    connection: Connection,
+    build: Build,
+    numbered: Sequence[tuple[Index, str]],
+    connections: int,
 ) -> None:
-    """Those that no row can break, side by side: CREATE INDEX takes a lock that it shares."""
+    """Those that no row can break, side by side: CREATE INDEX takes a lock that it shares.
+
+    What the server has no connections left for is built on `connection`, one after another.
+    """
     todo = [(index, name) for index, name in numbered if not index.unique]
+    left: list[tuple[Index, str]] = []
 
     def build_one(item: tuple[Index, str]) -> None:
-        with connect() as connection:
-            build_index(connection, build, *item)
+        try:
+            more = connect()
+        except DestinationUnavailableError:
+            left.append(item)
+            return
+        with more:
+            build_index(more, build, *item)
 
     with ThreadPoolExecutor(max(1, min(connections, len(todo))), "headrace-index") as pool:
         list(pool.map(build_one, todo))
+    for item in left:
+        build_index(connection, build, *item)
 
 
 def _complete(

@@ -94,6 +94,7 @@ class PostgresDestination:
         for name in names:
             with target_errors(self._settings):
                 drop_previous(self._session.connection(), name)
+        self._session.close()  # a run lasts, and connections may be few
 
     def check_writable(self) -> None:
         """Make what Headrace keeps here, if it is missing.

@@ -110,6 +110,10 @@ def _relation_findings(table: TableId, target: Target) -> Iterator[Finding]:
         why = "row security holds for this role: it would hide rows from updates and deletes"
         fix = f"write as {target.owner}, or as a role with BYPASSRLS"
         yield _blocker(table, "target-row-security", why, fix)
+    if target.rules:
+        why = f"rules put other statements in the place of ours: {', '.join(target.rules)}"
+        drops = (f"DROP RULE {quoted(rule)} ON {qualified(table)}" for rule in target.rules)
+        yield _blocker(table, "target-rules", why, "", *drops)
     if target.triggers:
         why = f"its triggers run for every row that is written: {', '.join(target.triggers)}"
         yield _warning(table, "target-triggers", why)

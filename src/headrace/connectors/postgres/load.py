@@ -14,6 +14,7 @@ from typing import Final
 import pyarrow as pa
 
 from headrace.connectors.postgres.target_session import Connection
+from headrace.errors import DestinationUnavailableError
 from headrace.failpoints import hit
 from headrace.model import RowPart
 
@@ -30,11 +31,14 @@ def copy_parts(
     """Write all rows of `parts`; returns how many were read.
 
     `write(connection, rows)` is called in several threads, each with a connection of its own, in a
-    transaction that is committed after it. The first error ends all of them and is raised.
+    transaction that is committed after it. The first error ends all of them and is raised; but one
+    connection is enough, where the server has no more left.
     """
     source = _Batches(parts)
-    with ThreadPoolExecutor(max(1, connections), "headrace-load") as pool:
-        running = [pool.submit(_copy, connect, source, write) for _ in range(max(1, connections))]
+    with connect() as first, ThreadPoolExecutor(max(1, connections), "headrace-load") as pool:
+        running = [pool.submit(_copy, first, source, write)]
+        more = range(connections - 1)
+        running += [pool.submit(_help, connect, source, write) for _ in more]
         try:
             done = wait(running, return_when=FIRST_EXCEPTION).done
         finally:
@@ -44,14 +48,22 @@ def copy_parts(
         return sum(each.result() for each in running)
 
 
-def _copy(connect: Callable[[], Connection], source: _Batches, write: Write) -> int:
+def _help(connect: Callable[[], Connection], source: _Batches, write: Write) -> int:
+    try:
+        connection = connect()
+    except DestinationUnavailableError:
+        return 0
+    with connection:
+        return _copy(connection, source, write)
+
+
+def _copy(connection: Connection, source: _Batches, write: Write) -> int:
     rows = 0
-    with connect() as connection:
-        for batch in source:
-            with connection.transaction():
-                write(connection, batch)
-            hit("postgres.load")
-            rows += batch.num_rows
+    for batch in source:
+        with connection.transaction():
+            write(connection, batch)
+        hit("postgres.load")
+        rows += batch.num_rows
     return rows
 
 

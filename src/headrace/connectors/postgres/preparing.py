@@ -132,9 +132,12 @@ def unknown_type(name: TableId, error: psycopg.Error) -> UnsuitableTableError:
 def unsuitable(name: TableId, blockers: Sequence[Finding]) -> UnsuitableTableError:
     """One error for all that does not fit."""
     why = "; ".join(f.message.removeprefix(f"{name}: ") for f in blockers)
+    hint = cures(blockers)
+    if any(f.name == "target-column" for f in blockers):
+        hint += f";\nheadrace resync {name}, if it held rows before: it fills them"
     return UnsuitableTableError(
         f"{name} cannot hold what the source has: {why}",
-        hint=cures(blockers),
+        hint=hint,
         table=str(name),
         findings=[f.to_json() for f in blockers],
     )

@@ -16,6 +16,7 @@ import pyarrow as pa
 from headrace.connectors.postgres import generations, quarantine, records
 from headrace.connectors.postgres.bisection import Refused
 from headrace.connectors.postgres.existing import key_findings
+from headrace.connectors.postgres.identifiers import qualified, quoted
 from headrace.connectors.postgres.preparing import refuse_blockers
 from headrace.connectors.postgres.reading import Reading, read_table
 from headrace.connectors.postgres.rebuild import rebuild
@@ -89,12 +90,25 @@ class ReplaceableTable(PostgresTable):
         record = self._read()
         unable = self._unable_to_follow(schema)
         with self._session.transaction() as cursor:
-            found = key_findings(schema, self._target(cursor), self._delivery)
-        refuse_blockers(self.name, found)
+            target = self._target(cursor)
+        if unable is not None and any(target.column(name) is None for name in schema.key):
+            raise self._stuck(unable, "it has not the columns of the key")
+        refuse_blockers(self.name, key_findings(schema, target, self._delivery))
         why = self._unswappable(schema, filled=record is not None and record.at is not None)
         if why is not None and unable is not None:
-            raise unable
+            raise self._stuck(unable, why)
         return why
+
+    def _stuck(
+        self, unable: UnsupportedSchemaChangeError, why: str
+    ) -> UnsupportedSchemaChangeError:
+        """Neither way is open: only another table will do."""
+        away = f"ALTER TABLE {qualified(self.name)} RENAME TO {quoted(f'{self.name.name}_former')}"
+        return UnsupportedSchemaChangeError(
+            f"{unable.message}, and it cannot be built anew: {why}",
+            hint=f"{away};\nheadrace resync {self.name} makes another one then",
+            table=str(self.name),
+        )
 
     def _unable_to_follow(self, schema: TableSchema) -> UnsupportedSchemaChangeError | None:
         """Follow the schema, whatever the policy: somebody asked for the table to be built anew."""

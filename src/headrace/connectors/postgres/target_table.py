@@ -73,6 +73,13 @@ SELECT tgname FROM pg_catalog.pg_trigger
  ORDER BY tgname
 """
 
+# Rules that put another statement in the place of ours. Views are made of one, for SELECT.
+_RULES: Final = """
+SELECT rulename FROM pg_catalog.pg_rewrite
+ WHERE ev_class = %s AND is_instead AND ev_type IN ('2', '3', '4') AND ev_enabled IN ('O', 'A')
+ ORDER BY rulename
+"""
+
 _MODIFIERS: Final = re.compile(r"\((\d+)(?:,(-?\d+))?\)")
 
 
@@ -134,6 +141,7 @@ class Target:
     keys: tuple[UniqueKey, ...]
     constraints: tuple[Constraint, ...] = ()
     triggers: tuple[str, ...] = ()
+    rules: tuple[str, ...] = ()
 
     @property
     def is_table(self) -> bool:
@@ -167,6 +175,7 @@ def read_target(cursor: Cursor, name: TableId) -> Target | None:
         keys=tuple(UniqueKey(tuple(c), p, i, name) for p, i, name, c in keys),
         constraints=tuple(Constraint(*row) for row in _rows(cursor, _CONSTRAINTS, [oid])),
         triggers=tuple(row[0] for row in _rows(cursor, _TRIGGERS, [oid])),
+        rules=tuple(row[0] for row in _rows(cursor, _RULES, [oid])),
     )
 
 
