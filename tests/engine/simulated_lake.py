@@ -162,6 +162,8 @@ class Lake:
 class Shop:
     """A SyncedTable in memory. Each commit is whole, and kept in `commits` as it was left.
 
+    Where there is a `parent`, rows wait in `waiting` until that has a row of their key.
+
     `faults` are raised before anything is done; those under `<name>.done` after it was committed,
     as when the connection is lost with the answer. `refuses` names schemas that it cannot follow.
     """
@@ -174,6 +176,9 @@ class Shop:
     rules: str | None = None  # to be noted with each commit
     noted: str | None = None
     parked: list[Rejected] = field(default_factory=list)
+    parent: Shop | None = None
+    waiting: dict[Any, Row] = field(default_factory=dict)
+    after_retry: Callable[[], None] = lambda: None
     commits: list[tuple[str, Checkpoint, Counter[Any]]] = field(default_factory=list)
     commit_ts: list[datetime | None] = field(default_factory=list)
     faults: dict[str, list[Exception]] = field(default_factory=dict)
@@ -211,10 +216,15 @@ class Shop:
         self._meet("prepare")
 
     def parents(self) -> Mapping[TableId, bool]:
-        return {}
+        return {} if self.parent is None else {self.parent.name: self.parent.at is not None}
 
     def retry_waiting(self) -> int:
-        return 0
+        self._meet("retry_waiting")
+        waiting, self.waiting = self.waiting, {}
+        for row in waiting.values():
+            self._put(row)
+        self.after_retry()
+        return len(self.waiting)
 
     def count(self) -> int:
         return len(self.rows)
@@ -237,8 +247,9 @@ class Shop:
         assert set(changes.schema.names) == set(self.given.names)
         for row in changes.deletes.to_pylist():
             self.rows.pop(self._key(row), None)
+            self.waiting.pop(self._key(row), None)
         for row in changes.upserts.to_pylist():
-            self.rows[self._key(row)] = row
+            self._put(row)
         self.parked += changes.rejected
         self.commit_ts.append(changes.commit_ts)
         self._commit("apply", to)
@@ -255,9 +266,10 @@ class Shop:
         rows = [row for part in parts for batch in part.read() for row in batch.to_pylist()]
         self.parked = list(rejected())
         self.given, self.holding, self.rows = schema, None, {}
+        self.waiting = {}
         for row in rows:
             assert self._key(row) not in self.rows, "a key twice"
-            self.rows[self._key(row)] = row
+            self._put(row)
         self._commit("replace", at)
 
     def read(self, schema: TableSchema, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -273,6 +285,11 @@ class Shop:
 
     def rest(self) -> float:
         return 0.0
+
+    def _put(self, row: Row) -> None:
+        key = self._key(row)
+        stands = self.parent is None or key in self.parent.rows
+        (self.rows if stands else self.waiting)[key] = row
 
     def _commit(self, how: str, at: Checkpoint) -> None:
         self.at, self.noted = at, self.rules

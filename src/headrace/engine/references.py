@@ -33,11 +33,12 @@ class References:
         self._quitting = quitting
         self._changed = threading.Condition()
         self._parents: dict[TableId, frozenset[TableId]] = {}
-        self._working: set[TableId] = set()
+        self._working = set(self._states)  # a run begins with each, whichever thread is the first
         self._watching: set[TableId] = set()
         self._asked: set[TableId] = set()
         self._progress = 0  # how often rows may have come that others waited for
         self._tried: dict[TableId, int] = {}  # by who tries parked rows again: the progress known
+        self._left: dict[TableId, Positions] = {}  # where all stood when rows had still to wait
 
     def wake(self) -> None:
         """Make waits look at whether the run ends."""
@@ -79,8 +80,15 @@ class References:
                 self._watching.discard(_name(state))
 
     def is_asked(self, state: SyncState) -> bool:
-        """Whether another table waits for this one to look at its source."""
-        return _name(state) in self._asked
+        """Whether another table waits for this one to look at its source, or has gone on since
+        rows of this one were tried that wait for others."""
+        name = _name(state)
+        if name in self._asked:
+            return True
+        since = self._left.get(name)
+        if since is None:
+            return False
+        return any(since[other] != at for other, at in self.positions().items() if other != name)
 
     # -- before and after --------------------------------------------------------------------------
 
@@ -114,9 +122,10 @@ class References:
             self._leave(state)
         try:
             while not self._quitting.is_set():
-                seen = self._progress
+                seen, stood = self._progress, self.positions()
                 left = state.target.destination.retry_waiting()
                 with self._changed:
+                    self._note_left(_name(state), stood if left else None)
                     self._tried[_name(state)] = seen
                     self._progress += before != left
                     self._changed.notify_all()
@@ -129,6 +138,12 @@ class References:
             with self._changed:
                 self._tried.pop(_name(state), None)
                 self._changed.notify_all()
+
+    def _note_left(self, table: TableId, stood: Positions | None) -> None:
+        if stood is None:
+            self._left.pop(table, None)
+        else:
+            self._left[table] = stood
 
     def _is_over(self) -> bool:
         """Whether nobody is left who might bring what parked rows wait for."""

@@ -210,8 +210,7 @@ class Sync:
                 self._references.begin(state)
                 before = self._references.positions()
                 self._attempt(state, lambda: self._catch_up(table, state))
-                applied = before[state.target.destination.name] != state.checkpoint
-                if self._goes_on(state) and state.error is None and not (alone and applied):
+                if self._goes_on(state) and state.error is None:
                     self._attempt(state, lambda: self._references.settle(state, patient=not alone))
                 if state.phase is not Phase.RETRYING:
                     return
