@@ -11,7 +11,7 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -158,17 +158,24 @@ class Running:
 
     _views: Sequence[View] = ()
     _ticked: threading.Condition = field(default_factory=threading.Condition)
-    _ended: bool = False
+    _ended: Future[list[TableFailure]] | None = None
 
     def tick(self, views: Sequence[View]) -> None:
         with self._ticked:
             self._views = views
             self._ticked.notify_all()
 
-    def end(self) -> None:
+    def end(self, ended: Future[list[TableFailure]]) -> None:
         with self._ticked:
-            self._ended = True
+            self._ended = ended
             self._ticked.notify_all()
+
+    def failures(self) -> list[TableFailure]:
+        """Wait until the run ends by itself; the tables that failed."""
+        with self._ticked:
+            assert self._ticked.wait_for(lambda: self._ended is not None, PATIENCE), "it goes on"
+        assert self._ended is not None
+        return self._ended.result()
 
     @property
     def states(self) -> dict[TableId, SyncState]:
@@ -183,7 +190,7 @@ class Running:
         """Until `condition` holds of the tables' states; the run must not end before."""
 
         def holds() -> bool:
-            assert not self._ended, "the run ended by itself"
+            assert self._ended is None, "the run ended by itself"
             return bool(self.states) and condition(self.states)
 
         with self._ticked:
@@ -287,7 +294,7 @@ class Lakeside:
         stop, running, project = threading.Event(), Running(), self.project
         with ThreadPoolExecutor(1, "run") as pool:
             ended = pool.submit(project.run, pipelines, stop=stop, on_tick=running.tick)
-            ended.add_done_callback(lambda _: running.end())
+            ended.add_done_callback(running.end)
             try:
                 yield running
             finally:

@@ -220,6 +220,48 @@ def test_a_second_run_of_a_pipeline_is_refused_and_told_of_the_first(lakeside: L
     assert_exactly_once(lakeside)
 
 
+CLAIMS = "select pid from pg_stat_activity where application_name like 'headrace lake_to_shop@%'"
+
+
+def test_a_run_claims_its_pipeline_again_after_the_server_forgot_it(lakeside: Lakeside) -> None:
+    """As a restart does: a second run is refused as before."""
+    begin(lakeside)
+    with lakeside.running() as running:
+        catch_up(lakeside, running)
+        forget = "select pg_terminate_backend(pid) from pg_stat_activity where datname = %s"
+        lakeside.sql(f"{forget} and pid <> pg_backend_pid()", [lakeside.database.name])
+        change(lakeside, 1)
+        catch_up(lakeside, running)
+        assert len(lakeside.sql(CLAIMS)) == 1
+        with pytest.raises(DestinationLockedError):
+            lakeside.run()
+    assert_exactly_once(lakeside)
+
+
+def test_a_run_that_lost_its_claim_to_another_one_stops(
+    lakeside: Lakeside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was cut off for a while, in which somebody began a second run."""
+    monkeypatch.setattr(sync, "RECHECK", 0.2)
+    begin(lakeside)
+    with lakeside.running() as running:
+        catch_up(lakeside, running)
+        others = "select pid from pg_stat_activity where datname = current_database()"
+        lost = [pid for (pid,) in lakeside.sql(f"{others} and pid <> pg_backend_pid()")]
+        ((claim,),) = lakeside.sql(CLAIMS)
+        lakeside.sql("select pg_terminate_backend(%s, 10000)", [claim])
+        change(lakeside, 1)
+        with lakeside.database.connect(application_name="headrace elsewhere") as other:
+            key = "hashtextextended('headrace lake_to_shop', 0)"
+            assert other.execute(f"select pg_try_advisory_lock({key})".encode()).fetchone()
+            lakeside.sql("select pg_terminate_backend(pid) from unnest(%s::int[]) pid", [lost])
+            failures = running.failures()
+    assert {type(f.error) for f in failures} == {DestinationLockedError}
+    assert "'headrace elsewhere'" in failures[0].error.message
+    lakeside.catch_up()
+    assert_exactly_once(lakeside)
+
+
 def test_two_pipelines_into_one_database_run_side_by_side(lakeside: Lakeside) -> None:
     begin(lakeside)
     lakeside.declare({"one": [PEOPLE], "other": [TABLES[1]]})

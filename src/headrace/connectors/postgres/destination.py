@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Final
 
 import pyarrow as pa
 
 from headrace.connectors.postgres import building, quarantine, querying, records
 from headrace.connectors.postgres.check_target import check_database
+from headrace.connectors.postgres.claim import Claim
 from headrace.connectors.postgres.config import PostgresConnection, address
 from headrace.connectors.postgres.former import drop_previous
 from headrace.connectors.postgres.needed_types import NeededType, type_findings
@@ -42,6 +43,7 @@ class PostgresDestination:
         self._pace = pace or at_once
         self._session = TargetSession(connection)  # for what concerns no table; from one thread
         self._sessions: list[TargetSession] = []
+        self._claims: list[Claim] = []
 
     @property
     def location(self) -> str:
@@ -52,7 +54,7 @@ class PostgresDestination:
         self, name: TableId, pipeline: str, delivery: Delivery | None = None
     ) -> ReplaceableTable:
         """A table as one pipeline writes it, on a connection of its own; nothing is done yet."""
-        session = TargetSession(self._settings)
+        session = TargetSession(self._settings, self._ensure_claims)
         self._sessions.append(session)
         return ReplaceableTable(session, name, pipeline, delivery or Delivery(), self._pace)
 
@@ -61,13 +63,28 @@ class PostgresDestination:
         for session in (self._session, *self._sessions):
             session.close()
 
-    def claim(self, pipeline: str) -> AbstractContextManager[None]:
+    @contextmanager
+    def claim(self, pipeline: str) -> Iterator[None]:
         """Be the only run of a pipeline here, for the length of a block.
+
+        A claim that is lost with its connection is taken anew before any table makes one; those
+        fail where another run came first.
 
         Raises:
             DestinationLockedError: another run is; says which.
         """
-        return records.claim(self._settings, pipeline)
+        claim = Claim(self._settings, pipeline)
+        claim.take()
+        self._claims.append(claim)
+        try:
+            yield
+        finally:
+            self._claims.remove(claim)
+            claim.release()
+
+    def _ensure_claims(self) -> None:
+        for claim in [*self._claims]:
+            claim.ensure()
 
     @contextmanager
     def running(self, pipeline: str) -> Iterator[None]:

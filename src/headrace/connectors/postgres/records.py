@@ -6,27 +6,17 @@ never apart (DESIGN.md §10). User tables themselves get no technical columns.
 
 from __future__ import annotations
 
-import os
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-import psycopg
 from psycopg.types.json import Jsonb
 
-from headrace.config.connections import PostgresConnection
 from headrace.connectors.postgres import quarantine
-from headrace.connectors.postgres.config import address
 from headrace.connectors.postgres.target_session import (
     Cursor,
-    connect_target,
     only_row,
-    target_errors,
 )
-from headrace.errors import DestinationLockedError
 from headrace.model import Checkpoint, Lsn, TableId, TableSchema
 
 # Two processes that create it at once wait for one another: IF NOT EXISTS alone races.
@@ -209,62 +199,3 @@ def write(
 def forget_position(cursor: Cursor, name: TableId) -> None:
     """The table is gone or empty: where it stood says nothing any more."""
     cursor.execute(_FORGET_POSITION, [name.schema, name.name])
-
-
-# -- one run per pipeline --------------------------------------------------------------------------
-
-_TRY_CLAIM: Final = """
-SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended('headrace ' || %s, 0)),
-       pg_catalog.set_config('application_name', %s, false)
-"""
-
-# An advisory lock of one bigint key stands in pg_locks as its two halves (objsubid 1).
-_HOLDER: Final = """
-SELECT a.pid, coalesce(a.client_hostname, host(a.client_addr), 'this machine''s socket'),
-       a.application_name
-  FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a USING (pid),
-       pg_catalog.hashtextextended('headrace ' || %s, 0) AS key
- WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
-   AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
-   AND (l.classid::bigint << 32) | l.objid::bigint = key
-"""
-
-
-@contextmanager
-def claim(settings: PostgresConnection, pipeline: str) -> Iterator[None]:
-    """Be the only run of a pipeline that writes to this database, for the length of a block.
-
-    Held by a session of its own, so that it goes with the process, however that ends. Should the
-    session be lost earlier, two runs are still kept apart by the checkpoints' compare-and-set.
-
-    Raises:
-        DestinationLockedError: another run holds it; says which.
-        DestinationError: the server cannot be reached or refuses us.
-    """
-    connection = connect_target(settings)
-    try:
-        with target_errors(settings):
-            _take(connection, settings, pipeline)
-        yield
-    finally:
-        with suppress(psycopg.Error):
-            connection.close()
-
-
-def _take(
-    connection: psycopg.Connection[tuple[Any, ...]], settings: PostgresConnection, pipeline: str
-) -> None:
-    ours = f"headrace {pipeline}@{socket.gethostname()}:{os.getpid()}"
-    with connection.cursor() as cursor:
-        if only_row(cursor.execute(_TRY_CLAIM, [pipeline, ours]))[0]:
-            return
-        holder = cursor.execute(_HOLDER, [pipeline]).fetchone()
-    pid, host, application = holder or ("unknown", "unknown", "unknown")
-    raise DestinationLockedError(
-        f"another run of the pipeline {pipeline!r} writes to {address(settings)}: server process "
-        f"{pid}, from {host}, application {application!r}",
-        hint=f"stop that run first; if it is a remnant: SELECT pg_terminate_backend({pid})",
-        pid=pid,
-        host=host,
-        application=application,
-    )

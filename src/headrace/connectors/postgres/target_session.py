@@ -6,7 +6,7 @@ SQLSTATEs is the one of `config`, so that source and destination judge a server 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -51,10 +51,13 @@ def only_row(cursor: Cursor) -> tuple[Any, ...]:
 
 
 class TargetSession:
-    """Used by one thread at a time."""
+    """Used by one thread at a time. `before` is called before each connection is made."""
 
-    def __init__(self, settings: PostgresConnection) -> None:
+    def __init__(
+        self, settings: PostgresConnection, before: Callable[[], None] | None = None
+    ) -> None:
         self.settings = settings
+        self._before = before
         self.staged: set[str] = set()  # temporary tables that stand in this connection
         self._connection: Connection | None = None
 
@@ -63,10 +66,12 @@ class TargetSession:
 
         Raises:
             DestinationUnavailableError: the server cannot be reached for now.
-            DestinationError: the server refuses us.
+            DestinationError: the server refuses us, or `before` does.
         """
         if self._connection is None or self._connection.closed:
             self.staged.clear()
+            if self._before is not None:
+                self._before()
             self._connection = connect_target(self.settings)
         return self._connection
 
