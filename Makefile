@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
+WORKERS ?= 3  # tests wait for servers and disks: one more than CI has cores
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -16,7 +17,7 @@ demo: $(STAMP) ## a Postgres database live in Delta Lake, on this machine, in un
 	$(VENV)/bin/headrace demo
 
 test: $(STAMP) ## run every test
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n $(WORKERS)
 
 lint: $(STAMP) ## ruff, mypy --strict and the layer check
 	$(VENV)/bin/ruff check .

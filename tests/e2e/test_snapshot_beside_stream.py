@@ -50,3 +50,16 @@ def test_7_a_copy_that_was_cut_short_is_begun_anew(busy_shop):
 
 def copying(view):
     return list(view.copier.progress.values())
+
+
+def test_4_a_run_once_ends_beside_a_source_that_never_rests(busy_shop):
+    """Invariant 4: it brings what was there when it began, and does not wait for a quiet moment."""
+    busy_shop.catch_up()
+    with writing(busy_shop) as done:
+        for _ in range(3):
+            before = len(done)
+            busy_shop.catch_up()
+            assert len(done) > before
+    busy_shop.catch_up()
+    for table in TABLES:
+        busy_shop.assert_equal(table)

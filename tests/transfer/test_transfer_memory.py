@@ -11,9 +11,11 @@ from headrace.connectors.postgres.replaceable_table import ReplaceableTable
 from headrace.engine import materialize
 
 RUN = """
-import resource, sys, headrace
+import pathlib, sys, headrace
 assert not headrace.load(sys.argv[1]).run(once=True)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+# Not ru_maxrss, which a child inherits from the process that made it.
+status = pathlib.Path("/proc/self/status").read_text()
+print(status.partition("VmHWM:")[2].split()[0])
 """
 TABLE_MEGABYTES = 700
 PEAK_MEGABYTES = 600  # of the whole process, of which 200 are its libraries

@@ -86,6 +86,8 @@ class Materialization:
         self._workers = workers
         self._recorded = 0.0
         self._progress = 0  # how often a table went on
+        self._counting = threading.Lock()
+        self._until: Lsn | None = None
 
     # -- starting ----------------------------------------------------------------------------------
 
@@ -158,8 +160,13 @@ class Materialization:
 
     # -- the loop ----------------------------------------------------------------------------------
 
-    def run(self, stop: threading.Event) -> None:
-        """Apply what the log holds and what it gets until told to stop."""
+    def run(self, stop: threading.Event, until: Lsn | None = None) -> None:
+        """Apply what the log holds and what it gets until told to stop.
+
+        With `until`, nothing is taken up that lies behind it, except to find a table's snapshot:
+        else a source that is always busy would leave no moment at which all is done.
+        """
+        self._until = until
         self._record_positions(now=True)  # retention waits for readers that it knows
         with ThreadPoolExecutor(self._workers, f"headrace-{self.name}") as pool:
             while not stop.is_set():
@@ -169,7 +176,11 @@ class Materialization:
                 ready = [state for state in states if state.ready(now, self._progress)]
                 list(pool.map(self._advance, ready))
                 self._record_positions()
-                if not ready:
+                if ready:
+                    continue
+                if self._enough():
+                    stop.wait(self._patience())
+                else:
                     self._reader.wait(self._seen, self._patience())
         self._record_positions(now=True)
 
@@ -185,9 +196,16 @@ class Materialization:
     def catch_sight(self) -> None:
         """Queue what commits after the last one seen hold for each table."""
         for manifest in self._reader.manifests(self._seen):
+            if self._enough():
+                return
             self._queue(manifest, self.tables)
             self._seen = manifest.commit
             self.position = manifest.to_lsn
+
+    def _enough(self) -> bool:
+        """Whether what lies ahead is behind `until`, and no table's snapshot is looked for."""
+        seen = self._until is not None and self.position >= self._until
+        return seen and not self.unsnapshotted()
 
     def _queue(self, manifest: Manifest, states: Mapping[TableId, TableState]) -> None:
         files: dict[TableId, list[LogFile]] = {}
@@ -231,7 +249,8 @@ class Materialization:
             state.blocked = False
             if state.checkpoint is not None:
                 state.phase, state.error = Phase.STREAMING, None
-        state.looked = progress
+        if state.phase is not Phase.RETRYING or state.blocked:
+            state.looked = progress  # else nothing is known of the rows that wait
 
     def _failed(self, state: TableState, error: HeadraceError) -> None:
         state.error = error
@@ -269,20 +288,24 @@ class Materialization:
         state.target.destination.load(schema, self._reader.snapshot_files(event), checkpoint)
         state.checkpoint = state.durable = checkpoint
         state.schema_version = schema.version
-        state.snapshot, state.passed = None, passed
         self._resync.discard(state.target.table)
-        self._went_on(state)
+        self._went_on(state)  # before it looks idle to another thread
+        state.snapshot, state.passed = None, passed
 
     def _went_on(self, state: TableState) -> None:
         """The table took rows: some of its own may wait, and others may have waited for them."""
         state.waiting = -1
-        self._progress += 1
+        self._count()
+
+    def _count(self) -> None:
+        with self._counting:
+            self._progress += 1
 
     def _retry_waiting(self, state: TableState) -> None:
         before = state.waiting
         state.waiting = state.target.destination.retry_waiting()
         if before > state.waiting or before < 0 < state.waiting:
-            self._progress += 1
+            self._count()
 
     def _apply(self, state: TableState) -> None:
         stretch, consumed = self._next_stretch(state)
@@ -342,7 +365,7 @@ class Materialization:
     def reached(self, lsn: Lsn) -> bool:
         """Whether every table that can go on holds all changes up to `lsn`."""
         progress = self._progress
-        settled = all(state.settled(progress) for state in self.tables.values())
+        settled = all(state.settled(lsn, progress) for state in self.tables.values())
         return self.position >= lsn and settled
 
     @property

@@ -97,7 +97,7 @@ class Runner:
         ]
         with ThreadPoolExecutor(len(jobs) + len(self._materializations), "headrace-run") as pool:
             working = [pool.submit(job) for job in jobs]
-            applied = [pool.submit(m.run, apply_quit) for m in self._materializations]
+            applied = [pool.submit(m.run, apply_quit, target) for m in self._materializations]
             try:
                 self._watch([*working, *applied], target)
             finally:

@@ -39,6 +39,7 @@ class Stretch:
     """One table's part of one log commit; `stopped` means that the log follows it no further."""
 
     commit: int
+    from_lsn: Lsn
     to_lsn: Lsn
     commit_ts: datetime | None
     files: tuple[LogFile, ...]
@@ -98,14 +99,20 @@ class TableState:
     @property
     def idle(self) -> bool:
         """All that came is applied, or parked."""
-        loaded = self.checkpoint is not None and self.snapshot is None
-        return loaded and not self.queue and not self.unasked
+        return self.loaded and not self.queue
 
-    def settled(self, progress: int) -> bool:
-        """Nothing is left to do, or nothing more can be done."""
+    @property
+    def loaded(self) -> bool:
+        """It stands at a checkpoint that is known, and only changes bring it further."""
+        return self.checkpoint is not None and self.snapshot is None and not self.unasked
+
+    def settled(self, lsn: Lsn, progress: int) -> bool:
+        """Nothing up to `lsn` is left to do, or nothing more can be done."""
+        if self.phase in (Phase.FAILED, Phase.HELD):
+            return True
         if self.blocked or (self.idle and self.waiting):
-            return self.looked >= progress or self.phase is Phase.FAILED
-        return self.idle or self.phase in (Phase.FAILED, Phase.HELD)
+            return self.looked >= progress
+        return self.idle or (self.loaded and bool(self.queue) and self.queue[0].from_lsn >= lsn)
 
 
 def queue_stretch(
@@ -118,7 +125,14 @@ def queue_stretch(
         return
     if manifest.commit > state.resumed:
         state.queue.append(
-            Stretch(manifest.commit, manifest.to_lsn, manifest.commit_ts, files, stopped)
+            Stretch(
+                manifest.commit,
+                manifest.from_lsn,
+                manifest.to_lsn,
+                manifest.commit_ts,
+                files,
+                stopped,
+            )
         )
 
 
