@@ -8,30 +8,27 @@ remembers more than the log says, but for the key index, which is rebuilt from t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from pyroaring import BitMap
 
 from headrace.connectors.delta import actions, maintenance
 from headrace.connectors.delta.actions import LSN_SUFFIX, Action
 from headrace.connectors.delta.adopt import adopt
-from headrace.connectors.delta.index import Locations
+from headrace.connectors.delta.changeset import RowsMissingError, set_against
 from headrace.connectors.delta.plans import (
     DELETION_VECTORS,
     LOG_ID,
     PIPELINE,
     evolution,
-    merging,
     replacement,
 )
 from headrace.connectors.delta.rows import RowIndex, count_rows
 from headrace.connectors.delta.schema import check_protocol, schema_change
 from headrace.connectors.delta.state import TableState, follow, load_state
 from headrace.connectors.delta.types import stored_schema, to_stored
+from headrace.connectors.delta.upkeep import Upkeep
 from headrace.connectors.delta.writer import CommitLostError, put_commit, write_files
 from headrace.errors import (
     DestinationConflictError,
@@ -41,24 +38,14 @@ from headrace.errors import (
     UnsupportedSchemaChangeError,
 )
 from headrace.log.storage import Storage
-from headrace.model import Checkpoint, Fill, Lsn, NetChanges, TableId, TableSchema
-from headrace.model.fingerprint import Hasher, Hashes, NullKeyError, concat_hashes
+from headrace.model import Checkpoint, Lsn, NetChanges, TableId, TableSchema
+from headrace.model.fingerprint import Hasher, NullKeyError
 
 # What a table's log may grow by, a second: each entry names every file that it touches, and the log
 # is kept for a day. Under a lasting load commits get rarer and larger, where one is dear.
 LOG_BYTES_PER_SECOND: Final = 32 << 10
 
 ATTEMPTS: Final = 10  # commits lost in a row to other writers before the engine gets a turn
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """A batch of changes set against the table: what comes and which rows go."""
-
-    upserts: pa.Table
-    hashes: Hashes  # of the upserts
-    doomed: Locations
-    deleted: int  # rows that no upsert brings back
 
 
 class MergeOnReadTable:
@@ -86,7 +73,7 @@ class MergeOnReadTable:
         self._rows: RowIndex | None = None
         self._exact = True  # False once a null was met in an integer key
         self._checked: tuple[object, ...] = ()
-        self._swept = 0
+        self._upkeep = Upkeep(storage, options)
         self._entry_bytes = 0
 
     # -- DestinationTable --------------------------------------------------------------------------
@@ -144,6 +131,8 @@ class MergeOnReadTable:
                 self._refresh_ours()
             except NullKeyError:
                 self._rows, self._exact = None, False
+            except RowsMissingError as error:
+                raise self._diverged(str(error)) from error
             else:
                 self._maintain(state)
                 return
@@ -292,7 +281,7 @@ class MergeOnReadTable:
             self._truncate(state, to_stored(changes.upserts, stored), to)
             return
         rows = self._row_index(state, changes.schema, stored)
-        batch = self._set_against(rows, changes, stored)
+        batch = set_against(rows, changes, stored)
         deletions, emptied = self._divide(state, rows.deletions(batch.doomed))
         written = write_files(self.storage, batch.upserts, deletions)
         metrics = {"numUpsertedRows": batch.upserts.num_rows, "numDeletedRows": batch.deleted}
@@ -348,38 +337,6 @@ class MergeOnReadTable:
             self._rows = rows
         return self._rows
 
-    def _set_against(self, rows: RowIndex, changes: NetChanges, stored: pa.Schema) -> _Batch:
-        upserts = to_stored(changes.upserts, stored)
-        for fill in changes.fills:
-            upserts = self._filled(rows, upserts, fill)
-        come = rows.hash(upserts.select(rows.schema.names))
-        go = rows.hash(to_stored(changes.deletes, rows.schema))
-        if not changes.schema.key:
-            doomed = rows.find_each_once(go)
-            if doomed is None:
-                raise self._diverged("rows to be deleted are not there")
-            return _Batch(upserts, come, doomed, len(doomed))
-        which, where = rows.find(concat_hashes([go, come]))
-        doomed, first = np.unique(where, return_index=True)
-        return _Batch(upserts, come, doomed, int(np.count_nonzero(which[first] < len(go))))
-
-    def _filled(self, rows: RowIndex, upserts: pa.Table, fill: Fill) -> pa.Table:
-        """The upserts with the old values of columns that the source did not send."""
-        which, where = rows.find(rows.hash(to_stored(fill.keys, rows.schema)))
-        found = np.zeros(len(fill.rows), np.bool_)
-        found[which] = True
-        if not found.all():
-            missing = int(np.count_nonzero(~found))
-            raise self._diverged(f"{missing} rows that keep their old values are not there")
-        places = np.zeros(len(fill.rows), np.uint64)
-        places[which] = where
-        fields = pa.schema([upserts.schema.field(name) for name in fill.columns])
-        old = rows.read(places, fields)
-        for field in fields:
-            column = _overlaid(upserts.column(field.name), old.column(field.name), fill.rows)
-            upserts = upserts.set_column(upserts.schema.get_field_index(field.name), field, column)
-        return upserts
-
     # -- upkeep ------------------------------------------------------------------------------------
 
     def _maintain(self, state: TableState) -> None:
@@ -388,21 +345,14 @@ class MergeOnReadTable:
         Raises:
             DestinationUnavailableError: it failed; what was applied before stands.
         """
-        if state.version % maintenance.MERGE_CHECK_EVERY == 0:
-            paths = maintenance.choose_merge(state.files)
-            if paths:
-                self._merge(state, paths)
-        if state.version - state.checkpoint_version >= maintenance.CHECKPOINT_EVERY:
-            maintenance.write_checkpoint(self.storage.url, self._options)
-            state.checkpoint_version = state.version
-            if state.version - self._swept >= maintenance.SWEEP_EVERY:
-                maintenance.clean_log(self.storage.url, self._options)
-                maintenance.sweep(self.storage, state, actions.now_ms())
-                self._swept = state.version
+        commit = self._upkeep.compaction(state)
+        if commit:
+            self._compact(commit)
+        self._upkeep.after_commit(state)
 
-    def _merge(self, state: TableState, paths: Sequence[str]) -> None:
+    def _compact(self, commit: Sequence[Action]) -> None:
         try:
-            self._put(merging(self.storage, state, paths))
+            self._put(commit)
         except CommitLostError:
             self._refresh_ours()  # the other writer may have merged them; there is a next time
         else:
@@ -428,12 +378,3 @@ class MergeOnReadTable:
 def _cardinality(file: Mapping[str, Any]) -> int:
     vector = file.get("deletionVector")
     return int(vector["cardinality"]) if vector else 0
-
-
-def _overlaid(
-    column: pa.ChunkedArray, values: pa.ChunkedArray, rows: npt.NDArray[np.int64]
-) -> pa.ChunkedArray:
-    """The column with `values` in place of its own at `rows`."""
-    source = np.arange(len(column), dtype=np.int64)
-    source[rows] = len(column) + np.arange(len(rows))
-    return pa.chunked_array([*column.chunks, *values.chunks], column.type).take(pa.array(source))
