@@ -85,7 +85,7 @@ def target_table(place: Destination, table: SelectedTable, pipeline: str) -> Des
     """A selected table at its destination; nothing is read or made yet."""
     if isinstance(place, PostgresDestination):
         return place.table(table.target, pipeline, table.delivery)
-    return place.table(table.target, pipeline)
+    return place.table(table.target, pipeline, table.shape, table.delivery, table.format)
 
 
 def open_reader(settings: Settings, capture: CaptureSettings) -> LogReader | None:

@@ -19,12 +19,12 @@ from headrace.connectors.delta.source import DeltaSource
 from headrace.connectors.postgres.destination import PostgresDestination
 from headrace.connectors.postgres.replaceable_table import ReplaceableTable
 from headrace.engine.sync import Sync
-from headrace.engine.sync_state import SyncMode, SyncTarget
+from headrace.engine.sync_state import SyncTarget
 from headrace.engine.sync_table import transform_of
 from headrace.engine.table_state import Phase
 from headrace.engine.throttle import Throttle
 from headrace.errors import ConfigError, ObjectMissingError, SourceError, TableNotFoundError
-from headrace.model import TableId, TableSchema
+from headrace.model import Mode, TableId, TableSchema
 from headrace.model.finding import Finding, Severity
 from headrace.model.schedule import Schedule
 
@@ -80,7 +80,7 @@ def _sync_target(
         target(place, sync, table),
         table.rules,
         table.delivery,
-        SyncMode(table.mode),
+        table.shape.mode,
     )
 
 
@@ -103,7 +103,7 @@ def check(settings: Settings, sync: SyncSettings) -> list[Finding]:
 def _checked(
     place: PostgresDestination, sync: SyncSettings, table: SelectedTable, *, ask: bool
 ) -> CheckedTable:
-    appends = SyncMode(table.mode) is SyncMode.APPEND
+    appends = table.shape.mode is Mode.APPEND
     applied = target(place, sync, table).standing() if ask else None
     return CheckedTable(table.source, table.key or (), appends, applied)
 
@@ -134,7 +134,7 @@ def wanted_schema(sync: SyncSettings, table: SelectedTable) -> TableSchema | Non
         schema = versions.schema(versions.head().number)
     except TableNotFoundError:
         return None
-    return transform_of(schema, table.rules, SyncMode(table.mode)).schema
+    return transform_of(schema, table.rules, table.shape.mode).schema
 
 
 def fix(sync: SyncSettings, findings: Sequence[Finding]) -> list[str]:

@@ -19,7 +19,6 @@ from headrace.connectors.postgres.source import PostgresSource
 from headrace.engine.collapse import collapse
 from headrace.engine.keyed import keyed
 from headrace.engine.protocols import Snapshot
-from headrace.engine.sync_state import SyncMode
 from headrace.engine.table_state import Phase
 from headrace.errors import DestinationLockedError, LogLockedError, VerificationImpossibleError
 from headrace.log import LogReader
@@ -201,7 +200,7 @@ def _pair(sync: Sync, place: PostgresDestination, table: SelectedTable) -> Synce
         syncing.target(place, sync, table),
         table.rules,
         table.delivery,
-        SyncMode(table.mode),
+        table.shape.mode,
     )
 
 

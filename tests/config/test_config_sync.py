@@ -27,10 +27,12 @@ from headrace.model import (
     Expectation,
     Mask,
     MaskKind,
+    Mode,
     OnBreach,
     OnDelete,
     RowRules,
     SchemaPolicy,
+    Shape,
     TableId,
 )
 
@@ -74,7 +76,7 @@ def test_every_key_of_a_table_reaches_what_carries_it_out():
         source=TableId("crm", "profiles"),
         target=TableId("app", "profiles"),
         key=("customer_id",),
-        mode="scd1",
+        shape=Shape(),
         delivery=Delivery(
             on_delete=OnDelete.MARK,
             types={"email": "citext"},
@@ -104,7 +106,7 @@ def test_every_key_of_a_table_reaches_what_carries_it_out():
         ),
     )
     assert (tables["orders"].key, tables["orders"].rules) == (("id",), RowRules())
-    assert tables["clicks"].mode == "append"
+    assert tables["clicks"].shape.mode is Mode.APPEND
 
 
 def test_defaults_are_those_of_the_delivery():

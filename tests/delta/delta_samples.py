@@ -234,7 +234,7 @@ class Lake:
         return self.root / "lake" / NAME.schema / NAME.name
 
     def open(self, name: TableId = NAME, pipeline: str = PIPELINE, **more: Any) -> MergeOnReadTable:
-        return DeltaDestination(str(self.root / "lake"), **more).table(name, pipeline)
+        return DeltaDestination(str(self.root / "lake")).table(name, pipeline, **more)
 
     def snapshot(self, schema: TableSchema, *parts: Sequence[Row]) -> list[str]:
         """Snapshot files as the change log holds them."""

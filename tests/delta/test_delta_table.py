@@ -35,7 +35,7 @@ from headrace.errors import (
     LogError,
     UnsupportedSchemaChangeError,
 )
-from headrace.model import Column, TableId, TableSchema
+from headrace.model import ChangeFeed, Column, TableFormat, TableId, TableSchema
 
 KIND = "text"
 SCHEMA = schema_of(KIND)
@@ -104,7 +104,7 @@ def test_a_table_without_rows_is_a_table(lake: Lake) -> None:
 @pytest.mark.parametrize("feed", [True, False])
 def test_the_protocol_names_what_is_used_and_nothing_more(lake: Lake, feed: bool) -> None:
     schema = plain_schema()
-    table = lake.open(change_data_feed=feed)
+    table = lake.open(layout=TableFormat(change_feed=ChangeFeed.ROWS if feed else ChangeFeed.OFF))
     table.load(schema, [], at(1))
     (protocol,) = actions(lake, 0, "protocol")
     assert protocol["readerFeatures"] == ["deletionVectors"]

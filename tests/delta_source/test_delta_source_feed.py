@@ -17,12 +17,14 @@ from headrace.connectors.delta.destination import DeltaDestination
 from headrace.connectors.delta.source import DeltaSourceTable
 from headrace.errors import SourceUnavailableError
 from headrace.model import (
+    ChangeFeed,
     Checkpoint,
     Column,
     FeedPlan,
     LossKind,
     Lsn,
     NetChanges,
+    TableFormat,
     TableSchema,
 )
 
@@ -148,8 +150,8 @@ def merge_on_read(lake: Lake) -> None:
     """Versions 0 to 3 by deletion vectors: load, update and delete, delete, insert and update."""
     path = lake.root.parent / "snapshot.parquet"
     pq.write_table(people(1, 2, 3, 4, 5), path)
-    destination = DeltaDestination(str(lake.root), change_data_feed=True)
-    table = destination.table(NAME, "p")
+    destination = DeltaDestination(str(lake.root))
+    table = destination.table(NAME, "p", layout=TableFormat(change_feed=ChangeFeed.ROWS))
     log_id = "5d0d2f0e-54a0-4f7c-8a92-1f4a1c8a0001"
     at = [Checkpoint(log_id, n, Lsn(n)) for n in range(1, 5)]
     table.load(_SCHEMA, [str(path)], at[0])

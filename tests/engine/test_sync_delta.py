@@ -17,10 +17,10 @@ from deltalake import DeltaTable, write_deltalake
 from simulated_lake import Shop
 
 from headrace.connectors.delta.source import DeltaSource
-from headrace.engine.sync_state import Limits, SyncMode, SyncState, SyncTarget
+from headrace.engine.sync_state import Limits, SyncState, SyncTarget
 from headrace.engine.sync_table import TableSync
 from headrace.errors import HistoryLostError
-from headrace.model import RowRules, TableId
+from headrace.model import Mode, RowRules, TableId
 
 NAME = TableId("crm", "people")
 FEED_ON = {"delta.enableChangeDataFeed": "true"}
@@ -268,7 +268,7 @@ def test_a_column_that_comes_in_the_middle_is_followed_between_the_versions(
 
 
 def test_append_keeps_every_change(tmp_path: Path) -> None:
-    synced = Synced(tmp_path, mode=SyncMode.APPEND)
+    synced = Synced(tmp_path, mode=Mode.APPEND)
     synced.catch_up()
     synced.change_some()
     synced.catch_up()
@@ -285,7 +285,7 @@ def test_append_keeps_every_change(tmp_path: Path) -> None:
 
 
 def test_append_stops_where_history_is_lost(tmp_path: Path) -> None:
-    synced = Synced(tmp_path, mode=SyncMode.APPEND)
+    synced = Synced(tmp_path, mode=Mode.APPEND)
     synced.catch_up()
     synced.change_some()
     for part in (synced.path / "_change_data").glob("*.parquet"):

@@ -10,7 +10,7 @@ from change_samples import content, table_schema
 from simulated_lake import Lake, Shop, Version
 from test_sync_table import LOST, MERGES, SCHEMA, WIDER, Table, at, insist, loaded, row
 
-from headrace.engine.sync_state import Limits, SyncMode, SyncState, digest
+from headrace.engine.sync_state import Limits, SyncState, digest
 from headrace.errors import (
     HistoryLostError,
     UnsupportedSchemaChangeError,
@@ -22,6 +22,7 @@ from headrace.model import (
     LossKind,
     Mask,
     MaskKind,
+    Mode,
     RowRules,
     SchemaPolicy,
 )
@@ -264,7 +265,7 @@ def test_a_table_without_a_key_is_built_anew() -> None:
 
 
 def test_a_lost_history_stops_a_table_that_keeps_every_change() -> None:
-    table = loaded(row(1), mode=SyncMode.APPEND)
+    table = loaded(row(1), mode=Mode.APPEND)
     table.lake.write(("insert", row(2)))
     table.lake.loss = CLEANED
     with pytest.raises(HistoryLostError, match="the log of version 1 is gone") as lost:
@@ -311,10 +312,10 @@ def test_rules_that_changed_reach_a_source_that_rests() -> None:
 
 
 def test_rules_that_changed_leave_appended_rows_as_they_are_and_say_so() -> None:
-    table = loaded(row(1, "x"), mode=SyncMode.APPEND)
+    table = loaded(row(1, "x"), mode=Mode.APPEND)
     table.lake.write(("insert", row(2, "y")))
     masked = RowRules(masks={"name": Mask(MaskKind.REDACT)})
-    again = with_rules(table, masked, mode=SyncMode.APPEND)
+    again = with_rules(table, masked, mode=Mode.APPEND)
     again.catch_up()
     assert [r["name"] for r in again.shop.rows.values()] == ["x", "***"]
     assert "stay as they are" in (again.state.notice or "")

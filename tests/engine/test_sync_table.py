@@ -12,7 +12,7 @@ from change_samples import content, table_schema
 from feeds import stamp
 from simulated_lake import Lake, Shop
 
-from headrace.engine.sync_state import Limits, SyncMode, SyncState, SyncTarget
+from headrace.engine.sync_state import Limits, SyncState, SyncTarget
 from headrace.engine.sync_table import TableSync, batches
 from headrace.engine.table_state import Phase
 from headrace.errors import (
@@ -30,6 +30,7 @@ from headrace.model import (
     Lsn,
     Mask,
     MaskKind,
+    Mode,
     OnBreach,
     RowRules,
     SchemaPolicy,
@@ -372,7 +373,7 @@ def test_a_change_that_the_destination_cannot_follow_stops_the_table() -> None:
 
 
 def test_append_keeps_every_change_and_begins_with_the_rows_that_there_were() -> None:
-    table = loaded(row(1), mode=SyncMode.APPEND)
+    table = loaded(row(1), mode=Mode.APPEND)
     table.lake.write(("update_preimage", row(1)), ("update_postimage", row(1, "b")))
     table.lake.write(("delete", row(1, "b")))
     table.catch_up()
@@ -387,7 +388,7 @@ def test_append_keeps_every_change_and_begins_with_the_rows_that_there_were() ->
 
 def test_append_is_never_built_anew_for_the_number_of_changes() -> None:
     tiny = Limits(batch_rows=1, merge_rows=1, merge_bytes=1, rebuild_rows=0)
-    table = loaded(row(1), mode=SyncMode.APPEND, limits=tiny)
+    table = loaded(row(1), mode=Mode.APPEND, limits=tiny)
     table.lake.write(*[("insert", row(key)) for key in range(2, 9)])
     table.lake.write(("delete", row(1)), ("delete", row(2)))
     table.catch_up()
@@ -415,11 +416,11 @@ def insist(table: Table) -> int:
     raise AssertionError("it fails for ever")
 
 
-@pytest.mark.parametrize("mode", SyncMode)
+@pytest.mark.parametrize("mode", Mode)
 @pytest.mark.parametrize("times", [1, 3])
 @pytest.mark.parametrize("step", FOLLOWING)
 def test_whatever_step_fails_each_version_is_applied_once(
-    step: str, times: int, mode: SyncMode
+    step: str, times: int, mode: Mode
 ) -> None:
     """DESIGN §13, invariant 3: also where the step was done and only the answer was lost.
 

@@ -16,7 +16,16 @@ from deltalake import write_deltalake
 
 from headrace.connectors.delta.destination import DeltaDestination
 from headrace.errors import ConfigError, HistoryLostError
-from headrace.model import Checkpoint, Column, Lsn, NetChanges, TableId, TableSchema
+from headrace.model import (
+    ChangeFeed,
+    Checkpoint,
+    Column,
+    Lsn,
+    NetChanges,
+    TableFormat,
+    TableId,
+    TableSchema,
+)
 from lakeside import FEED_ON, Lakeside, Source, by_deltalake, by_polars, people
 
 
@@ -212,7 +221,9 @@ def test_deletion_vectors_deletes_and_restore(lakeside: Lakeside) -> None:
     source = lakeside.source("crm.people")
     path = lakeside.root / "snapshot.parquet"
     pq.write_table(people(1, 2, 3, 4, 5), path)
-    table = DeltaDestination(str(lakeside.lake), change_data_feed=True).table(_SCHEMA.table, "p")
+    table = DeltaDestination(str(lakeside.lake)).table(
+        _SCHEMA.table, "p", layout=TableFormat(change_feed=ChangeFeed.ROWS)
+    )
     at = [Checkpoint(_WRITER, n, Lsn(n)) for n in range(1, 5)]
     table.load(_SCHEMA, [str(path)], at[0])
     lakeside.carry("crm.people")

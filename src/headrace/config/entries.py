@@ -26,6 +26,7 @@ from headrace.config.quantities import Positive
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 Mode = Literal["scd1", "scd2", "append"]
+MetadataWord = Literal["lsn", "commit_ts", "op", "xid"]
 MaskWord = Literal["sha256", "redact", "null"]
 
 GLOB_CHARACTERS: Final = "*?["
@@ -117,6 +118,24 @@ class TableEntry(Frozen):
     mode: Mode | None = Field(
         default=None,
         description="scd1: current state (default); scd2: history; append: every change as a row.",
+    )
+    track: tuple[Text, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="In mode scd2, the columns whose changes make a version; default: all.",
+    )
+    metadata: tuple[MetadataWord, ...] | None = Field(
+        default=None,
+        description="What each row tells of the change that brought it, as columns _lsn, "
+        "_commit_ts, _op and _xid.",
+    )
+    cluster_by: tuple[Text, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="Columns by which rows are ordered where a Delta table is compacted.",
+    )
+    partition_by: tuple[Text, ...] | None = Field(
+        default=None, min_length=1, description="Columns by which a Delta table is partitioned."
     )
     key: tuple[Text, ...] | None = Field(
         default=None,

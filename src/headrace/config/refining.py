@@ -7,7 +7,9 @@ from typing import Any, Final
 from headrace.config.entries import ColumnSelection, MaskForm, MaskRule, TableEntry
 from headrace.config.settings import Pipeline
 from headrace.model.delivery import Delivery, OnDelete, SchemaPolicy
+from headrace.model.lake import ChangeFeed, TableFormat
 from headrace.model.rules import Expectation, Mask, MaskKind, OnBreach, RowRules
+from headrace.model.shape import Metadata, Mode, Shape
 
 # What `mode: append` has no use for, as it keeps every change as a row of its own.
 ONE_ROW_PER_KEY: Final = ("on_delete", "newest_by")
@@ -63,6 +65,23 @@ def delivery_of(pipeline: Pipeline, entry: TableEntry, *, native_types: bool) ->
             SchemaPolicy.EXTEND if native_types else SchemaPolicy(pipeline.schema_policy)
         ),
         drop_columns=native_types or pipeline.drop_columns,
+    )
+
+
+def shape_of(entry: TableEntry) -> Shape:
+    """What the table at the destination shows of its source."""
+    metadata = tuple(Metadata(word) for word in entry.metadata or ())
+    return Shape(Mode(entry.mode or "scd1"), metadata, entry.track or ())
+
+
+def format_of(pipeline: Pipeline, entry: TableEntry) -> TableFormat:
+    """How a Delta table is to be laid out and written."""
+    return TableFormat(
+        deletion_vectors=pipeline.deletion_vectors,
+        change_feed=ChangeFeed(pipeline.change_data_feed),
+        cluster_by=entry.cluster_by or (),
+        partition_by=entry.partition_by or (),
+        index_memory=pipeline.index_memory,
     )
 
 

@@ -9,12 +9,12 @@ from fnmatch import fnmatchcase
 
 from headrace.config.connections import DeltaConnection
 from headrace.config.contradictions import contradictions
-from headrace.config.entries import Mode, TableEntry
+from headrace.config.entries import TableEntry
 from headrace.config.problems import KeyPath, Problem, config_error
-from headrace.config.refining import delivery_of, merged, rules_of
+from headrace.config.refining import delivery_of, format_of, merged, rules_of, shape_of
 from headrace.config.routes import Route
 from headrace.config.settings import Settings
-from headrace.model import Delivery, RowRules, TableId
+from headrace.model import Delivery, RowRules, Shape, TableFormat, TableId
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class SelectedTable:
     source: TableId
     target: TableId
     key: tuple[str, ...] | None = None
-    mode: Mode = "scd1"
+    shape: Shape = field(default_factory=Shape)
+    format: TableFormat = field(default_factory=TableFormat)
     delivery: Delivery = field(default_factory=Delivery)
     rules: RowRules = field(default_factory=RowRules)
 
@@ -132,7 +133,8 @@ def _selected(
         source=table,
         target=table if entry.name is None else TableId.parse(entry.name),
         key=entry.key,
-        mode=entry.mode or "scd1",
+        shape=shape_of(entry),
+        format=format_of(settings.pipelines[pipeline], entry),
         delivery=delivery_of(settings.pipelines[pipeline], entry, native_types=native),
         rules=rules_of(entry),
     )

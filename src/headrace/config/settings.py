@@ -11,12 +11,15 @@ from headrace.config.connections import Connection, DeltaConnection, Frozen, Pos
 from headrace.config.entries import Name, TableEntry, Text
 from headrace.config.names import SLOT_PATTERN, default_slot
 from headrace.config.problems import KeyPath, Problem, config_error, dotted
-from headrace.config.quantities import Count, Duration, Positive, Share
+from headrace.config.quantities import Count, Duration, Positive, Share, Size
 from headrace.config.routes import Route, route
 from headrace.errors import ConfigError
 from headrace.model.delivery import QUARANTINE_ROWS, REBUILD_ABOVE
+from headrace.model.lake import INDEX_MEMORY
 from headrace.model.schedule import Schedule
 
+WINDOW_PATTERN: Final = r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$"
+DAILY: Final = "0 2 * * *"  # what `verify: daily` stands for
 SHORTEST_POLL: Final = 0.1  # seconds; a look at an object store takes about a third of it
 
 
@@ -37,6 +40,26 @@ class Throttle(Frozen):
     max_latency: Duration | None = Field(
         default=None,
         description="Send less while the destination answers more slowly than this, such as 200ms.",
+    )
+
+
+class AutoRefresh(Frozen):
+    """When a table that cannot go on is copied anew by itself."""
+
+    on: tuple[Literal["schema_change", "diverged", "log_lost"], ...] = Field(
+        default=("schema_change", "diverged", "log_lost"),
+        min_length=1,
+        description="What is answered by a refresh: a schema change that the destination cannot "
+        "follow; a destination that is not as the change log says; a change log or slot that is "
+        "lost.",
+    )
+    min_interval: Duration = Field(
+        default=86400.0,
+        json_schema_extra={"default": "24h"},
+        description="At least this long after a table's last refresh.",
+    )
+    window: Annotated[str, StringConstraints(pattern=WINDOW_PATTERN)] | None = Field(
+        default=None, description='Only at these times of the day, in UTC, such as "22:00-06:00".'
     )
 
 
@@ -87,6 +110,29 @@ class Pipeline(Frozen):
     throttle: Throttle | None = Field(
         default=None, description="How much the destination is asked at most."
     )
+    deletion_vectors: bool = Field(
+        default=True,
+        description="Whether a Delta table's changed rows are marked instead of their files being "
+        "rewritten; some readers cannot read such tables.",
+    )
+    change_data_feed: Literal["off", "rows", "images"] = Field(
+        default="off",
+        description="The Change Data Feed of the Delta tables. rows: deletes and inserts, at no "
+        "cost; images: updates with their pre- and post-images.",
+    )
+    index_memory: Size = Field(
+        default=INDEX_MEMORY,
+        json_schema_extra={"default": "1GiB"},
+        description="Memory for one table's key index; beyond it the index stands on disk.",
+    )
+    auto_refresh: AutoRefresh | None = Field(
+        default=None, description="When a table that cannot go on is copied anew by itself."
+    )
+    verify: str | None = Field(
+        default=None,
+        description="When destination and source are compared: daily, an interval such as 6h, or "
+        "a cron line (in UTC).",
+    )
     tables: tuple[TableEntry, ...] = Field(
         min_length=1, description="Names or globs; later entries refine earlier ones."
     )
@@ -95,6 +141,11 @@ class Pipeline(Frozen):
     @classmethod
     def _is_a_schedule(cls, value: str) -> str:
         return Schedule.parse(value).text
+
+    @field_validator("verify")
+    @classmethod
+    def _is_a_schedule_of_looks(cls, value: str | None) -> str | None:
+        return None if value is None else Schedule.parse(DAILY if value == "daily" else value).text
 
     @field_validator("poll")
     @classmethod

@@ -18,6 +18,9 @@ LATER: Final = "is not yet supported"
 _FOR_DELTA_SOURCE: Final = "is for a Delta source: Postgres tells of each change by itself"
 _FOR_POSTGRES_SOURCE: Final = "is for a Postgres source: Delta tables are read without"
 _FOR_POSTGRES_DESTINATION: Final = "is for a Postgres destination"
+_FOR_DELTA_DESTINATION: Final = "is for a Delta destination"
+_LAYOUT: Final = ("deletion_vectors", "change_data_feed", "index_memory")
+_TABLE_LAYOUT: Final = ("track", "metadata", "cluster_by", "partition_by")
 
 # By the keys of the file.
 _PIPELINE_KEYS: Final[Mapping[Route, Mapping[str, str]]] = {
@@ -25,6 +28,9 @@ _PIPELINE_KEYS: Final[Mapping[Route, Mapping[str, str]]] = {
         "poll": _FOR_DELTA_SOURCE,
         "schema": LATER,
         "drop_columns": LATER,
+        **dict.fromkeys(_LAYOUT, LATER),
+        "auto_refresh": LATER,
+        "verify": LATER,
         "rebuild_above": _FOR_POSTGRES_DESTINATION,
         "quarantine": _FOR_POSTGRES_DESTINATION,
         "throttle": _FOR_POSTGRES_DESTINATION,
@@ -33,10 +39,19 @@ _PIPELINE_KEYS: Final[Mapping[Route, Mapping[str, str]]] = {
         "poll": _FOR_DELTA_SOURCE,
         "schema": LATER,
         "drop_columns": LATER,
+        **dict.fromkeys(_LAYOUT, _FOR_DELTA_DESTINATION),
+        "auto_refresh": LATER,
+        "verify": LATER,
         "rebuild_above": LATER,
         "throttle": LATER,
     },
-    Route.SYNC: {"slot": _FOR_POSTGRES_SOURCE, "publication": _FOR_POSTGRES_SOURCE},
+    Route.SYNC: {
+        "slot": _FOR_POSTGRES_SOURCE,
+        "publication": _FOR_POSTGRES_SOURCE,
+        **dict.fromkeys(_LAYOUT, _FOR_DELTA_DESTINATION),
+        "auto_refresh": _FOR_POSTGRES_SOURCE,
+        "verify": LATER,
+    },
 }
 _NEWEST_BY: Final = "is for a Delta source: a key of Postgres has one row"
 _ENTRY_KEYS: Final[Mapping[Route, Mapping[str, str]]] = {
@@ -46,6 +61,7 @@ _ENTRY_KEYS: Final[Mapping[Route, Mapping[str, str]]] = {
         "mask": LATER,
         "expect": LATER,
         "on_delete": LATER,
+        **dict.fromkeys(_TABLE_LAYOUT, LATER),
         "newest_by": _NEWEST_BY,
         "take_over": _FOR_POSTGRES_DESTINATION,
     },
@@ -54,9 +70,10 @@ _ENTRY_KEYS: Final[Mapping[Route, Mapping[str, str]]] = {
         "where": LATER,
         "mask": LATER,
         "expect": LATER,
+        **dict.fromkeys(_TABLE_LAYOUT, _FOR_DELTA_DESTINATION),
         "newest_by": _NEWEST_BY,
     },
-    Route.SYNC: {},
+    Route.SYNC: dict.fromkeys(_TABLE_LAYOUT, _FOR_DELTA_DESTINATION),
 }
 _MODES: Final[Mapping[Route, frozenset[str]]] = {
     Route.CAPTURE: frozenset({"scd1"}),

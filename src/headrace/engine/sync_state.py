@@ -8,7 +8,6 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import Enum
 from typing import Any
 
 from headrace.engine.judging import RuleCount
@@ -16,16 +15,9 @@ from headrace.engine.protocols import SyncedTable, VersionedTable
 from headrace.engine.table_state import Phase
 from headrace.engine.transform import Transform
 from headrace.errors import HeadraceError
-from headrace.model import Checkpoint, Delivery, RowRules, TableId, TableVersion
+from headrace.model import Checkpoint, Delivery, Mode, RowRules, TableId, TableVersion
 
 log = logging.getLogger(__name__)
-
-
-class SyncMode(Enum):
-    """What a table at the destination holds of its source; named as in headrace.yaml."""
-
-    CURRENT = "scd1"  # the rows that the source has now
-    APPEND = "append"  # every change that the source had, as a row
 
 
 @dataclass(frozen=True)
@@ -53,7 +45,7 @@ class SyncTarget:
     destination: SyncedTable
     rules: RowRules = field(default_factory=RowRules)
     delivery: Delivery = field(default_factory=Delivery)
-    mode: SyncMode = SyncMode.CURRENT
+    mode: Mode = Mode.SCD1
 
     @property
     def table(self) -> TableId:

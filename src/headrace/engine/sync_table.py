@@ -17,7 +17,7 @@ from headrace.engine.diff import Bounds, TooManyRowsError
 from headrace.engine.healing import file_changes, hash_changes
 from headrace.engine.netting import append_rows, append_schema, as_feed, feed_schema, net
 from headrace.engine.pinned import Pinned, pinned_rows
-from headrace.engine.sync_state import Limits, SyncMode, SyncState, digest
+from headrace.engine.sync_state import Limits, SyncState, digest
 from headrace.engine.transform import Transform
 from headrace.errors import (
     CopyStoppedError,
@@ -33,6 +33,7 @@ from headrace.model import (
     Loss,
     LossKind,
     Lsn,
+    Mode,
     NetChanges,
     RowPart,
     RowRules,
@@ -59,7 +60,7 @@ class TableSync:
         self._destination = state.target.destination
         self._rules = state.target.rules
         self._delivery = state.target.delivery
-        self._appends = state.target.mode is SyncMode.APPEND
+        self._appends = state.target.mode is Mode.APPEND
         self._limits = limits
         self._quitting = quitting
         self._counting = threading.Lock()
@@ -369,14 +370,14 @@ class TableSync:
 
 
 def transform_of(
-    schema: TableSchema, rules: RowRules, mode: SyncMode, quarantine_rows: int = QUARANTINE_ROWS
+    schema: TableSchema, rules: RowRules, mode: Mode, quarantine_rows: int = QUARANTINE_ROWS
 ) -> Transform:
     """The rules for a source's schema, as the mode takes it.
 
     Raises:
         ConfigError: a rule does not fit the schema.
     """
-    taken = append_schema(schema) if mode is SyncMode.APPEND else schema
+    taken = append_schema(schema) if mode is Mode.APPEND else schema
     return Transform(rules, taken, quarantine_rows=quarantine_rows)
 
 

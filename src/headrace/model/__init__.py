@@ -13,7 +13,7 @@ from headrace.model.batch import (
     change_schema,
 )
 from headrace.model.captured import DecodedChanges, SnapshotChunk, TransactionEnd
-from headrace.model.changes import Fill, NetChanges, Rejected
+from headrace.model.changes import Amendment, Fill, NetChanges, Rejected
 from headrace.model.checkpoint import Checkpoint
 from headrace.model.delivery import DELETED_AT, Delivery, OnDelete, SchemaPolicy
 from headrace.model.feed import (
@@ -30,8 +30,10 @@ from headrace.model.feed import (
     TableVersion,
     VersionChanges,
 )
+from headrace.model.lake import ChangeFeed, TableFormat
 from headrace.model.lsn import Lsn
 from headrace.model.rules import Expectation, Mask, MaskKind, OnBreach, RowRules
+from headrace.model.shape import END_AT, START_AT, Metadata, Mode, Shape
 from headrace.model.table import Column, ReplicaIdentity, TableId, TableSchema
 
 __all__ = [
@@ -42,13 +44,17 @@ __all__ = [
     "COMMIT_TS",
     "COMMIT_VERSION",
     "DELETED_AT",
+    "END_AT",
     "FEED_COLUMNS",
     "META_COLUMNS",
     "OP",
     "ORDINAL",
+    "START_AT",
     "UNCHANGED",
     "XID",
+    "Amendment",
     "ChangeBatch",
+    "ChangeFeed",
     "Checkpoint",
     "Column",
     "DecodedChanges",
@@ -62,6 +68,8 @@ __all__ = [
     "Lsn",
     "Mask",
     "MaskKind",
+    "Metadata",
+    "Mode",
     "NetChanges",
     "OnBreach",
     "OnDelete",
@@ -71,7 +79,9 @@ __all__ = [
     "RowRules",
     "SchemaPolicy",
     "Segment",
+    "Shape",
     "SnapshotChunk",
+    "TableFormat",
     "TableId",
     "TableSchema",
     "TableVersion",

@@ -26,6 +26,16 @@ class Fill:
 
 
 @dataclass(frozen=True)
+class Amendment:
+    """Rows that stay, with new values: the row under the key in row i of `keys` takes the values in
+    row i of `values`, whose columns are some of the schema's. A key that no row has is passed over.
+    """
+
+    keys: pa.Table
+    values: pa.Table
+
+
+@dataclass(frozen=True)
 class Rejected:
     """Rows that must not be applied but kept in the destination's quarantine, in the same commit.
 
@@ -44,8 +54,12 @@ class NetChanges:
 
     1. `truncate`: every row goes;
     2. `fills` are read from the rows the destination holds, before anything else changes;
-    3. rows under the keys in `deletes` (key columns only) and of `upserts` go;
-    4. `upserts` (all columns, at most one row per key) are added.
+    3. `amendments` are made to rows that the destination holds;
+    4. rows under the keys in `deletes` (key columns only) and of `upserts` go;
+    5. `upserts` (all columns, at most one row per key) are added.
+
+    In a table that keeps history (mode scd2) a row whose `__END_AT` is set has no key: nothing
+    finds it, and it replaces nothing. There an amendment closes a row before upserts are added.
 
     Deletes and upserts share no key. A table without a key is a multiset: `deletes` holds whole
     rows, each taking away exactly one equal row, `upserts` is only added, and `fills` is empty.
@@ -60,9 +74,9 @@ class NetChanges:
     truncate: bool = False
     rejected: tuple[Rejected, ...] = ()
     commit_ts: datetime | None = None
+    amendments: tuple[Amendment, ...] = ()
 
     @property
     def is_empty(self) -> bool:
-        return not (
-            self.truncate or self.upserts.num_rows or self.deletes.num_rows or self.rejected
-        )
+        rows = self.upserts.num_rows or self.deletes.num_rows
+        return not (self.truncate or rows or self.rejected or self.amendments)

@@ -14,13 +14,13 @@ import pyarrow as pa
 from headrace.connectors.delta.source import DeltaSourceTable
 from headrace.engine.compare import ReadRows
 from headrace.engine.netting import append_rows, as_feed
-from headrace.engine.sync_state import SyncMode
 from headrace.engine.sync_table import transform_of
 from headrace.engine.transform import Transform
 from headrace.errors import VerificationImpossibleError
 from headrace.model import (
     Checkpoint,
     Lsn,
+    Mode,
     RowRules,
     Segment,
     TableId,
@@ -80,7 +80,7 @@ def _appended(
 
 
 def _transform(schema: TableSchema, name: TableId, rules: RowRules) -> Transform:
-    return transform_of(replace(schema, table=name), rules, SyncMode.APPEND)
+    return transform_of(replace(schema, table=name), rules, Mode.APPEND)
 
 
 def _as_of(told: tuple[TableSchema, pa.Table], newest: TableSchema) -> pa.Table:

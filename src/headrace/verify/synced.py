@@ -19,10 +19,9 @@ from headrace.connectors.postgres.reading import Reading
 from headrace.connectors.postgres.replaceable_table import ReplaceableTable
 from headrace.engine.compare import ReadRows
 from headrace.engine.pinned import pinned_rows
-from headrace.engine.sync_state import SyncMode
 from headrace.engine.sync_table import transform_of
 from headrace.errors import HeadraceError, VerificationImpossibleError
-from headrace.model import Checkpoint, Delivery, RowRules, TableSchema, TableVersion
+from headrace.model import Checkpoint, Delivery, Mode, RowRules, TableSchema, TableVersion
 from headrace.model.feed import tables
 from headrace.verify.appended import appended_rows
 from headrace.verify.held import compare_held
@@ -44,7 +43,7 @@ class SyncedPair:
     destination: ReplaceableTable
     rules: RowRules
     delivery: Delivery
-    mode: SyncMode
+    mode: Mode
 
 
 def verify_synced(pair: SyncedPair) -> TableVerification:
@@ -94,7 +93,7 @@ def _standing(pair: SyncedPair, reading: Reading) -> Checkpoint:
 
 def _wanted(pair: SyncedPair, reading: Reading, at: Checkpoint) -> tuple[TableSchema, ReadRows]:
     """What the table must hold, as its schema there has it."""
-    if pair.mode is SyncMode.APPEND:
+    if pair.mode is Mode.APPEND:
         assert reading.record is not None
         loaded = reading.record.loaded
         return appended_rows(pair.source, pair.destination.name, pair.rules, loaded, at)

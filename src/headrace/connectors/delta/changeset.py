@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from headrace.connectors.delta.index import Locations
 from headrace.connectors.delta.rows import RowIndex
 from headrace.connectors.delta.types import to_stored
-from headrace.model import Fill, NetChanges
+from headrace.model import Amendment, Fill, NetChanges
 from headrace.model.fingerprint import Hashes, concat_hashes
 
 
@@ -21,9 +23,10 @@ class RowsMissingError(Exception):
 
 @dataclass(frozen=True)
 class Changeset:
-    """Rows to be added, with the numbers of their keys, and places of rows that go.
+    """Rows to be added, with the numbers of the keys of the first of them, and places of rows that
+    go. The others have no key: they are history (see RowIndex).
 
-    `deleted` counts those of them that nothing brings back.
+    `deleted` counts those that go and that nothing brings back.
     """
 
     upserts: pa.Table
@@ -42,7 +45,8 @@ def set_against(rows: RowIndex, changes: NetChanges, stored: pa.Schema) -> Chang
     upserts = to_stored(changes.upserts, stored)
     for fill in changes.fills:
         upserts = _filled(rows, upserts, fill)
-    come = rows.hash(upserts.select(rows.schema.names))
+    amended, left = _amended(rows, changes.amendments, stored)
+    upserts, come = _keyed_first(rows, pa.concat_tables([upserts, *amended]))
     go = rows.hash(to_stored(changes.deletes, rows.schema))
     if not changes.schema.key:
         doomed = rows.find_each_once(go)
@@ -50,8 +54,38 @@ def set_against(rows: RowIndex, changes: NetChanges, stored: pa.Schema) -> Chang
             raise RowsMissingError("rows to be deleted are not there")
         return Changeset(upserts, come, doomed, len(doomed))
     which, where = rows.find(concat_hashes([go, come]))
-    doomed, first = np.unique(where, return_index=True)
-    return Changeset(upserts, come, doomed, int(np.count_nonzero(which[first] < len(go))))
+    doomed, first = np.unique(np.concatenate([where, left]), return_index=True)
+    taken = first[first < len(which)]
+    return Changeset(upserts, come, doomed, int(np.count_nonzero(which[taken] < len(go))))
+
+
+def _amended(
+    rows: RowIndex, amendments: Sequence[Amendment], stored: pa.Schema
+) -> tuple[list[pa.Table], Locations]:
+    """The amended rows, and the places that they leave."""
+    tables, places = [], [np.empty(0, np.uint64)]
+    for amendment in amendments:
+        which, where = rows.find(rows.hash(to_stored(amendment.keys, rows.schema)))
+        table = rows.read(where, stored)
+        for name in amendment.values.column_names:
+            field = stored.field(name)
+            values = to_stored(amendment.values.select([name]), pa.schema([field]))
+            column = values.column(name).take(pa.array(which))
+            table = table.set_column(stored.get_field_index(name), field, column)
+        tables.append(table)
+        places.append(where)
+    return tables, np.concatenate(places)
+
+
+def _keyed_first(rows: RowIndex, upserts: pa.Table) -> tuple[pa.Table, Hashes]:
+    """The rows with history at the end, and the numbers of the keys of those before."""
+    if rows.history is not None:
+        current = upserts.column(rows.history).is_null()
+        keyed = upserts.filter(current)
+        upserts = pa.concat_tables([keyed, upserts.filter(pc.invert(current))])
+    else:
+        keyed = upserts
+    return upserts, rows.hash(keyed.select(rows.schema.names))
 
 
 def _filled(rows: RowIndex, upserts: pa.Table, fill: Fill) -> pa.Table:

@@ -17,7 +17,7 @@ from headrace.connectors.delta.state import load_state
 from headrace.connectors.delta.table import MergeOnReadTable
 from headrace.errors import DestinationError, LogError
 from headrace.log.storage import Storage, open_storage
-from headrace.model import TableId
+from headrace.model import Delivery, Shape, TableFormat, TableId
 
 _TABLE_NAME: Final = re.compile(r'(?:"([^"]+)"|([\w$]+))\s*\.\s*(?:"([^"]+)"|([\w$]+))')
 
@@ -32,17 +32,21 @@ class DeltaDestination:
         self,
         location: str,
         storage_options: Mapping[str, str] | None = None,
-        *,
-        change_data_feed: bool = False,
     ) -> None:
         self.location = location.rstrip("/")
         self._options = dict(storage_options or {})
-        self._change_data_feed = change_data_feed
 
     def _storage(self, path: str = "") -> Storage:
         return open_storage(f"{self.location}/{path}".rstrip("/"), self._options)
 
-    def table(self, name: TableId, pipeline: str) -> MergeOnReadTable:
+    def table(
+        self,
+        name: TableId,
+        pipeline: str,
+        shape: Shape | None = None,
+        delivery: Delivery | None = None,
+        layout: TableFormat | None = None,
+    ) -> MergeOnReadTable:
         """A table as one pipeline writes it; nothing is read or made yet.
 
         Raises:
@@ -53,7 +57,9 @@ class DeltaDestination:
             name,
             pipeline,
             self._options,
-            change_data_feed=self._change_data_feed,
+            shape=shape or Shape(),
+            delivery=delivery or Delivery(),
+            layout=layout or TableFormat(),
         )
 
     def close(self) -> None:

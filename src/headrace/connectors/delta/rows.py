@@ -22,10 +22,21 @@ MANY_FILES: Final = 1 << 20  # each takes 24 bytes, also when it is gone
 
 
 class RowIndex:
-    """Finds rows by the columns of `schema`: the key's, or all of them in a table without one."""
+    """Finds rows by the columns of `schema`: the key's, or all of them in a table without one.
 
-    def __init__(self, storage: Storage, schema: pa.Schema, hasher: Hasher | None = None) -> None:
+    Rows in which the column `history` is not null are past: nothing finds them.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        schema: pa.Schema,
+        hasher: Hasher | None = None,
+        history: pa.Field | None = None,
+    ) -> None:
         self.schema = schema
+        self.history = None if history is None else history.name
+        self._read_schema = schema if history is None else schema.append(history)
         self._storage = storage
         self._hasher = hasher or Hasher.of(schema)
         self._files = LiveFiles()
@@ -51,11 +62,14 @@ class RowIndex:
 
     def _entries(self, path: str) -> Iterator[tuple[Hashes, Locations]]:
         number, start = self._files.number(path), 0
-        for keys in read_columns(self._storage, path, self.schema):
-            where = locations(number, np.arange(start, start + keys.num_rows))
+        for rows in read_columns(self._storage, path, self._read_schema):
+            where = locations(number, np.arange(start, start + rows.num_rows))
             alive = self._files.live(where)
+            if self.history is not None:
+                alive &= rows.column(self.history).is_null().to_numpy()
+            keys = rows.select(self.schema.names)
             yield self._hasher.hash(keys).take(alive), where[alive]
-            start += keys.num_rows
+            start += rows.num_rows
 
     def hash(self, keys: pa.Table) -> Hashes:
         """The numbers of keys. Raises NullKeyError as `Hasher.hash` does."""

@@ -38,7 +38,17 @@ from headrace.errors import (
     UnsupportedSchemaChangeError,
 )
 from headrace.log.storage import Storage
-from headrace.model import Checkpoint, Lsn, NetChanges, TableId, TableSchema
+from headrace.model import (
+    ChangeFeed,
+    Checkpoint,
+    Delivery,
+    Lsn,
+    NetChanges,
+    Shape,
+    TableFormat,
+    TableId,
+    TableSchema,
+)
 from headrace.model.fingerprint import Hasher, NullKeyError
 
 # What a table's log may grow by, a second: each entry names every file that it touches, and the log
@@ -62,13 +72,17 @@ class MergeOnReadTable:
         pipeline: str,
         options: Mapping[str, str],
         *,
-        change_data_feed: bool = False,
+        shape: Shape,
+        delivery: Delivery,
+        layout: TableFormat,
     ) -> None:
         self.name = name
         self.storage = storage
         self._pipeline = pipeline
         self._options = options
-        self._change_data_feed = change_data_feed
+        self._shape = shape
+        self._delivery = delivery
+        self._layout = layout
         self._state: TableState | None = None
         self._rows: RowIndex | None = None
         self._exact = True  # False once a null was met in an integer key
@@ -108,7 +122,7 @@ class MergeOnReadTable:
                 checkpoint,
                 at,
                 pipeline=self._pipeline,
-                change_data_feed=self._change_data_feed,
+                change_data_feed=self._layout.change_feed is not ChangeFeed.OFF,
             )
         )
 
