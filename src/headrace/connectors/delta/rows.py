@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -122,6 +123,41 @@ class RowIndex:
             (hashes, locations(self._files.add(path, None, BitMap()), np.arange(len(hashes))))
             for path, hashes in added
         )
+
+    def deleted(self, path: str) -> BitMap:
+        """All rows deleted from a file of the table."""
+        return self._files.deleted(self._files.number(path))
+
+    def numbered(self, rows: pa.Table) -> tuple[Hashes, npt.NDArray[np.uint32]]:
+        """The numbers of keys, and which of the rows have them: past ones have none.
+
+        May be called from any thread. Raises NullKeyError as `Hasher.hash` does.
+        """
+        which = np.arange(rows.num_rows, dtype=np.uint32)
+        if self.history is not None:
+            which = which[rows.column(self.history).is_null().to_numpy()]
+        return self._hasher.hash(rows.select(self.schema.names)).take(which), which
+
+    def moved(self, removed: Iterable[str], added: Iterable[Moved]) -> None:
+        """Follow rows from files that go to new ones, without reading anything."""
+        for path in removed:
+            self._files.drop(path)
+        self._index.add(
+            (m.hashes, locations(self._files.add(m.path, m.descriptor, m.deleted), m.rows))
+            for m in added
+        )
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A file made of others: `rows` of it have the keys with these numbers, sorted by the high one;
+    those in `deleted` have been deleted since."""
+
+    path: str
+    descriptor: Mapping[str, Any] | None
+    deleted: BitMap
+    hashes: Hashes
+    rows: npt.NDArray[np.uint32]
 
 
 def load_vector(storage: Storage, descriptor: Mapping[str, Any] | None) -> BitMap:
