@@ -200,6 +200,8 @@ def _materialization(
             places.enter_context(place.running(pipeline))
 
     places.enter_context(closing(place))
-    targets = [TableTarget(t.source, target_table(place, t, pipeline), t.key) for t in tables]
+    targets = [
+        TableTarget(t.source, target_table(place, t, pipeline), t.key, t.shape) for t in tables
+    ]
     mine = {table: error for (name, table), error in unfit.items() if name == pipeline}
     return Materialization(pipeline, reader, targets, resync=resync, begin=begin, unfit=mine)

@@ -11,7 +11,7 @@ from headrace.engine.protocols import DestinationTable
 from headrace.engine.retry import Backoff
 from headrace.errors import HeadraceError
 from headrace.log import LogFile, Manifest, SnapshotEvent
-from headrace.model import Checkpoint, Lsn, TableId
+from headrace.model import Checkpoint, Lsn, Shape, TableId
 
 
 class Phase(Enum):
@@ -27,11 +27,13 @@ class Phase(Enum):
 
 @dataclass(frozen=True)
 class TableTarget:
-    """One table of a pipeline: its place at the destination, and the key if the user chose one."""
+    """One table of a pipeline: its place at the destination, the key if the user chose one, and
+    what it shows of its source."""
 
     table: TableId
     destination: DestinationTable
     key: tuple[str, ...] | None = None
+    shape: Shape = field(default_factory=Shape)
 
 
 @dataclass(frozen=True)
