@@ -108,6 +108,11 @@ class TableState:
         """It stands at a checkpoint that is known, and only changes bring it further."""
         return self.checkpoint is not None and self.snapshot is None and not self.unasked
 
+    def is_past(self, commit: int) -> bool:
+        """Whether nothing up to a commit is left to be applied, or can be for now."""
+        stuck = self.phase in (Phase.FAILED, Phase.HELD) or not self.loaded
+        return stuck or not self.queue or self.queue[0].commit > commit
+
     def settled(self, lsn: Lsn, progress: int) -> bool:
         """Nothing up to `lsn` is left to do, or nothing more can be done."""
         if self.phase in (Phase.FAILED, Phase.HELD):

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from headrace.model.lsn import Lsn
 from headrace.model.table import TableSchema
 
 
@@ -64,7 +65,8 @@ class NetChanges:
     Deletes and upserts share no key. A table without a key is a multiset: `deletes` holds whole
     rows, each taking away exactly one equal row, `upserts` is only added, and `fills` is empty.
 
-    `commit_ts` is when the newest change of the range was committed, where the source tells.
+    `commit_ts` is when the newest change of the range was committed, where the source tells. All
+    changes lie behind `after`, where that is known: up to it the content before was the source's.
     """
 
     schema: TableSchema
@@ -74,6 +76,7 @@ class NetChanges:
     truncate: bool = False
     rejected: tuple[Rejected, ...] = ()
     commit_ts: datetime | None = None
+    after: Lsn | None = None
     amendments: tuple[Amendment, ...] = ()
 
     @property

@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
+from urllib.parse import quote
 
 from headrace import __version__
 from headrace.connectors.delta.vectors import unique_id
-from headrace.model import Checkpoint
+from headrace.model import Checkpoint, Lsn
 
 Action = dict[str, Any]
 LSN_SUFFIX = "#lsn"
+_UNQUOTED: Final = "/=!$&'()*+,;:@"  # RFC 3986, what a path may hold as it is
 
 
 def now_ms() -> int:
@@ -36,12 +38,19 @@ def decode(data: bytes) -> list[Action]:
     return [json.loads(line) for line in data.splitlines() if line.strip()]
 
 
-def add(path: str, size: int, stats: str, *, data_change: bool = True) -> Action:
+def add(
+    path: str,
+    size: int,
+    stats: str,
+    *,
+    data_change: bool = True,
+    partition_values: Mapping[str, str | None] | None = None,
+) -> Action:
     """A new data file; `size` in bytes, `stats` as "Per-file Statistics" has them."""
     return {
         "add": {
-            "path": path,
-            "partitionValues": {},
+            "path": quote(path, safe=_UNQUOTED),
+            "partitionValues": dict(partition_values or {}),
             "size": size,
             "modificationTime": now_ms(),
             "dataChange": data_change,
@@ -50,7 +59,13 @@ def add(path: str, size: int, stats: str, *, data_change: bool = True) -> Action
     }
 
 
-def with_vector(file: Mapping[str, Any], descriptor: Mapping[str, Any], rows: int) -> Action:
+def with_vector(
+    file: Mapping[str, Any],
+    descriptor: Mapping[str, Any],
+    rows: int,
+    *,
+    data_change: bool = True,
+) -> Action:
     """A file already in the table, with another deletion vector; `rows` it has in all.
 
     "Writer Requirement for Deletion Vectors": numRecords must be there. Bounds are wide from now.
@@ -58,7 +73,8 @@ def with_vector(file: Mapping[str, Any], descriptor: Mapping[str, Any], rows: in
     stats = json.loads(file.get("stats") or "{}")
     stats |= {"numRecords": rows, "tightBounds": False}
     text = json.dumps(stats, separators=(",", ":"), ensure_ascii=False)
-    return {"add": {**file, "dataChange": True, "stats": text, "deletionVector": dict(descriptor)}}
+    vector = {"stats": text, "deletionVector": dict(descriptor)}
+    return {"add": {**file, "dataChange": data_change, **vector}}
 
 
 def remove(file: Mapping[str, Any], *, data_change: bool = True) -> Action:
@@ -90,10 +106,14 @@ def commit_info(
     operation: str,
     *,
     at: Checkpoint | None = None,
+    after: Lsn | None = None,
     parameters: Mapping[str, Any] | None = None,
     metrics: Mapping[str, int] | None = None,
 ) -> Action:
-    """Provenance: which of our operations this is, and the source position it brings."""
+    """Provenance: which of our operations this is, and the source position it brings.
+
+    Up to the position `after` the version before is still what the source was.
+    """
     info: dict[str, Any] = {
         "timestamp": now_ms(),
         "operation": operation,
@@ -104,4 +124,6 @@ def commit_info(
     }
     if at is not None:
         info["headrace"] = {"logId": at.log_id, "commit": at.commit, "lsn": str(at.lsn)}
+        if after is not None:
+            info["headrace"]["after"] = str(after)
     return {"commitInfo": info}
