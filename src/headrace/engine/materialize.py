@@ -88,6 +88,7 @@ class Materialization:
         self._progress = 0  # how often a table went on
         self._counting = threading.Lock()
         self._until: Lsn | None = None
+        self._meeting = 0
 
     # -- starting ----------------------------------------------------------------------------------
 
@@ -171,6 +172,7 @@ class Materialization:
         with ThreadPoolExecutor(self._workers, f"headrace-{self.name}") as pool:
             while not stop.is_set():
                 self.catch_sight()
+                self._meet()
                 now = time.monotonic()
                 states = self.tables.values()
                 ready = [state for state in states if state.ready(now, self._progress)]
@@ -201,6 +203,15 @@ class Materialization:
             self._queue(manifest, self.tables)
             self._seen = manifest.commit
             self.position = manifest.to_lsn
+
+    def _meet(self) -> None:
+        """Choose the next commit at which every table is to stand, once all have passed the last.
+
+        Else tables under load would commit out of step for ever, and no LSN be that of a version of
+        each. It asks one more commit of a table that has not kept up, and nothing of the others.
+        """
+        if all(state.is_past(self._meeting) for state in self.tables.values()):
+            self._meeting = self._seen
 
     def _enough(self) -> bool:
         """Whether what lies ahead is behind `until`, and no table's snapshot is looked for."""
@@ -306,7 +317,7 @@ class Materialization:
     def _retry_waiting(self, state: TableState) -> None:
         before = state.waiting
         state.waiting = state.target.destination.retry_waiting()
-        if before > state.waiting or before < 0 < state.waiting:
+        if before != state.waiting:  # also from unknown to none: some may just have been applied
             self._count()
 
     def _apply(self, state: TableState) -> None:
@@ -324,13 +335,15 @@ class Materialization:
         state.due = max(started + rest, ended)
 
     def _next_stretch(self, state: TableState) -> tuple[list[Stretch], int]:
-        """Whole commits up to a number of rows and bytes; a stop stands alone."""
+        """Whole commits up to a number of rows and bytes, or to where all tables meet; a stop
+        stands alone."""
         stretch: list[Stretch] = []
         rows = size = 0
         for part in state.queue:
             rows, size = rows + part.rows, size + part.bytes
             stops = part.stopped is not None or (stretch and stretch[0].stopped is not None)
-            if stretch and (rows > STRETCH_ROWS or size > STRETCH_BYTES or stops):
+            meets = bool(stretch) and stretch[0].commit <= self._meeting < part.commit
+            if stretch and (rows > STRETCH_ROWS or size > STRETCH_BYTES or stops or meets):
                 break
             stretch.append(part)
         return stretch, len(stretch)
@@ -351,7 +364,8 @@ class Materialization:
                 state.schema_version = schema.version
             changes = net_of(target.shape, target.destination, schema, batches, position.lsn)
             if not changes.is_empty:
-                committed = replace(changes, commit_ts=last.commit_ts)
+                after = max(position.lsn, stretch[0].from_lsn)
+                committed = replace(changes, commit_ts=last.commit_ts, after=after)
                 target.destination.apply(committed, to)
                 state.durable = to
                 self._went_on(state)
@@ -419,11 +433,16 @@ class Materialization:
             "phase": state.phase.value,
             "applied": state.durable.commit if state.durable else None,
             "lsn": str(checkpoint.lsn) if checkpoint else None,
+            "reached": str(self._reached(state, checkpoint.lsn)) if checkpoint else None,
             "passed": passed if known else state.resumed,
             "commit_ts": state.commit_ts.isoformat() if state.commit_ts else None,
             "rows_applied": self._applied_before(state.target.table) + state.applied_rows,
             "error": str(state.error) if state.error else None,
         }
+
+    def _reached(self, state: TableState, at: Lsn) -> Lsn:
+        """Up to where the table is as the source was; `at` is where its last change brought it."""
+        return max(at, state.queue[0].from_lsn if state.queue else self.position)
 
 
 def _stopped(table: TableId, reason: str) -> TableStoppedError:
