@@ -363,11 +363,12 @@ class Materialization:
                 target.destination.evolve(shaped(schema, target.shape))
                 state.schema_version = schema.version
             changes = net_of(target.shape, target.destination, schema, batches, position.lsn)
+            # Changes that come to nothing are committed too: in between, the source was another.
+            after = max(position.lsn, stretch[0].from_lsn)
+            committed = replace(changes, commit_ts=last.commit_ts, after=after)
+            target.destination.apply(committed, to)
+            state.durable = to
             if not changes.is_empty:
-                after = max(position.lsn, stretch[0].from_lsn)
-                committed = replace(changes, commit_ts=last.commit_ts, after=after)
-                target.destination.apply(committed, to)
-                state.durable = to
                 self._went_on(state)
             state.applied_rows += sum(batch.num_rows for batch in batches)
         state.checkpoint = to

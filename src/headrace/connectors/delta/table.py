@@ -300,7 +300,7 @@ class MergeOnReadTable:
         written = write_files(self.storage, batch.upserts, deletions)
         metrics = {"numUpsertedRows": batch.upserts.num_rows, "numDeletedRows": batch.deleted}
         commit = [
-            actions.commit_info("MERGE", at=to, metrics=metrics),
+            actions.commit_info("MERGE", at=to, after=changes.after, metrics=metrics),
             *(actions.remove(state.files[path]) for path in [*deletions, *emptied]),
             *(
                 actions.with_vector(file, written.descriptors[path], self._total(file))
