@@ -6,6 +6,7 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -28,6 +29,7 @@ class Tables:
 
     error: Exception
     lsn: ClassVar[Lsn] = Lsn(10)
+    taken_at: ClassVar[datetime] = datetime(2026, 1, 2, tzinfo=UTC)
 
     @contextmanager
     def snapshot(self, tables: Sequence[TableId], connections: int) -> Iterator[Tables]:

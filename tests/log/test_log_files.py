@@ -40,15 +40,25 @@ FULL = Manifest(
     ),
     schemas=(SchemaChange(ORDERS.table, 1),),
     snapshots=(
-        SnapshotEvent(ORDERS.table, Lsn(16), 1, (SnapshotFile("snapshots/x/0.parquet", 10, 500),)),
+        SnapshotEvent(
+            ORDERS.table,
+            Lsn(16),
+            1,
+            (SnapshotFile("snapshots/x/0.parquet", 10, 500),),
+            taken_at=WHEN,
+        ),
     ),
     stopped=((TableId("public", 'Größe "x"'), "its key is gone"),),
 )
 
 
-def test_format_1_0_is_read_for_ever() -> None:
-    assert decode((FIXTURES / "manifest-1.0.json").read_bytes(), "fixture") == FULL
+def test_each_released_format_is_read_for_ever() -> None:
+    newest = decode((FIXTURES / "manifest-1.1.json").read_bytes(), "fixture")
+    assert newest == FULL
     assert FULL.truncates == (TableId("a", "b"),)
+    untimed = tuple(replace(event, taken_at=None) for event in FULL.snapshots)
+    oldest = decode((FIXTURES / "manifest-1.0.json").read_bytes(), "fixture")
+    assert oldest == replace(FULL, snapshots=untimed)
 
 
 def test_a_manifest_survives_writing_and_reading() -> None:

@@ -138,6 +138,12 @@ class Copier:
 
     def _complete(self, snapshot: Snapshot, table: TableId) -> None:
         schema = snapshot.schema(table)
-        event = SnapshotEvent(table, snapshot.lsn, schema.version, tuple(self._files[table]))
+        event = SnapshotEvent(
+            table,
+            snapshot.lsn,
+            schema.version,
+            tuple(self._files[table]),
+            taken_at=snapshot.taken_at,
+        )
         self._capture.commit_snapshot(event)
         self.progress[table].done = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 
@@ -93,6 +93,11 @@ class Snapshot(Protocol):
     @property
     def lsn(self) -> Lsn: ...
 
+    @property
+    def taken_at(self) -> datetime:
+        """The source's clock at that LSN."""
+        ...
+
     def schema(self, table: TableId) -> TableSchema: ...
 
     def chunks(self, table: TableId) -> Sequence[SnapshotChunk]: ...
@@ -122,6 +127,23 @@ class Source(Protocol):
     def snapshot(
         self, tables: Sequence[TableId], connections: int
     ) -> AbstractContextManager[Snapshot]: ...
+
+
+class Content(Protocol):
+    """A table's rows as of one moment, to be compared with others."""
+
+    @property
+    def schema(self) -> TableSchema:
+        """The columns in the types that the destination holds them in."""
+        ...
+
+    def rows(self) -> Iterator[pa.Table]:
+        """All rows, in pieces and in no order; the same ones each time."""
+        ...
+
+    def held(self, rows: pa.Table) -> pa.Table:
+        """Rows of the source in the types of `schema`."""
+        ...
 
 
 class DestinationTable(Protocol):
@@ -154,6 +176,28 @@ class DestinationTable(Protocol):
 
     def evolve(self, schema: TableSchema) -> None:
         """Follow added columns. Raises UnsupportedSchemaChangeError on anything else."""
+        ...
+
+
+@runtime_checkable
+class MendableTable(Protocol):
+    """A table whose content can be compared with a snapshot, and changed by what differs."""
+
+    def content(self, schema: TableSchema) -> Content | None:
+        """What the table holds, if differences from it can be written; None: only `load` will do.
+
+        Raises:
+            DestinationError: it cannot be read.
+        """
+        ...
+
+    def mend(self, changes: NetChanges, at: Checkpoint, basis: Content) -> None:
+        """Make `changes` to the content `basis`, in one commit that puts the table at `at`, of
+        whatever change log it was before.
+
+        Raises:
+            DestinationConflictError: the table no longer is what `basis` was read from.
+        """
         ...
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 from headrace.errors import LogCorruptError, LogError
 from headrace.model import Lsn, TableId, TransactionEnd
 
-FORMAT: Final = "1.0"
+FORMAT: Final = "1.1"  # 1.1: a snapshot event tells when it was taken
 
 T = TypeVar("T")
 
@@ -60,13 +60,17 @@ class SnapshotFile:
 
 @dataclass(frozen=True)
 class SnapshotEvent:
-    """A table's rows as of `lsn`, whole."""
+    """A table's rows as of `lsn`, whole.
+
+    `taken_at` is the source's clock when it was at `lsn`; None in a log of format 1.0.
+    """
 
     table: TableId
     lsn: Lsn
     schema_version: int
     files: tuple[SnapshotFile, ...]
     state: str = "completed"
+    taken_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -234,14 +238,21 @@ def _encode_snapshot(event: SnapshotEvent) -> dict[str, Any]:
         "state": event.state,
         "lsn": str(event.lsn),
         "schema_version": event.schema_version,
+        "taken_at": _time(event.taken_at),
         "files": [{"path": f.path, "rows": f.rows, "bytes": f.bytes} for f in event.files],
     }
 
 
 def _decode_snapshot(data: Mapping[str, Any]) -> SnapshotEvent:
     files = tuple(SnapshotFile(f["path"], f["rows"], f["bytes"]) for f in data["files"])
-    lsn = Lsn.parse(data["lsn"])
-    return SnapshotEvent(_decode_table(data), lsn, data["schema_version"], files, data["state"])
+    return SnapshotEvent(
+        table=_decode_table(data),
+        lsn=Lsn.parse(data["lsn"]),
+        schema_version=data["schema_version"],
+        files=files,
+        state=data["state"],
+        taken_at=_parse_time(data.get("taken_at")),
+    )
 
 
 def _decode(data: Mapping[str, Any]) -> Manifest:

@@ -15,7 +15,8 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, cast
 
 import adbc_driver_manager
 import adbc_driver_postgresql.dbapi as adbc
@@ -88,9 +89,14 @@ class PostgresSnapshot:
     """See `engine.protocols.Snapshot`; at most as many chunks are read at once as connections."""
 
     def __init__(
-        self, lsn: Lsn, plans: dict[TableId, _Plan], readers: queue.SimpleQueue[adbc.Connection]
+        self,
+        lsn: Lsn,
+        taken_at: datetime,
+        plans: dict[TableId, _Plan],
+        readers: queue.SimpleQueue[adbc.Connection],
     ) -> None:
         self.lsn = lsn
+        self.taken_at = taken_at
         self._plans = plans
         self._readers = readers
 
@@ -192,12 +198,13 @@ def open_snapshot(
         readers: queue.SimpleQueue[adbc.Connection] = queue.SimpleQueue()
         with connect_replication() as exporter, connect() as session:
             lsn, name = _export(exporter, session, stop)
+            taken_at = _clock(session)
             session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             session.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(name))
             plans = {t: _plan(session, registry, publication, t) for t in tables}
             for reader in opening:
                 readers.put(_import(reader.result(), name))
-        yield PostgresSnapshot(lsn, plans, readers)
+        yield PostgresSnapshot(lsn, taken_at, plans, readers)
 
 
 def _export(
@@ -208,6 +215,12 @@ def _export(
     result = create_slot(exporter, session, command, stop)
     lsn, name = (result.get_value(0, column) or b"" for column in (1, 2))
     return Lsn.parse(lsn.decode()), name.decode()
+
+
+def _clock(session: psycopg.Connection[Any]) -> datetime:
+    found = session.execute("SELECT clock_timestamp()").fetchone()
+    assert found is not None
+    return cast("datetime", found[0])
 
 
 def _connect_reader(conninfo: str) -> adbc.Connection:
