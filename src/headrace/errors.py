@@ -213,6 +213,10 @@ class HistoryLostError(SourceError):
     """Changes since the applied version cannot be read, and nothing else would be exact."""
 
 
+class NoVersionError(DestinationError):
+    """A table has no version that holds what its source held at an LSN. Context: table."""
+
+
 class DivergedError(DestinationError):
     """The destination lacks a row or state that the change log says it must have."""
 

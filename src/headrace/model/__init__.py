@@ -14,7 +14,7 @@ from headrace.model.batch import (
 )
 from headrace.model.captured import DecodedChanges, SnapshotChunk, TransactionEnd
 from headrace.model.changes import Amendment, Fill, NetChanges, Rejected
-from headrace.model.checkpoint import Checkpoint
+from headrace.model.checkpoint import Checkpoint, Reached
 from headrace.model.delivery import DELETED_AT, Delivery, OnDelete, SchemaPolicy
 from headrace.model.feed import (
     CHANGE_TYPE,
@@ -73,6 +73,7 @@ __all__ = [
     "NetChanges",
     "OnBreach",
     "OnDelete",
+    "Reached",
     "Rejected",
     "ReplicaIdentity",
     "RowPart",

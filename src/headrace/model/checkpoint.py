@@ -19,3 +19,14 @@ class Checkpoint:
     log_id: str
     commit: int
     lsn: Lsn
+
+
+@dataclass(frozen=True)
+class Reached:
+    """Up to `lsn` a table is what its source was, since commit `applied` of the log brought it there:
+    what came after holds no change of it. Noted beside the log, not in the table.
+    """
+
+    log_id: str
+    applied: int
+    lsn: Lsn

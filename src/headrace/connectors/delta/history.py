@@ -152,6 +152,20 @@ class TableHistory:
         with ThreadPoolExecutor(LOOKS) as pool:
             return list(pool.map(self.commit, range(first, last + 1)))
 
+    def oldest(self) -> int:
+        """The oldest version that the log still tells whole.
+
+        Raises:
+            TableNotFoundError: there is no table.
+            LogError: the log cannot be read.
+        """
+        commits, checkpoints = self._listed()
+        if commits[:1] == [0]:
+            return 0
+        if not checkpoints:
+            raise TableNotFoundError(f"there is no Delta table at {self._storage().url}")
+        return min(checkpoints)
+
     def is_another(self, than: Checkpoint) -> bool:
         """Whether the commit that a checkpoint names is not the one that was applied: the table was
         put back to an older state of its files, say from a backup, and written on from there."""

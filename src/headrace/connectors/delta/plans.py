@@ -29,7 +29,7 @@ from headrace.model import Checkpoint, TableSchema
 PIPELINE: Final = "headrace.pipeline"  # the table property that says whose a table is
 DELETION_VECTORS: Final = "delta.enableDeletionVectors"
 LOG_ID: Final = "headrace.log"  # and from which change log its content comes
-_SOURCE: Final = "headrace.source"
+SOURCE: Final = "headrace.source"  # and which table it is there
 _CHANGE_DATA_FEED: Final = "delta.enableChangeDataFeed"
 
 
@@ -53,7 +53,7 @@ def replacement(
         DELETION_VECTORS: "true",
         PIPELINE: pipeline,
         LOG_ID: at.log_id,
-        _SOURCE: str(schema.table),
+        SOURCE: str(schema.table),
         **({_CHANGE_DATA_FEED: "true"} if change_data_feed else {}),
     }
     metadata = {
