@@ -34,6 +34,10 @@ class Changeset:
     doomed: Locations
     deleted: int
 
+    def hashes_of(self, positions: npt.NDArray[np.int64]) -> Hashes:
+        """Of some of the rows to be added, in order: the numbers of those that have a key."""
+        return self.hashes.take(positions[positions < len(self.hashes)])
+
 
 def set_against(rows: RowIndex, changes: NetChanges, stored: pa.Schema) -> Changeset:
     """What `changes` do to the rows that the index knows; `stored` is the table's Arrow schema.

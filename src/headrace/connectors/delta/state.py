@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import unquote
@@ -50,6 +50,10 @@ class TableState:
     @property
     def configuration(self) -> Mapping[str, str]:
         return self.metadata.get("configuration") or {}
+
+    @property
+    def partition_by(self) -> Sequence[str]:
+        return self.metadata.get("partitionColumns") or ()
 
     def replay(self, version: int, actions: Iterable[Action]) -> None:
         """Go to `version` by its actions; their order inside a commit means nothing."""

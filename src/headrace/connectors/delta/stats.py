@@ -8,7 +8,7 @@ which readers order differently. Nested columns have no statistics.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -21,8 +21,8 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _EXACT_DIGITS: Final = 15  # decimal digits that survive a reader's conversion to double
 
 
-def file_stats(metadata: pq.FileMetaData) -> str:
-    """The `stats` of an add action."""
+def file_stats(metadata: pq.FileMetaData, partition_columns: Container[str] = ()) -> str:
+    """The `stats` of an add action; partition columns need none."""
     stats: dict[str, Any] = {
         "numRecords": metadata.num_rows,
         "minValues": {},
@@ -32,6 +32,8 @@ def file_stats(metadata: pq.FileMetaData) -> str:
     cut = False
     groups = [metadata.row_group(g) for g in range(metadata.num_row_groups)]
     for position, name in _flat_columns(metadata):
+        if name in partition_columns:
+            continue
         chunks = [group.column(position).statistics for group in groups]
         if not chunks or not all(s is not None and s.has_null_count for s in chunks):
             continue

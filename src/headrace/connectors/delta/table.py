@@ -26,6 +26,12 @@ from headrace.connectors.delta.plans import (
 )
 from headrace.connectors.delta.rows import RowIndex, count_rows
 from headrace.connectors.delta.schema import check_protocol, schema_change
+from headrace.connectors.delta.standing import (
+    StandingContent,
+    has_columns,
+    redescribed,
+    stored_columns,
+)
 from headrace.connectors.delta.state import TableState, follow, load_state
 from headrace.connectors.delta.types import stored_schema, to_stored
 from headrace.connectors.delta.upkeep import Upkeep
@@ -44,6 +50,7 @@ from headrace.model import (
     Delivery,
     Lsn,
     NetChanges,
+    OnDelete,
     Shape,
     TableFormat,
     TableId,
@@ -125,6 +132,45 @@ class MergeOnReadTable:
                 change_data_feed=self._layout.change_feed is not ChangeFeed.OFF,
             )
         )
+
+    def content(self, schema: TableSchema) -> StandingContent | None:
+        """What the table holds, if differences from `schema`'s rows can be written.
+
+        Raises:
+            ForeignTableError: a table stands here that this pipeline did not make.
+        """
+        state = self._refresh_ours()
+        if state is None or not (self._shows_rows_as_they_are and has_columns(state, schema)):
+            return None
+        self._check_protocol()
+        columns = stored_columns(schema)
+        return StandingContent(self.storage.url, self._options, state.version, columns)
+
+    @property
+    def _shows_rows_as_they_are(self) -> bool:
+        """No more and no other than the source has."""
+        shape, on_delete = self._shape, self._delivery.on_delete
+        return shape == Shape() and on_delete is OnDelete.DELETE
+
+    def mend(self, changes: NetChanges, at: Checkpoint, basis: StandingContent) -> None:
+        """Make `changes` to the content `basis`, in one commit that puts the table at `at`.
+
+        Raises:
+            DestinationConflictError: another writer has changed the table since it was read.
+        """
+        state = self._known_state()
+        if state.version != basis.version:
+            raise self._conflict()
+        try:
+            self._apply_once(state, changes, at, redescribed(state, changes.schema, at.log_id))
+        except NullKeyError:
+            self._rows, self._exact = None, False
+            self.mend(changes, at, basis)
+        except CommitLostError as error:
+            self._refresh_ours()
+            raise self._conflict() from error
+        except RowsMissingError as error:
+            raise self._diverged(str(error)) from error
 
     def apply(self, changes: NetChanges, to: Checkpoint) -> None:
         """Apply changes and checkpoint in one commit; at or before the checkpoint, do nothing.
@@ -289,7 +335,13 @@ class MergeOnReadTable:
         state.replay(state.version + 1, commit)
         self._state = state
 
-    def _apply_once(self, state: TableState, changes: NetChanges, to: Checkpoint) -> None:
+    def _apply_once(
+        self,
+        state: TableState,
+        changes: NetChanges,
+        to: Checkpoint,
+        metadata: Sequence[Action] = (),
+    ) -> None:
         stored = stored_schema(changes.schema.arrow())
         if changes.truncate:
             self._truncate(state, to_stored(changes.upserts, stored), to)
@@ -297,34 +349,35 @@ class MergeOnReadTable:
         rows = self._row_index(state, changes.schema, stored)
         batch = set_against(rows, changes, stored)
         deletions, emptied = self._divide(state, rows.deletions(batch.doomed))
-        written = write_files(self.storage, batch.upserts, deletions)
+        written = write_files(self.storage, batch.upserts, deletions, state.partition_by)
         metrics = {"numUpsertedRows": batch.upserts.num_rows, "numDeletedRows": batch.deleted}
         commit = [
             actions.commit_info("MERGE", at=to, after=changes.after, metrics=metrics),
+            *metadata,
             *(actions.remove(state.files[path]) for path in [*deletions, *emptied]),
             *(
                 actions.with_vector(file, written.descriptors[path], self._total(file))
                 for path, file in ((path, state.files[path]) for path in deletions)
             ),
-            *([written.add] if written.add else []),
+            *(add for add, _ in written.adds),
             *actions.transactions(self.app_id(to.log_id), to),
         ]
         self._put(commit)
         rows.committed(
             {path: (written.descriptors[path], gone) for path, gone in deletions.items()},
             emptied,
-            [(written.add["add"]["path"], batch.hashes)] if written.add else [],
+            [(a["add"]["path"], batch.hashes_of(positions)) for a, positions in written.adds],
         )
 
     def _truncate(self, state: TableState, upserts: pa.Table, to: Checkpoint) -> None:
-        written = write_files(self.storage, upserts, {})
+        written = write_files(self.storage, upserts, {}, state.partition_by)
         live = sum(self._total(file) - _cardinality(file) for file in state.files.values())
         metrics = {"numUpsertedRows": upserts.num_rows, "numDeletedRows": live}
         self._put(
             [
                 actions.commit_info("TRUNCATE", at=to, metrics=metrics),
                 *(actions.remove(file) for file in state.files.values()),
-                *([written.add] if written.add else []),
+                *(add for add, _ in written.adds),
                 *actions.transactions(self.app_id(to.log_id), to),
             ]
         )

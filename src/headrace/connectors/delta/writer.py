@@ -16,12 +16,13 @@ from pyroaring import BitMap
 
 from headrace.connectors.delta import actions
 from headrace.connectors.delta.actions import Action
+from headrace.connectors.delta.arrangement import PartitionValues, Positions, divided
 from headrace.connectors.delta.names import new_name
 from headrace.connectors.delta.stats import file_stats
 from headrace.connectors.delta.vectors import encode_file
 from headrace.errors import LogError, ObjectExistsError, ObjectMissingError
 from headrace.failpoints import hit
-from headrace.log.storage import Storage
+from headrace.log.storage import FileGroup, Storage
 
 SMALL_COMPRESSION: Final = "snappy"  # files of one batch: 5.5 ms for 60,000 rows, zstd takes 8
 LASTING_COMPRESSION: Final = "zstd"  # files that are written to stay
@@ -34,8 +35,16 @@ class CommitLostError(Exception):
 class DataWriter:
     """Writes one data file of the table, a table of rows at a time."""
 
-    def __init__(self, file: IO[bytes], path: str, schema: pa.Schema, compression: str) -> None:
+    def __init__(
+        self,
+        file: IO[bytes],
+        path: str,
+        schema: pa.Schema,
+        compression: str,
+        partition_values: Mapping[str, str | None] | None = None,
+    ) -> None:
         self._file, self._path = file, path
+        self._partition_values = partition_values or {}
         self._metadata: list[pq.FileMetaData] = []
         self._writer = pq.ParquetWriter(
             file, schema, compression=compression, metadata_collector=self._metadata
@@ -49,39 +58,74 @@ class DataWriter:
     def finish(self, *, data_change: bool = True) -> Action:
         """Write the footer; returns the file's add action."""
         self._writer.close()
-        stats = file_stats(self._metadata[0])
-        return actions.add(self._path, self._file.tell(), stats, data_change=data_change)
+        return actions.add(
+            self._path,
+            self._file.tell(),
+            file_stats(self._metadata[0], self._partition_values),
+            data_change=data_change,
+            partition_values=self._partition_values,
+        )
 
 
 @dataclass(frozen=True)
 class Written:
-    """Files of a commit to come: an add action if there are new rows, vectors by data file."""
+    """Files of a commit to come: add actions, each with the positions of its rows among the new
+    ones, and vectors by data file."""
 
-    add: Action | None
+    adds: Sequence[tuple[Action, Positions]]
     descriptors: Mapping[str, Mapping[str, Any]]
-    paths: Sequence[str]
 
 
-def write_files(storage: Storage, rows: pa.Table, vectors: Mapping[str, BitMap]) -> Written:
-    """Make new rows and deletion vectors durable. Raises LogError."""
-    paths: list[str] = []
-    add: Action | None = None
-    descriptors: Mapping[str, Mapping[str, Any]] = {}
+def write_files(
+    storage: Storage,
+    rows: pa.Table,
+    vectors: Mapping[str, BitMap],
+    partition_by: Sequence[str] = (),
+) -> Written:
+    """Make new rows and deletion vectors durable.
+
+    Raises:
+        LogError: they cannot be written.
+        DestinationError: a partition column has a value that cannot name a partition.
+    """
     with storage.write() as group:
-        if vectors:
-            path, content, descriptors = encode_file(vectors)
-            group.open(path).write(content)
-            paths.append(path)
-        if rows.num_rows:
-            paths.append(new_name())
-            writer = DataWriter(group.open(paths[-1]), paths[-1], rows.schema, SMALL_COMPRESSION)
-            writer.write(rows)
-            add = writer.finish()
+        descriptors = _write_vectors(group, vectors)
+        adds = [
+            (_write_rows(group, rows, values, positions), positions)
+            for values, positions in divided(rows, partition_by)
+        ]
     if vectors:
         hit("delta.dv_written")
-    if add:
+    if adds:
         hit("delta.data_written")
-    return Written(add, descriptors, paths)
+    return Written(adds, descriptors)
+
+
+def write_vectors(
+    storage: Storage, vectors: Mapping[str, BitMap]
+) -> Mapping[str, Mapping[str, Any]]:
+    """Make deletion vectors durable; gives their descriptors by data file. Raises LogError."""
+    with storage.write() as group:
+        return _write_vectors(group, vectors)
+
+
+def _write_vectors(
+    group: FileGroup, vectors: Mapping[str, BitMap]
+) -> Mapping[str, Mapping[str, Any]]:
+    if not vectors:
+        return {}
+    path, content, descriptors = encode_file(vectors)
+    group.open(path).write(content)
+    return descriptors
+
+
+def _write_rows(
+    group: FileGroup, rows: pa.Table, values: PartitionValues, positions: Positions
+) -> Action:
+    path = new_name(values)
+    writer = DataWriter(group.open(path), path, rows.schema, SMALL_COMPRESSION, values)
+    writer.write(rows.take(pa.array(positions)) if values else rows)
+    return writer.finish()
 
 
 def put_commit(storage: Storage, version: int, commit: Iterable[Action]) -> int:

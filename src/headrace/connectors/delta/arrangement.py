@@ -1,0 +1,117 @@
+"""How a table's rows are laid out in files: by partition, and in what order (`cluster_by`).
+
+Rows are ordered column by column, as `ORDER BY` does, not along a curve through all columns: the
+bounds of the first column are then as tight as can be, rows compress best, and what a query gains
+is foreseen as for a database's index. A curve serves each column worse the more there are of them.
+
+Partition columns are in the data files too, which PROTOCOL.md allows (writers with the feature
+materializePartitionColumns must do so): a file tells its rows whole, to us and to who finds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as t
+
+from headrace.errors import DestinationError
+
+# Of a file of a clustered table: the finer the files, the more of them a reader skips; but each
+# costs it one or two requests.
+CLUSTERED_BYTES: Final = 16 << 20
+
+Positions = npt.NDArray[np.int64]
+PartitionValues = Mapping[str, str | None]
+
+
+def in_order(rows: pa.Table, by: Sequence[str]) -> Positions:
+    """The positions of rows in the order of these columns, nulls last."""
+    order: Positions = pc.sort_indices(rows, [(name, "ascending") for name in by]).to_numpy()
+    return order.astype(np.int64)
+
+
+def pieces(order: Positions, size: int) -> list[Positions]:
+    """`order` cut for files; `size` is what all rows take, in bytes."""
+    count = max(1, round(size / CLUSTERED_BYTES))
+    return [piece for piece in np.array_split(order, count) if len(piece)]
+
+
+# -- partitions ------------------------------------------------------------------------------------
+
+
+def check_partition_columns(schema: pa.Schema, by: Sequence[str]) -> None:
+    """Whether a table of this stored schema can be partitioned so.
+
+    Raises:
+        DestinationError: a column is missing, has a type without an exact text, or is the last.
+    """
+    for name in by:
+        if name not in schema.names:
+            raise DestinationError(
+                f"partition_by: there is no column {name}",
+                hint=f"name one of {', '.join(schema.names)}",
+                column=name,
+            )
+        if not _has_text(schema.field(name).type):
+            raise DestinationError(
+                f"partition_by: {name} is of the type {schema.field(name).type}, whose values "
+                "Delta cannot name a partition by",
+                hint="name a column of text, whole numbers, decimals, booleans, dates or times",
+                column=name,
+            )
+    if by and set(by) >= set(schema.names):
+        raise DestinationError(
+            "partition_by names all columns, and Delta needs one that it does not partition by",
+            hint="leave a column out of partition_by",
+        )
+
+
+def _has_text(kind: pa.DataType) -> bool:
+    exact = t.is_integer(kind) or t.is_decimal(kind) or t.is_boolean(kind)
+    return bool(exact or t.is_string(kind) or t.is_date(kind) or t.is_timestamp(kind))
+
+
+def divided(rows: pa.Table, by: Sequence[str]) -> Iterator[tuple[PartitionValues, Positions]]:
+    """The values of each partition, as add actions have them, and its rows' positions, in order.
+
+    Raises:
+        DestinationError: a text is empty, which Delta takes for null.
+    """
+    if not by:
+        if rows.num_rows:
+            yield {}, np.arange(rows.num_rows)
+        return
+    columns = [rows.column(name).combine_chunks().dictionary_encode() for name in by]
+    texts = [_texts(column.dictionary, name) for column, name in zip(columns, by, strict=True)]
+    codes = np.stack([c.indices.fill_null(-1).to_numpy().astype(np.int64) for c in columns])
+    groups, which = np.unique(codes, axis=1, return_inverse=True)
+    order = np.argsort(which.reshape(-1), kind="stable")
+    ends = np.cumsum(np.bincount(which.reshape(-1), minlength=groups.shape[1]))
+    for group, positions in zip(groups.T.tolist(), np.split(order, ends[:-1]), strict=True):
+        values = {
+            name: None if code < 0 else text[code]
+            for name, text, code in zip(by, texts, group, strict=True)
+        }
+        yield values, positions
+
+
+def _texts(values: pa.Array, name: str) -> list[str]:
+    """PROTOCOL.md, "Partition Value Serialization"."""
+    if t.is_decimal(values.type):
+        return [format(value, "f") for value in values.to_pylist()]
+    if t.is_timestamp(values.type) and values.type.tz:
+        local = pc.cast(values, pa.timestamp("us"))
+        return [f"{text.replace(' ', 'T')}Z" for text in pc.cast(local, pa.string()).to_pylist()]
+    texts: list[str] = pc.cast(values, pa.string()).to_pylist()
+    if "" in texts:
+        raise DestinationError(
+            f"the partition column {name} has an empty text, which Delta takes for null",
+            hint=f"leave {name} out of partition_by, or give such rows another value",
+            column=name,
+        )
+    return texts
