@@ -154,11 +154,13 @@ def test_a_changed_relation_begins_a_new_batch(decoder: ReferenceDecoder, change
     assert before.relation != after.relation
 
 
-def test_the_same_relation_again_changes_nothing(decoder: ReferenceDecoder) -> None:
+def test_the_same_relation_again_begins_a_new_batch(decoder: ReferenceDecoder) -> None:
+    """Invariant 8: one of its columns may be another one, under the name of one that went."""
     decoder.push(transaction(100, relation(1), insert(1, b"1", b"a")))
     decoder.push(transaction(200, relation(1), insert(1, b"2", b"a")))
-    (batch,) = decoder.take().batches
-    assert len(batch.ops) == 2
+    before, after = decoder.take().batches
+    assert (len(before.ops), len(after.ops)) == (1, 1)
+    assert before.relation is not after.relation
 
 
 def test_relations_outlive_a_take(decoder: ReferenceDecoder) -> None:

@@ -72,6 +72,15 @@ class TableSchema:
     def names(self) -> tuple[str, ...]:
         return tuple(column.name for column in self.columns)
 
+    def counterpart(self, column: Column) -> Column | None:
+        """What this version has for a column of another version: by its catalog number where both
+        have one, else by its name."""
+        numbered = [c for c in self.columns if c.attnum and c.attnum == column.attnum]
+        if numbered:
+            return numbered[0]
+        named = [c for c in self.columns if c.name == column.name]
+        return next((c for c in named if not (c.attnum and column.attnum)), None)
+
     def arrow(self) -> pa.Schema:
         """The Arrow schema of the table's own columns, all nullable."""
         return pa.schema([pa.field(c.name, c.type) for c in self.columns])

@@ -416,10 +416,10 @@ cdef class Decoder:
     cdef int on_rare(self, bytes payload) except -1:
         message = control.parse_enabled(payload)
         if isinstance(message, messages.Relation):
-            if self.relations.get(message.relation_id) != message:
-                self.relations[message.relation_id] = message
-                self.current.pop(message.relation_id, None)
-                self.last = None
+            # Even one that says the same: a column may have gone, and another one have its name.
+            self.relations[message.relation_id] = message
+            self.current.pop(message.relation_id, None)
+            self.last = None
         elif isinstance(message, messages.Truncate):
             self.on_truncate(message.relation_ids)
         elif isinstance(message, messages.Message):

@@ -159,9 +159,9 @@ class ReferenceDecoder:
         self._last_commit_lsn = end.end_lsn
 
     def _on_relation(self, relation: Relation) -> None:
-        if self._relations.get(relation.relation_id) != relation:
-            self._relations[relation.relation_id] = relation
-            self._current.pop(relation.relation_id, None)
+        # Even one that says the same: a column may have gone, and another one have its name.
+        self._relations[relation.relation_id] = relation
+        self._current.pop(relation.relation_id, None)
 
     def _require_open(self, letter: str) -> Begin:
         if self._open is None:

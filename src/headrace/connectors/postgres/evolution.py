@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.types as pt
 from psycopg import sql
 
 from headrace.connectors.postgres.compatibility import EXACT
@@ -20,6 +19,7 @@ from headrace.connectors.postgres.identifiers import qualified, quoted
 from headrace.connectors.postgres.target_table import Target, TargetColumn
 from headrace.errors import UnsupportedSchemaChangeError
 from headrace.model import Column, Delivery, SchemaPolicy, TableId, TableSchema
+from headrace.model.widening import is_widening
 
 
 @dataclass(frozen=True)
@@ -242,25 +242,6 @@ def _widens_text(former: Column, column: Column) -> bool:
     """Of Postgres' own text types, which differ in length; it raises where a text is too long."""
     texts = ("text", "character")
     return former.source_type.startswith(texts) and column.source_type.startswith(texts)
-
-
-def is_widening(old: pa.DataType, new: pa.DataType) -> bool:
-    """Whether every value of one type is one of the other (Delta's "Type Widening")."""
-    if pt.is_integer(old) and pt.is_integer(new):
-        return bool(old.bit_width <= new.bit_width)
-    if pt.is_floating(old) and pt.is_floating(new):
-        return bool(old.bit_width <= new.bit_width)
-    if pt.is_integer(old) and pt.is_float64(new):
-        return bool(old.bit_width <= 32)
-    if pt.is_integer(old) and pt.is_decimal(new):
-        return bool(new.precision - new.scale >= _DIGITS[old.bit_width])
-    if pt.is_decimal(old) and pt.is_decimal(new):
-        whole = new.precision - new.scale >= old.precision - old.scale
-        return bool(whole and new.scale >= old.scale)
-    return bool(pt.is_date(old) and pt.is_timestamp(new) and new.tz is None)
-
-
-_DIGITS: Final = {8: 3, 16: 5, 32: 10, 64: 19}  # of the longest number of so many bits
 
 
 def _additions(

@@ -1,25 +1,32 @@
 """Which version of a table's schema a Relation message means.
 
 A Relation tells names, types and identity as of its transaction; the catalog, read now, adds what
-the message lacks: attribute numbers, the primary key under REPLICA IDENTITY FULL, and the constant
-that rows older than an added column have.
+the message lacks: attribute numbers (see `attribution`), the primary key under REPLICA IDENTITY
+FULL, and the constant that rows older than an added column have.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Final
 
 import psycopg
+import pyarrow as pa
 
+from headrace.connectors.postgres.attribution import (
+    AmbiguousColumnsError,
+    KnownColumns,
+    attribute_numbers,
+)
 from headrace.connectors.postgres.catalog import DescribedTable, TypeCatalog, read_table_schema
 from headrace.connectors.postgres.decoding import BoundSchema
 from headrace.connectors.postgres.types import TypeMapping, mapping
 from headrace.errors import UnsupportedSchemaChangeError
 from headrace.model import Column, ReplicaIdentity, TableId, TableSchema
+from headrace.model.widening import is_widening
 from headrace.pgoutput import Relation
 from headrace.pgoutput.messages import RelationColumn
 
@@ -28,13 +35,14 @@ Connection = psycopg.Connection[Any]
 # Columns whose value in older rows nobody can tell: the default was computed row by row, by
 # rewriting the table, which logical decoding does not show. A constant one is in attmissingval.
 COMPUTED_COLUMNS: Final = """
-SELECT a.attname
-  FROM pg_catalog.pg_attribute a
-  JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
-  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
- WHERE n.nspname = %s AND c.relname = %s AND a.attname = ANY (%s)
-   AND a.attnum > 0 AND NOT a.attisdropped
+SELECT a.attname FROM pg_catalog.pg_attribute a
+ WHERE a.attrelid = %s AND a.attnum = ANY (%s) AND NOT a.attisdropped
    AND ((a.atthasdef AND NOT a.atthasmissing) OR a.attidentity <> '')
+"""
+
+NUMBERS: Final = """
+SELECT attnum, attname, attisdropped FROM pg_catalog.pg_attribute
+ WHERE attrelid = %s AND attnum > 0
 """
 
 
@@ -56,6 +64,7 @@ class SchemaRegistry:
         self._connect = connect
         self._publication = publication
         self._newest = dict(known)
+        self._streamed: dict[TableId, TableSchema] = {}  # a snapshot's may be ahead of it
         self._wanted = set(selected)
         self._bound: dict[int, tuple[Relation, BoundSchema]] = {}  # by the relation's oid
         self._lock = threading.Lock()
@@ -70,13 +79,23 @@ class SchemaRegistry:
     def of_relation(self, relation: Relation) -> BoundSchema:
         """The version that rows under this Relation message have.
 
+        A message that tells the same as the one before still may mean other columns: one was
+        dropped, and another one took its name.
+
         Raises:
-            UnsupportedSchemaChangeError: a column was added whose old rows' values nobody told.
+            UnsupportedSchemaChangeError: a column was added whose old rows' values nobody told, or
+                nobody can tell which column has a name.
         """
         with self._lock:
             latest = self._bound.get(relation.relation_id)
-            if latest is None or latest[0] != relation:
-                latest = self._bound[relation.relation_id] = (relation, self._bind(relation))
+            if latest is not None and latest[0] is relation:
+                return latest[1]
+            with self._connect() as connection:
+                same = latest is not None and latest[0] == relation
+                if latest is None or not (same and _stands(connection, relation, latest[1])):
+                    latest = (relation, self._bind(connection, relation))
+            self._bound[relation.relation_id] = (relation, latest[1])
+            self._streamed[latest[1].schema.table] = latest[1].schema
             return latest[1]
 
     def of_table(self, connection: Connection, table: TableId) -> BoundSchema:
@@ -85,73 +104,157 @@ class SchemaRegistry:
             types = TypeCatalog.read(connection)
             live = read_table_schema(connection, types, table, publication=self._publication)
             self._wanted.add(table)
-            return BoundSchema(self._versioned(live.schema), live.mappings)
+            versioned = self._versioned(live.schema, self._newest.get(table))
+            return BoundSchema(versioned, live.mappings)
 
-    def _bind(self, relation: Relation) -> BoundSchema:
+    def _bind(self, connection: Connection, relation: Relation) -> BoundSchema:
         table = TableId(relation.namespace, relation.name)
-        with self._connect() as connection:
-            types = TypeCatalog.read(connection)
-            live = read_table_schema(
-                connection, types, table, publication=self._publication, missing_ok=True
-            )
-            schema, mappings = _describe(types, table, relation, live)
-            self._refuse_computed(connection, schema)
-        return BoundSchema(self._versioned(schema), mappings)
+        former = self._streamed.get(table) or self._newest.get(table)
+        types = TypeCatalog.read(connection)
+        live = read_table_schema(
+            connection, types, table, publication=self._publication, missing_ok=True
+        )
+        known = _known_columns(connection, relation, former, live)
+        schema, mappings = _describe(types, table, relation, live, known)
+        if former is not None:
+            added = [c.attnum for c in schema.columns if former.counterpart(c) is None]
+            _refuse_computed(connection, relation, table, added)
+        return BoundSchema(self._versioned(schema, former), mappings)
 
-    def _refuse_computed(self, connection: Connection, schema: TableSchema) -> None:
-        added = self._added(schema)
-        if not added:
-            return
-        parameters = (schema.table.schema, schema.table.name, added)
-        found = connection.execute(COMPUTED_COLUMNS, parameters).fetchone()
-        if found is not None:
-            raise UnsupportedSchemaChangeError(
-                f"{schema.table}: column {found[0]!r} was added with a default that may differ "
-                "from row to row; the stream does not tell what older rows have",
-                hint=f"headrace resync {schema.table}",
-            )
-
-    def _added(self, schema: TableSchema) -> list[str]:
-        newest = self._newest.get(schema.table)
-        return [] if newest is None else [n for n in schema.names if n not in newest.names]
-
-    def _versioned(self, schema: TableSchema) -> TableSchema:
+    def _versioned(self, schema: TableSchema, former: TableSchema | None) -> TableSchema:
         newest = self._newest.get(schema.table)
         if newest is not None and newest.same_shape(schema):
             return newest
-        missing = {
-            name: schema.missing[name] for name in self._added(schema) if name in schema.missing
-        }
-        older = {} if newest is None else newest.missing
         version = 1 if newest is None else newest.version + 1
-        versioned = replace(schema, version=version, missing={**older, **missing})
+        versioned = replace(schema, version=version, missing=_missing(schema, former))
         self._newest[schema.table] = versioned
         return versioned
 
 
+def _stands(connection: Connection, relation: Relation, bound: BoundSchema) -> bool:
+    """Whether the names still are those of the columns that they were."""
+    rows = connection.execute(NUMBERS, (relation.relation_id,)).fetchall()
+    numbers = {name: number for number, name, dropped in rows if not dropped}
+    return all(numbers.get(column.name) == column.attnum for column in bound.schema.columns)
+
+
+def _refuse_computed(
+    connection: Connection, relation: Relation, table: TableId, added: Sequence[int]
+) -> None:
+    found = connection.execute(COMPUTED_COLUMNS, (relation.relation_id, [*added])).fetchone()
+    if found is not None:
+        raise UnsupportedSchemaChangeError(
+            f"{table}: column {found[0]!r} was added with a default that may differ "
+            "from row to row; the stream does not tell what older rows have",
+            hint=f"headrace resync {table}",
+        )
+
+
+def _missing(schema: TableSchema, former: TableSchema | None) -> dict[str, pa.Scalar]:
+    """The constants that rows older than a column have, under the columns' names of now."""
+    if former is None:
+        return {}
+    found = {}
+    for column in schema.columns:
+        before = former.counterpart(column)
+        value = (schema if before is None else former).missing.get((before or column).name)
+        if value is not None and value.type != column.type:
+            value = value.cast(column.type) if is_widening(value.type, column.type) else None
+        if value is not None:
+            found[column.name] = value
+    return found
+
+
+def _known_columns(
+    connection: Connection,
+    relation: Relation,
+    former: TableSchema | None,
+    live: DescribedTable | None,
+) -> KnownColumns:
+    rows = connection.execute(NUMBERS, (relation.relation_id,)).fetchall()
+    dropped = [number for number, _, is_dropped in rows if is_dropped]
+    return KnownColumns(_looks(former), _looks(live.schema if live else None), dropped)
+
+
+def _looks(schema: TableSchema | None) -> dict[int, tuple[str, str]]:
+    columns = schema.columns if schema is not None else ()
+    return {c.attnum: (c.name, c.source_type) for c in columns if c.attnum}
+
+
 def _describe(
-    types: TypeCatalog, table: TableId, relation: Relation, live: DescribedTable | None
+    types: TypeCatalog,
+    table: TableId,
+    relation: Relation,
+    live: DescribedTable | None,
+    known: KnownColumns,
 ) -> tuple[TableSchema, tuple[TypeMapping, ...]]:
     """A Relation's schema: from the catalog as far as it still is the same, else by itself."""
-    pairs = [_column(types, column, live) for column in relation.columns]
+    looks = [(c.name, types.format(c.type_oid, c.type_modifier)) for c in relation.columns]
+    try:
+        numbers = attribute_numbers(looks, known)
+    except AmbiguousColumnsError as error:
+        names = ", ".join(name for name, _ in looks if (name, _) not in known.former.values())
+        raise _ambiguous(table, names) from error
+    if numbers is None:
+        numbers = tuple(_number_by_name(known, look) for look in looks)
+    pairs = [_column(types, c, n, live) for c, n in zip(relation.columns, numbers, strict=True)]
     columns = tuple(column for column, _ in pairs)
     identity = ReplicaIdentity(relation.replica_identity)
-    key = _key(relation, identity, live.schema.key if live else ())
-    missing = live.schema.missing if live else {}
-    return TableSchema(table, 0, columns, key, identity, missing), tuple(m for _, m in pairs)
+    key = _key(relation, identity, _live_key(live, columns))
+    return TableSchema(table, 0, columns, key, identity, _constants(live, columns)), tuple(
+        m for _, m in pairs
+    )
+
+
+def _number_by_name(known: KnownColumns, look: tuple[str, str]) -> int:
+    return next((n for n, c in {**known.former, **known.live}.items() if c == look), 0)
+
+
+def _ambiguous(table: TableId, names: str) -> UnsupportedSchemaChangeError:
+    about = f" ({names})" if names else ""
+    return UnsupportedSchemaChangeError(
+        f"{table}: columns{about} were dropped and added anew or renamed, and Postgres does not "
+        "tell which of them the changes since then are about",
+        hint=f"headrace resync {table}",
+    )
+
+
+def _live_key(live: DescribedTable | None, columns: Sequence[Column]) -> tuple[str, ...]:
+    """The catalog's key by the names that its columns had."""
+    if live is None:
+        return ()
+    now = {column.name: column.attnum for column in live.schema.columns}
+    then = {column.attnum: column.name for column in columns}
+    return tuple(then.get(now[name], name) for name in live.schema.key if name in now)
+
+
+def _constants(live: DescribedTable | None, columns: Sequence[Column]) -> dict[str, pa.Scalar]:
+    """What rows older than a column have, by the names that the columns had."""
+    if live is None:
+        return {}
+    named = {column.attnum: column.name for column in live.schema.columns}
+    missing = live.schema.missing
+    return {
+        column.name: missing[named[column.attnum]]
+        for column in columns
+        if named.get(column.attnum) in missing
+    }
 
 
 def _column(
-    types: TypeCatalog, column: RelationColumn, live: DescribedTable | None
+    types: TypeCatalog, column: RelationColumn, number: int, live: DescribedTable | None
 ) -> tuple[Column, TypeMapping]:
-    if live is not None and column.name in live.schema.names:
-        index = live.schema.names.index(column.name)
-        same = live.columns[index]
-        if (same.type_oid, same.typmod) == (column.type_oid, column.type_modifier):
-            return live.schema.columns[index], live.mappings[index]
+    for index, same in enumerate(live.columns if live is not None else ()):
+        if same.attnum == number and (same.type_oid, same.typmod) == (
+            column.type_oid,
+            column.type_modifier,
+        ):
+            assert live is not None
+            found = replace(live.schema.columns[index], name=column.name)
+            return found, live.mappings[index]
     mapped = mapping(column.type_oid, column.type_modifier, types)
     source_type = types.format(column.type_oid, column.type_modifier)
-    return Column(column.name, mapped.arrow, source_type), mapped
+    return Column(column.name, mapped.arrow, source_type, number), mapped
 
 
 def _key(relation: Relation, identity: ReplicaIdentity, live: tuple[str, ...]) -> tuple[str, ...]:
