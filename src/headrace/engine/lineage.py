@@ -41,6 +41,10 @@ class KeyEvents:
         stands = last_put > last_removed
         return np.sort(last_put[stands]), np.sort(last_removed[last_removed > last_put])
 
+    def without_removals(self) -> KeyEvents:
+        """The same where rows stay under the keys that others moved away from."""
+        return KeyEvents(np.full_like(self.removed, _NONE), self.put)
+
     def predecessors(self, updates: Bools) -> Ints:
         """Per change, the earlier change whose row it updates; else OUTSIDE or NOWHERE.
 
