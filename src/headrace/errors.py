@@ -98,6 +98,10 @@ class UnusableKeyError(SourceError):
     """The key that headrace.yaml names cannot identify the rows of its table."""
 
 
+class UnsuitableShapeError(SourceError):
+    """A table cannot be kept at its destination in the way that headrace.yaml asks for."""
+
+
 class UnsupportedSchemaChangeError(SourceError):
     """A table changed in a way that its destination cannot follow; only that table stops."""
 

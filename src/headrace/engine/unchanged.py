@@ -6,7 +6,7 @@ once and the result is spread over the rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,20 @@ def unsent_columns(
     pattern, flags = _distinct(bitmaps, len(names))
     marked = np.flatnonzero(flags.any(axis=0)).tolist()
     return {names[i]: flags[pattern, i] for i in marked}
+
+
+def bitmap_of(names: Sequence[str], unsent: Collection[str]) -> bytes:
+    """The bitmap that marks the columns `unsent` among `names`."""
+    flags = np.array([name in unsent for name in names], np.bool_)
+    return np.packbits(flags, bitorder="little").tobytes()
+
+
+def unsent_names(bitmaps: pa.ChunkedArray, names: Sequence[str]) -> pa.Array:
+    """Per row the columns that it did not send, as a list of names; null where it sent all."""
+    pattern, flags = _distinct(bitmaps, len(names))
+    listed = [[name for name, flag in zip(names, row, strict=True) if flag] for row in flags]
+    distinct = pa.array([each or None for each in listed], pa.list_(pa.string()))
+    return distinct.take(pa.array(pattern))
 
 
 def move_bits(bitmaps: pa.Array, positions: Sequence[int], width: int) -> pa.Array:

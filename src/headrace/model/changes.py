@@ -65,6 +65,8 @@ class NetChanges:
     Deletes and upserts share no key. A table without a key is a multiset: `deletes` holds whole
     rows, each taking away exactly one equal row, `upserts` is only added, and `fills` is empty.
 
+    Where deleted rows stay, `truncate` marks those that are not marked, as of `truncated_at`.
+
     `commit_ts` is when the newest change of the range was committed, where the source tells. All
     changes lie behind `after`, where that is known: up to it the content before was the source's.
     """
@@ -74,6 +76,7 @@ class NetChanges:
     deletes: pa.Table
     fills: tuple[Fill, ...] = ()
     truncate: bool = False
+    truncated_at: datetime | None = None
     rejected: tuple[Rejected, ...] = ()
     commit_ts: datetime | None = None
     after: Lsn | None = None

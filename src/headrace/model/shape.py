@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from headrace.model.delivery import OnDelete
+
 # Of a table in mode scd2, as Databricks names them: when a version came, and when the next one did.
 # The version that is current has a null END_AT.
 START_AT: Final = "__START_AT"
@@ -33,9 +35,13 @@ class Metadata(Enum):
 
 @dataclass(frozen=True)
 class Shape:
-    """The user's choices for one table. `track` names the columns whose changes make a version in
-    mode scd2 (none: all do)."""
+    """The user's choices for one table.
+
+    `track` names the columns whose changes make a version in mode scd2 (none: all do). `on_delete`
+    is left at DELETE for a destination that keeps deleted rows by itself (Delivery).
+    """
 
     mode: Mode = Mode.SCD1
     metadata: tuple[Metadata, ...] = ()
     track: tuple[str, ...] = ()
+    on_delete: OnDelete = OnDelete.DELETE
