@@ -77,6 +77,12 @@ def with_vector(
     return {"add": {**file, "dataChange": data_change, **vector}}
 
 
+def change_file(path: str, size: int, partition_values: Mapping[str, str | None]) -> Action:
+    """A change data file; `size` in bytes. PROTOCOL.md, "Add CDC File"."""
+    values = dict(partition_values)
+    return {"cdc": {"path": path, "partitionValues": values, "size": size, "dataChange": False}}
+
+
 def remove(file: Mapping[str, Any], *, data_change: bool = True) -> Action:
     """The tombstone of a file (with the deletion vector that it has)."""
     tombstone = {

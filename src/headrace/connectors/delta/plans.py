@@ -8,13 +8,12 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from headrace.connectors.delta import actions
+from headrace.connectors.delta import actions, conversion
 from headrace.connectors.delta.actions import Action
 from headrace.connectors.delta.maintenance import RETENTION_PROPERTIES
 from headrace.connectors.delta.names import new_name
 from headrace.connectors.delta.rows import live_rows
 from headrace.connectors.delta.schema import (
-    arrow_schema,
     delta_schema,
     protocol_for,
     schema_change,
@@ -24,13 +23,11 @@ from headrace.connectors.delta.state import TableState
 from headrace.connectors.delta.types import stored_schema, stored_type
 from headrace.connectors.delta.writer import LASTING_COMPRESSION, DataWriter
 from headrace.log.storage import Storage
-from headrace.model import Checkpoint, TableSchema
+from headrace.model import Checkpoint, TableFormat, TableSchema
 
 PIPELINE: Final = "headrace.pipeline"  # the table property that says whose a table is
-DELETION_VECTORS: Final = "delta.enableDeletionVectors"
 LOG_ID: Final = "headrace.log"  # and from which change log its content comes
 SOURCE: Final = "headrace.source"  # and which table it is there
-_CHANGE_DATA_FEED: Final = "delta.enableChangeDataFeed"
 
 
 def replacement(
@@ -41,27 +38,26 @@ def replacement(
     at: Checkpoint,
     *,
     pipeline: str,
-    change_data_feed: bool,
+    layout: TableFormat,
 ) -> list[Action]:
     """A commit that makes the table, or swaps all of its content and its schema for others."""
     old = state or TableState()
-    needed = protocol_for(schema, change_data_feed=change_data_feed)
-    protocol = with_features_of(old.protocol, needed) if state else needed
+    needed = protocol_for(schema)
+    standing = with_features_of(old.protocol, needed) or old.protocol
+    protocol = conversion.protocol(standing, layout)
     configuration = {
         **RETENTION_PROPERTIES,
-        **old.configuration,
-        DELETION_VECTORS: "true",
+        **conversion.properties(old.configuration, layout),
         PIPELINE: pipeline,
         LOG_ID: at.log_id,
         SOURCE: str(schema.table),
-        **({_CHANGE_DATA_FEED: "true"} if change_data_feed else {}),
     }
     metadata = {
         "format": {"provider": "parquet", "options": {}},
         "createdTime": actions.now_ms(),
         "id": str(uuid.uuid4()),
         **old.metadata,
-        "partitionColumns": [],
+        "partitionColumns": list(layout.partition_by),
         "schemaString": delta_schema(schema),
         "configuration": configuration,
     }
@@ -69,7 +65,7 @@ def replacement(
     operation = "CREATE OR REPLACE TABLE AS SELECT" if state else "CREATE TABLE AS SELECT"
     return [
         actions.commit_info(operation, at=at, metrics=metrics),
-        *_of_protocol(protocol),
+        *_of_protocol(None if protocol == old.protocol else protocol),
         {"metaData": metadata},
         *(actions.remove(file) for file in old.files.values()),
         *adds,
@@ -95,7 +91,7 @@ def evolution(storage: Storage, state: TableState, schema: TableSchema) -> list[
         return []
     constants = {name: schema.missing[name] for name in added if name in schema.missing}
     metadata = {**state.metadata, "schemaString": delta_schema(schema)}
-    needed = protocol_for(schema, change_data_feed=False)
+    needed = protocol_for(schema)
     commit = [
         actions.commit_info("ADD COLUMNS", parameters={"columns": ", ".join(added)}),
         *_of_protocol(with_features_of(state.protocol, needed)),
@@ -106,7 +102,8 @@ def evolution(storage: Storage, state: TableState, schema: TableSchema) -> list[
         for file in state.files.values():
             batches = live_rows(storage, file, stored)
             filled = (_with_constants(rows, constants) for rows in batches)
-            commit += [actions.remove(file), *_rewritten(storage, filled, stored)]
+            values = file.get("partitionValues") or {}
+            commit += [actions.remove(file), *_rewritten(storage, filled, stored, values)]
     return commit
 
 
@@ -118,28 +115,19 @@ def _with_constants(rows: pa.Table, constants: Mapping[str, pa.Scalar]) -> pa.Ta
     return rows
 
 
-def merging(storage: Storage, state: TableState, paths: Iterable[str]) -> list[Action]:
-    """A commit that makes one file of the live rows of several, and changes no row."""
-    files = [state.files[path] for path in paths]
-    stored = arrow_schema(state.metadata["schemaString"])
-    rows = (batch for file in files for batch in live_rows(storage, file, stored))
-    return [
-        actions.commit_info("OPTIMIZE", metrics={"numRemovedFiles": len(files)}),
-        *(actions.remove(file, data_change=False) for file in files),
-        *_rewritten(storage, rows, stored, data_change=False),
-    ]
-
-
 def _rewritten(
-    storage: Storage, rows: Iterable[pa.Table], schema: pa.Schema, *, data_change: bool = True
+    storage: Storage,
+    rows: Iterable[pa.Table],
+    schema: pa.Schema,
+    values: Mapping[str, str | None],
 ) -> list[Action]:
-    """The add action of a new file with these rows; none if there are no rows."""
-    path = new_name()
+    """The add action of a new file with these rows of one partition; none if there are no rows."""
+    path = new_name(values)
     with storage.write() as group:
-        writer = DataWriter(group.open(path), path, schema, LASTING_COMPRESSION)
+        writer = DataWriter(group.open(path), path, schema, LASTING_COMPRESSION, values)
         for batch in rows:
             writer.write(batch)
-        add = writer.finish(data_change=data_change)
+        add = writer.finish()
     if writer.rows:
         return [add]
     storage.delete([path])

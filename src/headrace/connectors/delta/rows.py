@@ -167,11 +167,14 @@ def load_vector(storage: Storage, descriptor: Mapping[str, Any] | None) -> BitMa
     )
 
 
-def live_rows(storage: Storage, file: Mapping[str, Any], schema: pa.Schema) -> Iterator[pa.Table]:
-    """The rows of a data file that its deletion vector leaves, a batch at a time."""
-    deleted = np.frombuffer(
-        load_vector(storage, file.get("deletionVector")).to_array(), np.uint32
-    ).astype(np.int64)
+def live_rows(
+    storage: Storage, file: Mapping[str, Any], schema: pa.Schema, gone: BitMap | None = None
+) -> Iterator[pa.Table]:
+    """The rows of a data file but for those `gone`, a batch at a time: by default those that its
+    deletion vector takes away."""
+    if gone is None:
+        gone = load_vector(storage, file.get("deletionVector"))
+    deleted = np.frombuffer(gone.to_array(), np.uint32).astype(np.int64)
     start = 0
     for rows in read_columns(storage, file["path"], schema):
         inside = deleted[(deleted >= start) & (deleted < start + rows.num_rows)] - start

@@ -7,7 +7,7 @@ catalog number of the source's column, which tells a renamed column from another
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,12 +20,15 @@ from headrace.errors import DestinationError, UnsupportedSchemaChangeError
 from headrace.model import TableSchema
 
 ATTNUM: Final = "headrace.attnum"
+# Table features.
+DELETION_VECTORS: Final = "deletionVectors"
+CHANGE_DATA_FEED: Final = "changeDataFeed"
 
 # What we read and keep right when others have switched it on.
 _KNOWN_FEATURES: Final = {
     "appendOnly",
-    "changeDataFeed",
-    "deletionVectors",
+    CHANGE_DATA_FEED,
+    DELETION_VECTORS,
     "invariants",
     "timestampNtz",
     "variantType",  # deltalake adds it with any table property; ours have no such column
@@ -70,28 +73,52 @@ def arrow_schema(schema_string: str) -> pa.Schema:
     return stored_schema(pa.schema(Schema.from_json(schema_string).to_arrow()))
 
 
-def protocol_for(schema: TableSchema, *, change_data_feed: bool) -> dict[str, Any]:
-    """The `protocol` action that a table of this schema needs, with deletion vectors."""
-    features = ["deletionVectors"]
-    if any(_has_local_timestamps(c.type) for c in schema.columns):
-        features.append("timestampNtz")
+def protocol_for(schema: TableSchema) -> dict[str, Any]:
+    """The `protocol` action that a table of this schema needs. PROTOCOL.md, "Table Features"."""
+    local = any(_has_local_timestamps(c.type) for c in schema.columns)
+    features = ["timestampNtz"] * local
+    return _protocol(features, features)
+
+
+def _protocol(reader: list[str], writer: list[str]) -> dict[str, Any]:
+    """Version 1 is for readers that need to know no feature."""
+    features = {"readerFeatures": reader} if reader else {}
+    version = 3 if reader else 1
     return {
-        "minReaderVersion": 3,
+        "minReaderVersion": version,
         "minWriterVersion": 7,
-        "readerFeatures": features,
-        "writerFeatures": features + ["changeDataFeed"] * change_data_feed,
+        **features,
+        "writerFeatures": writer,
     }
+
+
+def with_features(
+    protocol: Mapping[str, Any], *, reader: Iterable[str] = (), writer: Iterable[str] = ()
+) -> dict[str, Any]:
+    """`protocol` with what it lacks of these features."""
+
+    def merged(kind: str, more: Iterable[str]) -> list[str]:
+        return list(dict.fromkeys([*(protocol.get(kind) or []), *more]))
+
+    return _protocol(merged("readerFeatures", reader), merged("writerFeatures", writer))
 
 
 def with_features_of(
     protocol: Mapping[str, Any], needed: Mapping[str, Any]
 ) -> dict[str, Any] | None:
     """`protocol` with what it lacks of `needed`; None if it lacks nothing."""
-    merged = dict(protocol)
-    for kind in ("readerFeatures", "writerFeatures"):
-        had = list(protocol.get(kind) or [])
-        merged[kind] = had + [f for f in needed[kind] if f not in had]
+    reader, writer = (needed.get(kind) or [] for kind in ("readerFeatures", "writerFeatures"))
+    merged = with_features(protocol, reader=reader, writer=writer)
     return None if merged == dict(protocol) else merged
+
+
+def without_feature(protocol: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """`protocol` for a table in which nothing needs the feature any more."""
+    reader, writer = (
+        [feature for feature in protocol.get(kind) or [] if feature != name]
+        for kind in ("readerFeatures", "writerFeatures")
+    )
+    return _protocol(reader, writer)
 
 
 def _has_local_timestamps(arrow: pa.DataType) -> bool:
@@ -107,7 +134,7 @@ def check_protocol(protocol: Mapping[str, Any], metadata: Mapping[str, Any], whe
     Raises:
         DestinationError: the table needs a feature that this writer does not have.
     """
-    if protocol["minReaderVersion"] != 3 or protocol["minWriterVersion"] != 7:
+    if protocol["minReaderVersion"] not in (1, 3) or protocol["minWriterVersion"] != 7:
         unknown = {f"protocol {protocol['minReaderVersion']}/{protocol['minWriterVersion']}"}
     else:
         unknown = set(protocol.get("writerFeatures") or []) - _KNOWN_FEATURES

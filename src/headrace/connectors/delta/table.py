@@ -8,6 +8,7 @@ remembers more than the log says, but for the key index, which is rebuilt from t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from typing import Any, Final
 
 import pyarrow as pa
@@ -16,15 +17,19 @@ from pyroaring import BitMap
 from headrace.connectors.delta import actions, maintenance
 from headrace.connectors.delta.actions import LSN_SUFFIX, Action
 from headrace.connectors.delta.adopt import adopt
-from headrace.connectors.delta.changeset import RowsMissingError, set_against
+from headrace.connectors.delta.change_files import changes_of, write_change_files
+from headrace.connectors.delta.changeset import Changeset, RowsMissingError, set_against
+from headrace.connectors.delta.compaction import Compaction, Replacement
+from headrace.connectors.delta.conversion import converted, has_feed, has_vectors
+from headrace.connectors.delta.maintenance import Policy
 from headrace.connectors.delta.plans import (
-    DELETION_VECTORS,
     LOG_ID,
     PIPELINE,
     evolution,
     replacement,
 )
-from headrace.connectors.delta.rows import RowIndex, count_rows
+from headrace.connectors.delta.rewriting import rewrite
+from headrace.connectors.delta.rows import RowIndex, count_rows, load_vector
 from headrace.connectors.delta.schema import check_protocol, schema_change
 from headrace.connectors.delta.standing import (
     StandingContent,
@@ -38,11 +43,11 @@ from headrace.connectors.delta.upkeep import Upkeep
 from headrace.connectors.delta.writer import CommitLostError, put_commit, write_files
 from headrace.errors import (
     DestinationConflictError,
-    DestinationError,
     DivergedError,
     ForeignTableError,
     UnsupportedSchemaChangeError,
 )
+from headrace.failpoints import hit
 from headrace.log.storage import Storage
 from headrace.model import (
     ChangeFeed,
@@ -82,6 +87,8 @@ class MergeOnReadTable:
         shape: Shape,
         delivery: Delivery,
         layout: TableFormat,
+        beside: Executor,
+        policy: Policy | None = None,
     ) -> None:
         self.name = name
         self.storage = storage
@@ -94,7 +101,8 @@ class MergeOnReadTable:
         self._rows: RowIndex | None = None
         self._exact = True  # False once a null was met in an integer key
         self._checked: tuple[object, ...] = ()
-        self._upkeep = Upkeep(storage, options)
+        policy = policy or Policy.of(layout.cluster_by)
+        self._upkeep = Upkeep(storage, options, beside, policy, layout.cluster_by)
         self._entry_bytes = 0
 
     # -- DestinationTable --------------------------------------------------------------------------
@@ -129,9 +137,14 @@ class MergeOnReadTable:
                 checkpoint,
                 at,
                 pipeline=self._pipeline,
-                change_data_feed=self._layout.change_feed is not ChangeFeed.OFF,
+                layout=self._layout,
             )
         )
+
+    def follows(self) -> str | None:
+        """The id of the change log that the content comes from; None where there is no table."""
+        state = self._refresh_ours()
+        return None if state is None else state.configuration.get(LOG_ID)
 
     def content(self, schema: TableSchema) -> StandingContent | None:
         """What the table holds, if differences from `schema`'s rows can be written.
@@ -185,6 +198,7 @@ class MergeOnReadTable:
             if self._is_done(state, to):
                 return
             self._check_columns(state, changes.schema)
+            self._convert()
             try:
                 self._apply_once(state, changes, to)
             except CommitLostError:
@@ -194,9 +208,17 @@ class MergeOnReadTable:
             except RowsMissingError as error:
                 raise self._diverged(str(error)) from error
             else:
-                self._maintain(state)
+                self._maintain()
                 return
         raise self._conflict()
+
+    def close(self) -> None:
+        """Finish the upkeep that is under way, if any.
+
+        Raises:
+            DestinationUnavailableError, LogError: it failed; what was applied before stands.
+        """
+        self._maintain(last=True)
 
     def held(self) -> str | None:
         """A Delta table's last rebuild cannot be undone."""
@@ -303,12 +325,18 @@ class MergeOnReadTable:
     def _check_protocol(self) -> None:
         state = self._known_state()
         check_protocol(state.protocol, state.metadata, self.storage.url)
-        if state.configuration.get(DELETION_VECTORS, "").lower() != "true":
-            raise DestinationError(
-                f"{self.storage.url} no longer allows deletion vectors",
-                hint=f"set its table property {DELETION_VECTORS} to true",
-                table=str(self.name),
-            )
+
+    def _convert(self) -> None:
+        """Bring the table's properties to what its user says now; seldom is there anything to do.
+
+        A checkpoint follows, so that readers without deletion vectors need not read the log before.
+        """
+        state = self._known_state()
+        before = state.protocol
+        self._commit_any(lambda state: converted(self.storage, state or TableState(), self._layout))
+        if state.protocol is not before:
+            maintenance.write_checkpoint(self.storage.url, self._options)
+            state.checkpoint_version = state.version
 
     # -- commits -----------------------------------------------------------------------------------
 
@@ -349,25 +377,44 @@ class MergeOnReadTable:
         rows = self._row_index(state, changes.schema, stored)
         batch = set_against(rows, changes, stored)
         deletions, emptied = self._divide(state, rows.deletions(batch.doomed))
-        written = write_files(self.storage, batch.upserts, deletions, state.partition_by)
+        marked = has_vectors(state)
+        vectors = deletions if marked else {}
+        written = write_files(self.storage, batch.upserts, vectors, state.partition_by)
+        touched = [(state.files[path], gone) for path, gone in deletions.items()]
         metrics = {"numUpsertedRows": batch.upserts.num_rows, "numDeletedRows": batch.deleted}
         commit = [
             actions.commit_info("MERGE", at=to, after=changes.after, metrics=metrics),
             *metadata,
             *(actions.remove(state.files[path]) for path in [*deletions, *emptied]),
             *(
-                actions.with_vector(file, written.descriptors[path], self._total(file))
-                for path, file in ((path, state.files[path]) for path in deletions)
+                actions.with_vector(file, written.descriptors[file["path"]], self._total(file))
+                for file, _ in touched
+                if marked
             ),
+            *([] if marked else rewrite(self.storage, touched, stored)),
             *(add for add, _ in written.adds),
+            *self._told(state, batch, changes.schema.key, rewritten=bool(touched) and not marked),
             *actions.transactions(self.app_id(to.log_id), to),
         ]
         self._put(commit)
+        if not marked:
+            self._sync()
+            return
         rows.committed(
             {path: (written.descriptors[path], gone) for path, gone in deletions.items()},
             emptied,
             [(a["add"]["path"], batch.hashes_of(positions)) for a, positions in written.adds],
         )
+
+    def _told(
+        self, state: TableState, batch: Changeset, key: Sequence[str], *, rewritten: bool
+    ) -> list[Action]:
+        """What the Change Data Feed has to be told of a batch."""
+        if self._rows is None or not has_feed(state):
+            return []
+        images = self._layout.change_feed is ChangeFeed.IMAGES
+        told = changes_of(self._rows, batch, key, images=images, rewritten=rewritten)
+        return [] if told is None else write_change_files(self.storage, told, state.partition_by)
 
     def _truncate(self, state: TableState, upserts: pa.Table, to: Checkpoint) -> None:
         written = write_files(self.storage, upserts, {}, state.partition_by)
@@ -406,24 +453,51 @@ class MergeOnReadTable:
 
     # -- upkeep ------------------------------------------------------------------------------------
 
-    def _maintain(self, state: TableState) -> None:
-        """Bounded upkeep between two commits.
+    def _maintain(self, *, last: bool = False) -> None:
+        """Between two commits: take up what was done beside them, and begin what is due.
 
         Raises:
-            DestinationUnavailableError: it failed; what was applied before stands.
+            DestinationUnavailableError, LogError: it failed; what was applied before stands.
         """
-        commit = self._upkeep.compaction(state)
-        if commit:
-            self._compact(commit)
-        self._upkeep.after_commit(state)
+        if self._state is None:
+            return
+        compaction = self._upkeep.finished(self._state, wait=last)
+        if compaction is not None:
+            self._compact(compaction)
+        if not last:
+            self._upkeep.begin(self._state, self._rows)
 
-    def _compact(self, commit: Sequence[Action]) -> None:
-        try:
-            self._put(commit)
-        except CommitLostError:
-            self._refresh_ours()  # the other writer may have merged them; there is a next time
-        else:
+    def _compact(self, compaction: Compaction) -> None:
+        """Put the copies in the place of their sources, unless the table has gone another way."""
+        for _ in range(ATTEMPTS):
+            plan = compaction.against(self.storage, self._known_state(), self._deleted)
+            if plan is None:
+                break
+            try:
+                self._put(plan.commit)
+            except CommitLostError:
+                self._refresh_ours()
+                continue
+            hit("delta.compacted")
+            self._follow(compaction, plan)
+            self.storage.delete(plan.empty)
+            return
+        compaction.abandon(self.storage)
+
+    def _follow(self, compaction: Compaction, plan: Replacement) -> None:
+        rows, self._rows = self._rows, None
+        moved = [m for m in plan.moved if m is not None]
+        if rows is not None and rows is compaction.index and len(moved) == len(plan.moved):
+            rows.moved(plan.removed, moved)
+            self._rows = rows
+        elif rows is not None:
+            self._rows = rows
             self._sync()
+
+    def _deleted(self, file: Mapping[str, Any]) -> BitMap:
+        if self._rows is not None:
+            return self._rows.deleted(file["path"])
+        return load_vector(self.storage, file.get("deletionVector"))
 
     # -- errors ------------------------------------------------------------------------------------
 

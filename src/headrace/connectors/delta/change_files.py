@@ -1,0 +1,117 @@
+"""Change data files: what a commit did to rows, where readers cannot see it from its other files.
+
+PROTOCOL.md, "Change Data Files" and "Add CDC File". A commit that only adds and takes away rows
+needs none: files that come or go, and deletion vectors that grow, tell it exactly. An update, as
+two images of one row, and a row that goes from a file that is written anew, cannot be told so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from headrace.connectors.delta import actions
+from headrace.connectors.delta.actions import Action
+from headrace.connectors.delta.arrangement import divided
+from headrace.connectors.delta.changeset import Changeset
+from headrace.connectors.delta.names import new_name
+from headrace.connectors.delta.rows import RowIndex
+from headrace.connectors.delta.writer import SMALL_COMPRESSION
+from headrace.failpoints import hit
+from headrace.log.storage import Storage
+from headrace.model import START_AT
+from headrace.model.feed import CHANGE_TYPE
+from headrace.model.fingerprint import Hasher
+
+FOLDER: Final = "_change_data"
+
+
+def changes_of(
+    rows: RowIndex, batch: Changeset, key: Sequence[str], *, images: bool, rewritten: bool
+) -> pa.Table | None:
+    """What a batch does to rows, by change type; None where the commit's other files tell it.
+
+    `rewritten`: files that lose rows are written anew.
+    """
+    if not len(batch.doomed) or not (rewritten or (images and batch.upserts.num_rows)):
+        return None
+    before = rows.read(batch.doomed, batch.upserts.schema)
+    if images and key:
+        identity = key if rows.history is None else [*key, START_AT]
+        told = as_images(before, batch.upserts, identity)
+        if told is not None:
+            return told
+    return as_rows(before, batch.upserts) if rewritten else None
+
+
+def as_rows(before: pa.Table, after: pa.Table) -> pa.Table:
+    """Rows that went, as deletes, and rows that came, as inserts."""
+    return _told([("delete", before), ("insert", after)])
+
+
+def as_images(before: pa.Table, after: pa.Table, identity: Sequence[str]) -> pa.Table | None:
+    """The same, but a row that went and one that came with equal values in the columns `identity`
+    are the two images of an update; None if there is no such pair.
+
+    Each has the values of `identity` once at most.
+    """
+    old, new = _numbers(before, after, identity)
+    _, left, right = np.intersect1d(old, new, assume_unique=True, return_indices=True)
+    if not len(left):
+        return None
+    return _told(
+        [
+            ("delete", _others(before, left)),
+            ("update_preimage", before.take(pa.array(left))),
+            ("update_postimage", after.take(pa.array(right))),
+            ("insert", _others(after, right)),
+        ]
+    )
+
+
+def _numbers(
+    before: pa.Table, after: pa.Table, identity: Sequence[str]
+) -> tuple[npt.NDArray[np.void], npt.NDArray[np.void]]:
+    """A 128-bit fingerprint of the identity of each row."""
+    keys = pa.concat_tables([before.select(identity), after.select(identity)])
+    hashes = Hasher.of(keys.schema, exact=False).hash(keys)
+    assert hashes.low is not None
+    pairs = np.rec.fromarrays([hashes.high, hashes.low])
+    return pairs[: before.num_rows], pairs[before.num_rows :]
+
+
+def _others(rows: pa.Table, which: npt.NDArray[np.intp]) -> pa.Table:
+    return rows.take(pa.array(np.setdiff1d(np.arange(rows.num_rows), which)))
+
+
+def _told(parts: Sequence[tuple[str, pa.Table]]) -> pa.Table:
+    kind = pa.field(CHANGE_TYPE, pa.string())
+    return pa.concat_tables(
+        rows.append_column(kind, pa.repeat(pa.scalar(word, kind.type), rows.num_rows))
+        for word, rows in parts
+    )
+
+
+def write_change_files(
+    storage: Storage, rows: pa.Table, partition_by: Sequence[str] = ()
+) -> list[Action]:
+    """Make change data files durable, one a partition; returns their cdc actions.
+
+    Raises:
+        LogError: they cannot be written.
+    """
+    told = []
+    with storage.write() as group:
+        for values, positions in divided(rows, partition_by):
+            path = f"{FOLDER}/{new_name(values)}"
+            file = group.open(path)
+            part = rows.take(pa.array(positions)) if values else rows
+            pq.write_table(part, file, compression=SMALL_COMPRESSION)
+            told.append(actions.change_file(path, file.tell(), values))
+    hit("delta.changes_written")
+    return told
