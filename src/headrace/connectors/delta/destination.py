@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Final
 
 import pyarrow as pa
@@ -12,29 +13,42 @@ from deltalake import DeltaTable, QueryBuilder
 from deltalake.exceptions import DeltaError
 
 from headrace.connectors.delta.discovery import folder_of, tables_in
+from headrace.connectors.delta.maintenance import Policy
+from headrace.connectors.delta.failures import plain
 from headrace.connectors.delta.plans import PIPELINE
 from headrace.connectors.delta.state import load_state
 from headrace.connectors.delta.table import MergeOnReadTable
-from headrace.errors import DestinationError, LogError
+from headrace.connectors.delta.timeline import Timeline
+from headrace.errors import DestinationError, LogError, NoVersionError
 from headrace.log.storage import Storage, open_storage
-from headrace.model import Delivery, Shape, TableFormat, TableId
+from headrace.model import Delivery, Reached, Shape, TableFormat, TableId
 
+_SWEPT: Final = (
+    "if files of an old version were swept: raise the table property "
+    "delta.deletedFileRetentionDuration; headrace lsn tells the newest LSN"
+)
 _TABLE_NAME: Final = re.compile(r'(?:"([^"]+)"|([\w$]+))\s*\.\s*(?:"([^"]+)"|([\w$]+))')
 
 
 class DeltaDestination:
     """Tables at `<location>/<schema>/<table>`; `location` is a path or an object store's URL.
 
-    `storage_options` are the object store's settings in the names that deltalake knows.
+    `storage_options` are the object store's settings in the names that deltalake knows. The upkeep
+    of its tables runs in `beside` (default: one thread for all), by `policy`.
     """
 
     def __init__(
         self,
         location: str,
         storage_options: Mapping[str, str] | None = None,
+        *,
+        beside: Executor | None = None,
+        policy: Policy | None = None,
     ) -> None:
         self.location = location.rstrip("/")
         self._options = dict(storage_options or {})
+        self._beside = beside or ThreadPoolExecutor(1, "headrace-upkeep")
+        self._policy = policy
 
     def _storage(self, path: str = "") -> Storage:
         return open_storage(f"{self.location}/{path}".rstrip("/"), self._options)
@@ -60,10 +74,13 @@ class DeltaDestination:
             shape=shape or Shape(),
             delivery=delivery or Delivery(),
             layout=layout or TableFormat(),
+            beside=self._beside,
+            policy=self._policy,
         )
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Let go of the thread for upkeep, which ends with what it has begun."""
+        self._beside.shutdown(wait=False, cancel_futures=True)
 
     def check_writable(self) -> None:
         """Write and delete a file at the location.
@@ -90,35 +107,62 @@ class DeltaDestination:
         state = load_state(self._storage(folder_of(name)))
         return None if state is None else state.configuration.get(PIPELINE)
 
-    def query(self, sql: str) -> pa.Table:
-        """The result of a query over this location's tables by their names, `schema.table`.
-
-        A table's name alone will do where no other schema here has a table of that name.
+    def timeline(
+        self, name: TableId, reached: Callable[[str, str], Reached | None]
+    ) -> Timeline | None:
+        """A table's versions by the LSNs of its source; None where it holds nothing of one.
 
         Raises:
+            DestinationError: the table cannot be read.
+        """
+        try:
+            found = Timeline(name, self._storage(folder_of(name)), self._options, reached)
+        except DeltaError as error:
+            raise DestinationError(
+                f"{name} cannot be read: {plain(error)}", hint="see whether its folder is whole"
+            ) from error
+        return found if found.standing is not None else None
+
+    def query(self, sql: str, version_at: Callable[[TableId], int] | None = None) -> pa.Table:
+        """The result of a query over this location's tables by their names, `schema.table`.
+
+        A table's name alone will do where no other schema here has a table of that name. With
+        `version_at`, tables are read at the versions that it gives, not at their newest.
+
+        Raises:
+            NoVersionError: `version_at` knows none of a table that the query reads.
             DestinationError: the query is wrong, or a table cannot be read.
         """
         tables = self.tables()
         bare = [table.name for table in tables]
+        missing: list[NoVersionError] = []  # of tables, or of columns that have a table's name
         try:
             builder = QueryBuilder()
             for table in tables:
                 if not re.search(rf"\b{re.escape(table.name)}\b", sql):
                     continue
-                delta = self.open(table)
+                try:
+                    delta = self.open(table, version_at(table) if version_at else None)
+                except NoVersionError as error:
+                    missing.append(error)
+                    continue
                 builder.register(_alias(table), delta)
                 if bare.count(table.name) == 1:
                     builder.register(table.name, delta)
             return pa.table(builder.execute(_with_aliases(sql, tables)))
         except (DeltaError, pa.ArrowException, ValueError) as error:
+            if missing:
+                raise missing[0] from error
+            swept = version_at is not None and "not found" in str(error)
+            known = "the tables here: " + ", ".join(map(str, tables))
             raise DestinationError(
-                f"the query failed: {error}", hint="the tables here: " + ", ".join(map(str, tables))
+                f"the query failed: {plain(error)}", hint=_SWEPT if swept else known
             ) from error
 
-    def open(self, name: TableId) -> DeltaTable:
-        """The table in the deltalake library, at its newest version."""
+    def open(self, name: TableId, version: int | None = None) -> DeltaTable:
+        """The table in the deltalake library, at a version or at its newest."""
         url = self._storage(folder_of(name)).url
-        return DeltaTable(url, storage_options=self._options or None)
+        return DeltaTable(url, version, storage_options=self._options or None)
 
 
 def _alias(table: TableId) -> str:
