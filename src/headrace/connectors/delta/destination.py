@@ -13,8 +13,8 @@ from deltalake import DeltaTable, QueryBuilder
 from deltalake.exceptions import DeltaError
 
 from headrace.connectors.delta.discovery import folder_of, tables_in
-from headrace.connectors.delta.maintenance import Policy
 from headrace.connectors.delta.failures import plain
+from headrace.connectors.delta.maintenance import Policy
 from headrace.connectors.delta.plans import PIPELINE
 from headrace.connectors.delta.state import load_state
 from headrace.connectors.delta.table import MergeOnReadTable
