@@ -19,7 +19,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from headrace import assembly, config, quarantines, syncing
+from headrace import assembly, config, consistency, quarantines, syncing
 from headrace.config import Capture, Settings
 from headrace.config import Sync as SyncSettings
 from headrace.connectors.postgres.check import check as check_source
@@ -27,11 +27,12 @@ from headrace.connectors.postgres.check import fix as fix_source
 from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.parked import ParkedRow
 from headrace.connectors.postgres.replay import Replayed
+from headrace.consistency import Moment
 from headrace.engine.runner import Runner, RunView
 from headrace.engine.sync import Sync
 from headrace.engine.sync_state import SyncView
 from headrace.errors import CheckFailedError, ConfigError, HeadraceError
-from headrace.model import TableId
+from headrace.model import Lsn, TableId
 from headrace.model.finding import Finding, Severity
 from headrace.plan import Plan, make_plan, plan_sync
 from headrace.preview import newest_changes
@@ -258,8 +259,14 @@ class Project:
             hint="check the name (headrace plan), start headrace run, or change a row",
         )
 
-    def query(self, sql: str) -> pa.Table:
-        """SQL over the destinations' tables by their names (`schema.table`)."""
+    def query(self, sql: str, as_of: Lsn | None = None) -> pa.Table:
+        """SQL over the destinations' tables by their names (`schema.table`).
+
+        With `as_of`, over Delta tables as they stood together at that LSN of their source.
+
+        Raises:
+            NoVersionError: a table has no version that stands there.
+        """
         places = {
             self.settings.pipelines[name].destination: name for name in self.settings.pipelines
         }
@@ -268,7 +275,24 @@ class Project:
                 f"there are several destinations: {', '.join(places)}",
                 hint="query one of them with a tool of its own, such as DuckDB",
             )
-        return assembly.destination(self.settings, next(iter(places.values()))).query(sql)
+        pipeline = next(iter(places.values()))
+        if as_of is not None:
+            return consistency.query(self.settings, pipeline, sql, as_of)
+        return assembly.destination(self.settings, pipeline).query(sql)
+
+    def lsn(self, pipeline: str | None = None, at: Lsn | None = None) -> list[Moment]:
+        """By pipeline from Postgres to Delta, the newest LSN that all of its tables have reached,
+        and the version of each that stands there; with `at`, the newest up to that one.
+
+        Raises:
+            NoVersionError: the tables have no version in common.
+        """
+        self._require(*([pipeline] if pipeline else []))
+        every = (name for capture in self.settings.captures() for name in capture.pipelines)
+        followed = [name for name in every if consistency.has_versions(self.settings, name)]
+        names = [pipeline] if pipeline else followed
+        found = (consistency.moment(self.settings, name, at) for name in names)
+        return [moment for moment in found if moment is not None]
 
     def verify(self, pipeline: str | None = None) -> list[TableVerification]:
         """Prove that each table equals its source at one LSN, catching up first if nobody runs."""

@@ -23,6 +23,7 @@ from headrace.cli.invocation import (
     Yes,
     confirmed,
     load_project,
+    lsn_of,
 )
 from headrace.cli.output import INTERRUPTED, Output, reporting
 from headrace.cli.plain import about
@@ -361,6 +362,15 @@ def preview(
 @app.command()
 def query(
     sql: Annotated[str, typer.Argument(metavar="SQL", help="SELECT … FROM schema.table")],
+    as_of: Annotated[
+        str | None,
+        typer.Option(
+            "--as-of-lsn",
+            metavar="LSN",
+            help="Read the tables as they stood together at this LSN of their source.",
+            show_default=False,
+        ),
+    ] = None,
     config: ConfigFile = DEFAULT_FILE,
     as_json: AsJson = False,
     verbose: Verbose = False,
@@ -370,8 +380,27 @@ def query(
     from headrace.cli.plain import with_short_floats
 
     with reporting(as_json=as_json, verbose=verbose) as output:
-        rows = with_short_floats(load_project(config).query(sql))
+        rows = with_short_floats(load_project(config).query(sql, lsn_of(as_of)))
         output.show((r for b in rows.to_batches() for r in b.to_pylist()), rows_view(rows))
+
+
+@app.command()
+def lsn(
+    pipeline: OnePipeline = None,
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="LSN", help="Not after this one.", show_default=False),
+    ] = None,
+    config: ConfigFile = DEFAULT_FILE,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Show the newest LSN that all tables have reached, and the version of each that has it."""
+    from headrace.cli.listings import moments_view
+
+    with reporting(as_json=as_json, verbose=verbose) as output:
+        moments = load_project(config).lsn(pipeline, lsn_of(at))
+        output.show(moments, moments_view(moments))
 
 
 @app.command()

@@ -14,6 +14,7 @@ import typer
 from headrace.errors import ConfigError
 
 if TYPE_CHECKING:
+    from headrace.model import Lsn
     from headrace.project import Project
 
 ConfigFile = Annotated[
@@ -35,6 +36,16 @@ def load_project(config: Path) -> Project:
     from headrace.project import load
 
     return load(config)
+
+
+def lsn_of(text: str | None) -> Lsn | None:
+    """An LSN as an option gives it. Raises ConfigError."""
+    from headrace.model import Lsn
+
+    try:
+        return None if text is None else Lsn.parse(text)
+    except ValueError as error:
+        raise ConfigError(str(error), hint="write it as headrace lsn does: 16/B374D848") from error
 
 
 def confirmed(question: str) -> bool:

@@ -13,6 +13,7 @@ from rich.text import Text
 from headrace.cli.output import table
 from headrace.cli.phases import phase_style
 from headrace.cli.plain import cell, count, counted, duration, prose, size
+from headrace.consistency import Moment
 from headrace.engine.table_state import Phase
 from headrace.model import BEFORE, COMMIT_LSN, COMMIT_TS, META_COLUMNS, OP, UNCHANGED, Lsn
 from headrace.model.finding import Finding, Severity
@@ -206,6 +207,21 @@ def _errors(status: Status) -> Iterable[Text]:
         if error:
             text = error.removeprefix(f"{name}: ")
             yield Text.assemble((f"\n{cell(name)}: ", "red"), prose(text))
+
+
+def moments_view(moments: Sequence[Moment]) -> RenderableType:
+    """By pipeline, the LSN and a line per table."""
+    if not moments:
+        return Text("no table has been copied yet: headrace run", "dim")
+    parts: list[RenderableType] = []
+    for moment in moments:
+        parts.append(Text(f"{moment.pipeline}: {moment.lsn}", "green"))
+        rows = [
+            (cell(str(t.table)), f"VERSION AS OF {t.version}", str(t.lsn), str(t.reached))
+            for t in moment.tables
+        ]
+        parts += [table(("table", "version", "since", "reached"), rows), ""]
+    return Group(*parts[:-1])
 
 
 # -- rows ------------------------------------------------------------------------------------------
