@@ -10,6 +10,7 @@ from threading import Event
 from headrace.config import Capture as CaptureSettings
 from headrace.config import SelectedTable, Settings, select_tables
 from headrace.config.connections import DeltaConnection, PostgresConnection
+from headrace.config.refining import refresh_policy
 from headrace.connectors.delta.destination import DeltaDestination
 from headrace.connectors.delta.source import DeltaSource
 from headrace.connectors.postgres.catalog import discover
@@ -24,6 +25,7 @@ from headrace.engine.table_state import TableTarget
 from headrace.errors import HeadraceError, LogError, LogLockedError, ObjectMissingError
 from headrace.log import CommitDraft, LogReader, LogWriter, Storage, open_storage
 from headrace.log.layout import Layout
+from headrace.log.requests import RefreshRequest, put_request
 from headrace.model import TableId
 
 Selection = Mapping[str, Sequence[SelectedTable]]  # by pipeline
@@ -107,6 +109,18 @@ def lock_holder(settings: Settings, capture: CaptureSettings) -> str | None:
     return None
 
 
+def ask_refresh(
+    settings: Settings, capture: CaptureSettings, tables: Collection[TableId], why: str
+) -> RefreshRequest:
+    """Ask the run that holds the capture's log, or else the next one, to copy tables anew."""
+    return put_request(log_storage(settings), Layout(capture.name), tables, why)
+
+
+def is_pending(settings: Settings, request: RefreshRequest) -> bool:
+    """Whether no run has taken a request up yet."""
+    return log_storage(settings).exists(request.path)
+
+
 def owned_path(capture: CaptureSettings) -> str:
     """Where the log notes what Headrace created at the source, for `destroy` to drop."""
     return f"{Layout(capture.name).root}/owned.json"
@@ -151,7 +165,6 @@ def running(
     pipelines: Sequence[str],
     selection: Selection,
     stop: Event,
-    resync: Collection[TableId] = (),
     unfit: Unfit | None = None,
 ) -> Iterator[Runner]:
     """Everything that one capture needs to run, with the log's lock held.
@@ -177,7 +190,7 @@ def running(
         )
         reader = LogReader.open(storage, capture.name, feed=log.feed)
         materializations = [
-            _materialization(settings, name, selection[name], reader, places, resync, unfit or {})
+            _materialization(settings, name, selection[name], reader, places, unfit or {})
             for name in pipelines
         ]
         yield Runner(source, log, materializations, stop)
@@ -189,7 +202,6 @@ def _materialization(
     tables: Sequence[SelectedTable],
     reader: LogReader,
     places: ExitStack,
-    resync: Collection[TableId],
     unfit: Unfit,
 ) -> Materialization:
     """One pipeline's; its destination is claimed when it can first be asked, until `places` end."""
@@ -204,4 +216,5 @@ def _materialization(
         TableTarget(t.source, target_table(place, t, pipeline), t.key, t.shape) for t in tables
     ]
     mine = {table: error for (name, table), error in unfit.items() if name == pipeline}
-    return Materialization(pipeline, reader, targets, resync=resync, begin=begin, unfit=mine)
+    policy = refresh_policy(settings.pipelines[pipeline].auto_refresh)
+    return Materialization(pipeline, reader, targets, begin=begin, unfit=mine, refresh=policy)

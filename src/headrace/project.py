@@ -36,6 +36,7 @@ from headrace.model import Lsn, TableId
 from headrace.model.finding import Finding, Severity
 from headrace.plan import Plan, make_plan, plan_sync
 from headrace.preview import newest_changes
+from headrace.refreshes import TableFailure, refreshed
 from headrace.removal import remove_capture, remove_sync
 from headrace.status import Status, project_status
 from headrace.transferring import DestinationCheck, check_destination
@@ -47,6 +48,8 @@ from headrace.verify import TableVerification
 # second as live.
 TICK: Final = 0.1
 
+ASKED: Final = "somebody asked for it"  # why a table is copied anew
+
 View = RunView | SyncView
 Tick = Callable[[Sequence[View]], None]
 
@@ -57,15 +60,6 @@ RUN_FIXES: Final = frozenset({"publication-missing", "publication-tables"})
 def load(path: str | Path = "headrace.yaml") -> Project:
     """Read a project's file. Raises ConfigError, naming file, line and the nearest valid value."""
     return Project(config.load(Path(path)))
-
-
-@dataclass(frozen=True)
-class TableFailure:
-    """A table that waits for a person, while the others went on."""
-
-    pipeline: str
-    table: TableId
-    error: HeadraceError
 
 
 class Project:
@@ -166,12 +160,12 @@ class Project:
     ) -> list[TableFailure]:
         """Copy tables (`schema.table` at either end) again, and catch up; old rows stay until then.
 
-        Each is swapped in one commit, with the columns that the source has now. Gives the tables
-        that failed.
+        Each changes in one commit, and has the columns that the source has now. A run of a capture
+        that goes on is asked to do it, and waited for. Gives the tables that failed.
 
         Raises:
             ConfigError: no pipeline carries such a table.
-            LogLockedError: a run is going on.
+            DestinationLockedError: a run of a pipeline from Delta tables is going on.
         """
         asked = [_table(name) for name in tables]
         carrying = {name: self._carried(name) for name in self.settings.pipelines}
@@ -180,10 +174,18 @@ class Project:
                 raise ConfigError(f"no pipeline carries {table}", hint="headrace plan lists them")
         names = {name for name, carried in carrying.items() if not carried.keys().isdisjoint(asked)}
         wanted = [carrying[n][table] for n in names for table in asked if table in carrying[n]]
-        for capture in self.settings.captures():  # its pipelines share one log, and run together
-            if names & set(capture.pipelines):
-                names |= set(capture.pipelines)
-        return self._run(sorted(names), wanted, True, stop or threading.Event(), on_tick)
+        stop = stop or threading.Event()
+        failures: list[TableFailure] = []
+        for capture in self.settings.captures():
+            mine = {t for n in names & set(capture.pipelines) for t in carrying[n].values()}
+            copied = [table for table in dict.fromkeys(wanted) if table in mine]
+            if copied:
+                run = partial(self._run, capture.pipelines, (), True, stop, on_tick)
+                failures += refreshed(self.settings, capture, copied, ASKED, run, stop)
+        syncs = [sync.name for sync in self._syncs() if sync.name in names]
+        if syncs:
+            failures += self._run(syncs, wanted, True, stop, on_tick)
+        return failures
 
     def _carried(self, pipeline: str) -> dict[TableId, TableId]:
         """The source's tables that a pipeline carries, by their names at either end."""
@@ -206,9 +208,7 @@ class Project:
                 selection = assembly.select(self.settings, capture)
                 mine = [name for name in capture.pipelines if name in names]
                 unfit = self._prepare(capture, selection, mine, once=once)
-                running = assembly.running(
-                    self.settings, capture, mine, selection, stop, resync, unfit
-                )
+                running = assembly.running(self.settings, capture, mine, selection, stop, unfit)
                 runner = stack.enter_context(running)
                 jobs.append(_Job(runner, runner.run))
             for sync in syncs:

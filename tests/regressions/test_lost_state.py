@@ -66,7 +66,7 @@ def test_a_table_that_is_ahead_of_its_log_is_copied_and_skips_no_commit(tmp_path
         target = TableTarget(items, cast(DestinationTable, AheadOfTheLog()))
         materialization = Materialization("lake", reader, [target])
         materialization.catch_sight()
-        assert materialization.unsnapshotted() == [items]
+        assert materialization.unsnapshotted() == {items: 1}
         error = materialization.tables[items].error
         assert isinstance(error, LogGapError)
         assert "99" in error.message

@@ -31,7 +31,8 @@ from headrace.cli.quarantine import quarantine_app
 from headrace.errors import ConfigError, HeadraceError
 
 if TYPE_CHECKING:
-    from headrace.project import Project, TableFailure
+    from headrace.project import Project
+    from headrace.refreshes import TableFailure
 
 BLOCKED: Final = 3  # exit code: a check found a blocker
 DIFFERENT: Final = 4  # exit code: a verification found a difference

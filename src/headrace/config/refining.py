@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any, Final
 
 from headrace.config.entries import ColumnSelection, MaskForm, MaskRule, TableEntry
-from headrace.config.settings import Pipeline
+from headrace.config.settings import AutoRefresh, Pipeline
 from headrace.model.delivery import Delivery, OnDelete, SchemaPolicy
 from headrace.model.lake import ChangeFeed, TableFormat
+from headrace.model.refresh import RefreshCause, RefreshPolicy, Window
 from headrace.model.rules import Expectation, Mask, MaskKind, OnBreach, RowRules
 from headrace.model.shape import Metadata, Mode, Shape
 
@@ -82,6 +84,17 @@ def format_of(pipeline: Pipeline, entry: TableEntry) -> TableFormat:
         cluster_by=entry.cluster_by or (),
         partition_by=entry.partition_by or (),
         index_memory=pipeline.index_memory,
+    )
+
+
+def refresh_policy(given: AutoRefresh | None) -> RefreshPolicy | None:
+    """When a table is copied anew by itself; None: never."""
+    if given is None:
+        return None
+    return RefreshPolicy(
+        on=frozenset(RefreshCause(word) for word in given.on),
+        min_interval=timedelta(seconds=given.min_interval),
+        window=None if given.window is None else Window.parse(given.window),
     )
 
 

@@ -29,7 +29,6 @@ _PIPELINE_KEYS: Final[Mapping[Route, Mapping[str, str]]] = {
         "schema": LATER,
         "drop_columns": LATER,
         **dict.fromkeys(_LAYOUT, LATER),
-        "auto_refresh": LATER,
         "verify": LATER,
         "rebuild_above": _FOR_POSTGRES_DESTINATION,
         "quarantine": _FOR_POSTGRES_DESTINATION,

@@ -12,11 +12,13 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from headrace import failpoints
 from headrace.engine.keyed import keyed
+from headrace.engine.refresh import Comparer, follows
+from headrace.engine.refreshing import Refresher
 from headrace.engine.shaping import net_of, shaped, snapshot_schema
 from headrace.engine.table_state import (
     Phase,
@@ -36,6 +38,7 @@ from headrace.errors import (
 )
 from headrace.log import LogFile, LogReader, Manifest, SnapshotEvent
 from headrace.model import ChangeBatch, Checkpoint, Lsn, TableId
+from headrace.model.refresh import RefreshPolicy
 
 # A stretch ends here, whole commits only: large enough that fixed costs vanish, small for memory.
 # Bytes are those of the log's files, which hold rows five to twenty times as dense as memory.
@@ -68,18 +71,19 @@ class Materialization:
         reader: LogReader,
         targets: Sequence[TableTarget],
         *,
-        resync: Collection[TableId] = (),
         begin: Callable[[], None] = _at_once,
         unfit: Mapping[TableId, HeadraceError] | None = None,
+        refresh: RefreshPolicy | None = None,
         workers: int = 2,
     ) -> None:
         self.name = name
-        self._resync = set(resync)
         self._begin: Callable[[], None] | None = begin
         self._beginning = threading.Lock()
         self._unfit = unfit or {}
         self._reader = reader
         self._record = reader.position(name) or {}
+        self._refresher = Refresher(refresh, self._record)
+        self._comparer = Comparer(name, reader)
         self.tables = {target.table: self._resumed(target) for target in targets}
         self._seen = min((state.resumed for state in self.tables.values()), default=0)
         self.position = self._position_of(self._seen)  # of the newest commit that was queued
@@ -111,9 +115,6 @@ class Materialization:
                 self._begin = None
 
     def _resume(self, target: TableTarget) -> TableState:
-        if target.table in self._resync:
-            # Only a snapshot yet to be taken counts; the old rows stay until it is loaded.
-            return TableState(target, None, self._reader.head(), Phase.WAITING)
         held = target.destination.held()
         if held is not None:
             stopped = TableStoppedError(f"{target.table}: {held}", hint=_resync(target.table))
@@ -121,7 +122,7 @@ class Materialization:
         checkpoint = target.destination.checkpoint(self._reader.log_id)
         floor = self._reader.floor
         if checkpoint is None:
-            return TableState(target, None, floor, Phase.WAITING)
+            return self._unknown_to_log(target, floor)
         resumed = max(checkpoint.commit, self._recorded_pass(target.table, checkpoint))
         head = self._reader.head()
         if not floor <= resumed <= head:
@@ -132,10 +133,22 @@ class Materialization:
             )
             # A log that lost its end gives numbers anew: only what comes from now on counts.
             floor = head if resumed > head else floor
-            return TableState(target, None, floor, Phase.WAITING, error)
+            return TableState(target, None, floor, self._refresher.phase_of_lost, error)
         return TableState(
             target, checkpoint, resumed, Phase.STREAMING, durable=checkpoint, passed=resumed
         )
+
+    def _unknown_to_log(self, target: TableTarget, floor: int) -> TableState:
+        """A table that never took anything of this log: a new one, or one of a log that is lost."""
+        former = follows(target.destination)
+        if former is None:
+            return TableState(target, None, floor, Phase.WAITING)
+        error = LogGapError(
+            f"{target.table}: the destination follows the change log {former}, which was lost or "
+            f"begun anew; the log is {self._reader.log_id} now",
+            hint="Headrace compares the table with its source; the old data stays until then",
+        )
+        return TableState(target, None, floor, self._refresher.phase_of_lost, error)
 
     def _recorded_pass(self, table: TableId, checkpoint: Checkpoint) -> int:
         """The commit that a run before had passed, if the destination still is as it left it."""
@@ -148,16 +161,45 @@ class Materialization:
             return Lsn(0)
         return next(iter(self._reader.manifests(commit - 1, commit))).to_lsn
 
-    def unsnapshotted(self) -> list[TableId]:
-        """Tables that wait for a snapshot which the log does not hold, as far as it was looked at.
+    def unsnapshotted(self) -> dict[TableId, int]:
+        """Tables that wait for a snapshot which the log does not hold, as far as it was looked at,
+        each with the commit behind which that snapshot has to be.
 
         May be called from any thread.
         """
-        return [
-            table
+        return {
+            table: state.resumed
             for table, state in self.tables.items()
             if state.phase is Phase.WAITING and state.snapshot is None
-        ]
+        }
+
+    # -- copying a table anew ----------------------------------------------------------------------
+
+    def ask_refresh(self, tables: Collection[TableId], why: str) -> None:
+        """Have tables copied anew, whatever they stand at; the old rows stay until that is done.
+
+        May be called from any thread, and before `run`.
+        """
+        self._refresher.ask([table for table in tables if table in self.tables], why)
+
+    def asked(self, tables: Collection[TableId]) -> bool:
+        """Whether `ask_refresh` was called for one of the tables, and it has not begun yet."""
+        return self._refresher.asked(tables)
+
+    def begin_refreshes(self) -> None:
+        """Let go of where tables stand that are to be copied anew, until a snapshot has come."""
+        now = datetime.now(UTC)
+        due = self._refresher.due(self.tables.values(), now)
+        for refresh in due:
+            state = self.tables[refresh.table]
+            # Only a snapshot yet to be taken counts.
+            fresh = TableState(state.target, None, self._reader.head(), Phase.WAITING)
+            fresh.applied_rows, fresh.refreshing = state.applied_rows, refresh.why
+            vars(state).update(vars(fresh))  # others hold on to it
+            self._refresher.began(refresh, now)
+        if due:
+            self._record_positions(now=True)  # a crash forgets neither the copy nor its time
+            self._refresher.recorded(due)
 
     # -- the loop ----------------------------------------------------------------------------------
 
@@ -169,8 +211,12 @@ class Materialization:
         """
         self._until = until
         self._record_positions(now=True)  # retention waits for readers that it knows
-        with ThreadPoolExecutor(self._workers, f"headrace-{self.name}") as pool:
+        with (
+            ThreadPoolExecutor(self._workers, f"headrace-{self.name}") as pool,
+            self._comparer.at_work(stop),
+        ):
             while not stop.is_set():
+                self.begin_refreshes()
                 self.catch_sight()
                 self._meet()
                 now = time.monotonic()
@@ -193,7 +239,8 @@ class Materialization:
     def _patience(self) -> float:
         now = time.monotonic()
         waits = [s.due - now for s in self.tables.values() if s.queue and s.due > now]
-        return min([RECORD_INTERVAL, *waits])
+        compared = [COMMIT_INTERVAL for s in self.tables.values() if s.comparing is not None]
+        return min([RECORD_INTERVAL, *waits, *compared])
 
     def catch_sight(self) -> None:
         """Queue what commits after the last one seen hold for each table."""
@@ -265,14 +312,16 @@ class Materialization:
 
     def _failed(self, state: TableState, error: HeadraceError) -> None:
         state.error = error
-        if isinstance(error, DestinationConflictError):
+        if isinstance(error, DestinationConflictError) and state.snapshot is None:
             state.unasked = True
         state.blocked = isinstance(error, RowsWaitError)
+        state.comparing = None
         if error.transient or state.blocked:
             state.phase = Phase.RETRYING
             state.due = time.monotonic() + state.backoff.next()
         else:
             state.phase = Phase.FAILED
+            state.refreshing = ""
 
     def _ask(self, state: TableState) -> None:
         """Go on from where the destination says that the table stands.
@@ -291,17 +340,25 @@ class Materialization:
         """Make a snapshot the table's content; changes up to its LSN are part of it."""
         self._ensure_begun()
         logged = self._reader.schema(event.table, event.schema_version)
-        schema = keyed(logged, state.target.key)
+        schema, target = keyed(logged, state.target.key), state.target
+        loaded = snapshot_schema(schema, target.shape, event)
+        if state.comparing is None:
+            state.comparing = self._comparer.compare(target.destination, loaded, event)
+        if not state.comparing.done():
+            return
         while state.queue and state.queue[0].to_lsn <= event.lsn:
             state.queue.popleft()
         passed = state.queue[0].commit - 1 if state.queue else commit
         checkpoint = Checkpoint(self._reader.log_id, passed, event.lsn)
-        target = state.target
-        loaded = snapshot_schema(schema, target.shape, event)
-        target.destination.load(loaded, self._reader.snapshot_files(event), checkpoint)
+        compared = state.comparing.result()
+        if compared is None:
+            target.destination.load(loaded, self._reader.snapshot_files(event), checkpoint)
+        else:
+            compared.mend(checkpoint)
         state.checkpoint = state.durable = checkpoint
         state.schema_version = schema.version
-        self._resync.discard(state.target.table)
+        self._refresher.ended(state, compared)
+        state.comparing, state.refreshing = None, ""
         self._went_on(state)  # before it looks idle to another thread
         state.snapshot, state.passed = None, passed
 
@@ -384,7 +441,7 @@ class Materialization:
         """Whether every table that can go on holds all changes up to `lsn`."""
         progress = self._progress
         settled = all(state.settled(lsn, progress) for state in self.tables.values())
-        return self.position >= lsn and settled
+        return self.position >= lsn and settled and not self.asked(self.tables)
 
     @property
     def applied_lsn(self) -> Lsn:
@@ -439,6 +496,7 @@ class Materialization:
             "commit_ts": state.commit_ts.isoformat() if state.commit_ts else None,
             "rows_applied": self._applied_before(state.target.table) + state.applied_rows,
             "error": str(state.error) if state.error else None,
+            **self._refresher.describe(state),
         }
 
     def _reached(self, state: TableState, at: Lsn) -> Lsn:

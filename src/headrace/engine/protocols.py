@@ -183,6 +183,10 @@ class DestinationTable(Protocol):
 class MendableTable(Protocol):
     """A table whose content can be compared with a snapshot, and changed by what differs."""
 
+    def follows(self) -> str | None:
+        """The id of the change log that its content comes from; None where it holds none."""
+        ...
+
     def content(self, schema: TableSchema) -> Content | None:
         """What the table holds, if differences from it can be written; None: only `load` will do.
 

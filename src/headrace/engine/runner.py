@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,10 +18,12 @@ from headrace.engine.retry import Backoff
 from headrace.engine.table_state import Phase
 from headrace.errors import CopyStoppedError, HeadraceError, TableStoppedError
 from headrace.log import LogWriter, expire
+from headrace.log.requests import pending_requests
 from headrace.model import Lsn, TableId
 
 TICK: Final = 0.1  # seconds between two looks at what has ended
 RETENTION_INTERVAL: Final = 60.0
+REQUEST_INTERVAL: Final = 0.5  # so that a person sees a request taken up within a second or two
 
 # What the stream does not tell is asked for so often: one query of the catalog.
 GUARD_INTERVAL: Final = 5.0
@@ -77,11 +79,13 @@ class Runner:
         self._capture = Capture(source, log)
         self._copier = Copier(source, log, self._capture, self._quit, connections)
         self._copied = threading.Event()
+        self._requests: set[str] = set()  # those that were handed on
         self.view = RunView(self._capture, self._copier, materializations)
 
     def run(self, *, once: bool = False) -> None:
         """Raises the first error that no retry can cure, after stopping everything else."""
         target = self._source.current_lsn() if once else None
+        self._take_requests()
         tables = self._to_copy()
         try:
             self._capture.start()
@@ -113,26 +117,40 @@ class Runner:
     def _to_copy(self) -> list[TableId]:
         """Tables that some destination waits for and the log has no snapshot of."""
         for materialization in self._materializations:
+            materialization.begin_refreshes()
             materialization.catch_sight()
-        return self._unsnapshotted(())
+        return self._unsnapshotted({})
 
     def _copy(self, tables: list[TableId]) -> None:
-        """Copy what is missing, each table once; later too, for a destination that was away."""
-        taken: set[TableId] = set()
+        """Copy what is missing; later too, for a destination that was away, or a refresh."""
+        taken: dict[TableId, int] = {}  # newest commit of the log after a table was copied
         while not self._quit.is_set():
             try:
                 self._copy_whole(tables)
             except CopyStoppedError:
                 return
-            taken.update(tables)
+            head = self._log.head
+            taken.update(dict.fromkeys(tables, head.commit if head else 0))
             self._copied.set()
             while not (tables := self._unsnapshotted(taken)):
                 if self._quit.wait(TICK):
                     return
 
-    def _unsnapshotted(self, taken: Collection[TableId]) -> list[TableId]:
-        waiting = [t for m in self._materializations for t in m.unsnapshotted()]
-        return [table for table in dict.fromkeys(waiting) if table not in taken]
+    def _unsnapshotted(self, taken: Mapping[TableId, int]) -> list[TableId]:
+        """Tables that wait for a snapshot behind those that were taken of them."""
+        waiting = [w for m in self._materializations for w in m.unsnapshotted().items()]
+        return list(dict.fromkeys(t for t, after in waiting if after >= taken.get(t, 0)))
+
+    def _take_requests(self) -> None:
+        """Hand on what somebody asks for, and remove what every materialization has begun."""
+        storage, layout = self._log.storage, self._log.layout
+        for request in pending_requests(storage, layout):
+            if request.path not in self._requests:
+                self._requests.add(request.path)
+                for materialization in self._materializations:
+                    materialization.ask_refresh(request.tables, request.why)
+            elif not any(m.asked(request.tables) for m in self._materializations):
+                storage.delete([request.path])
 
     def _copy_whole(self, tables: list[TableId]) -> None:
         """Copy tables; what is not whole after that is copied anew as of a later LSN."""
@@ -167,21 +185,28 @@ class Runner:
         futures: Sequence[Future[None]],
         target: Lsn | None,
     ) -> None:
-        cleaned = time.monotonic()
+        cleaned = asked = time.monotonic()
         while not self._stop.wait(TICK):
             if any(future.done() and future.exception() for future in futures):
                 self._stop.set()  # else who waits for a slot would not see that all is over
                 return
             if target is not None and self._caught_up(target):
                 return
+            if time.monotonic() - asked > REQUEST_INTERVAL:
+                asked = time.monotonic()
+                self._tolerant(self._take_requests)
             if time.monotonic() - cleaned > RETENTION_INTERVAL:
                 cleaned = time.monotonic()
-                self._expire()
+                self._tolerant(self._expire)
 
     def _expire(self) -> None:
         """Let go of commits that every materialization has passed and nobody replays."""
+        expire(self._log, datetime.now(UTC))
+
+    def _tolerant(self, chore: Callable[[], None]) -> None:
+        """Do what can be done later as well."""
         try:
-            expire(self._log, datetime.now(UTC))
+            chore()
         except HeadraceError as error:
             if not error.transient:
                 raise

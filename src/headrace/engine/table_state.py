@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 
 from headrace.engine.protocols import DestinationTable
+from headrace.engine.refresh import Compared
 from headrace.engine.retry import Backoff
 from headrace.errors import HeadraceError
 from headrace.log import LogFile, Manifest, SnapshotEvent
@@ -81,6 +83,8 @@ class TableState:
     looked: int = -1
     durable: Checkpoint | None = None
     snapshot: tuple[int, SnapshotEvent] | None = None  # to be loaded next
+    comparing: Future[Compared | None] | None = None  # that snapshot with what stands there
+    refreshing: str = ""  # why it is copied anew, while it is
     schema_version: int = 0
     queue: deque[Stretch] = field(default_factory=deque)
     passed: int = 0
@@ -92,6 +96,8 @@ class TableState:
     def ready(self, now: float, progress: int) -> bool:
         """Whether there is something to do for this table now."""
         if self.phase in (Phase.FAILED, Phase.HELD) or now < self.due:
+            return False
+        if self.comparing is not None and not self.comparing.done():
             return False
         if self.blocked or (self.idle and self.waiting):
             return self.looked < progress

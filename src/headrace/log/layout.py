@@ -84,6 +84,10 @@ class Layout:
     def readers(self) -> str:
         return f"{self.root}/readers"
 
+    @property
+    def requests(self) -> str:
+        return f"{self.root}/requests"
+
     def manifest(self, commit: int) -> str:
         return f"{self.commits}/{commit:020d}.json"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import IO, Any, Final
 
 import pyarrow as pa
@@ -36,6 +36,7 @@ _CHANGES: Final[dict[str, Any]] = {
 # A reader prunes and parallelizes by row groups; a writing thread holds one in memory.
 GROUP_ROWS: Final = 1 << 20
 GROUP_BYTES: Final = 64 << 20  # of Arrow memory
+BATCH_ROWS: Final = 1 << 16  # of a reader; wide rows take some 100 MB
 
 
 def write_changes(file: IO[bytes], batch: ChangeBatch) -> None:
@@ -89,6 +90,18 @@ def read_changes(
             f"{where} is damaged: {error}", hint="headrace resync its table", path=where
         ) from error
     return _conform(table, wanted, rows, end)
+
+
+def read_rows(file: Any, schema: pa.Schema, where: str) -> Iterator[pa.Table]:
+    """The rows of a file that `RowWriter` wrote, a batch at a time."""
+    try:
+        with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+            for batch in parquet.iter_batches(BATCH_ROWS):
+                yield pa.Table.from_batches([batch]).select(schema.names).cast(schema)
+    except (pa.ArrowException, OSError) as error:
+        raise LogCorruptError(
+            f"{where} is damaged: {error}", hint="headrace resync its table", path=where
+        ) from error
 
 
 def _conform(table: pa.Table, wanted: pa.Schema, rows: int, end: TransactionEnd | None) -> pa.Table:

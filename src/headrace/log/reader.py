@@ -27,7 +27,7 @@ from headrace.log.documents import (
 from headrace.log.feed import LogFeed
 from headrace.log.layout import Layout, staged_under
 from headrace.log.manifest import LogFile, Manifest, SnapshotEvent
-from headrace.log.parquet import read_changes
+from headrace.log.parquet import read_changes, read_rows
 from headrace.log.retention import forget_position, read_position, write_position
 from headrace.log.storage import Storage
 from headrace.model import ChangeBatch, TableId, TableSchema
@@ -236,6 +236,16 @@ class LogReader:
             if not self.storage.exists(file.path):
                 self._missing(file.path, None)
         return [self.storage.location(file.path) for file in event.files]
+
+    def snapshot_rows(self, event: SnapshotEvent) -> Iterator[pa.Table]:
+        """A snapshot's rows, a batch at a time; raises as `snapshot_files` does."""
+        schema = self.schema(event.table, event.schema_version).arrow()
+        for file in event.files:
+            try:
+                with self.storage.open(file.path) as data:
+                    yield from read_rows(data, schema, self.storage.location(file.path))
+            except ObjectMissingError as error:
+                self._missing(file.path, error)
 
     # -- positions ---------------------------------------------------------------------------------
 
