@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from headrace.connectors.delta import actions, conversion
 from headrace.connectors.delta.actions import Action
+from headrace.connectors.delta.constants import with_constants
 from headrace.connectors.delta.maintenance import RETENTION_PROPERTIES
 from headrace.connectors.delta.names import new_name
 from headrace.connectors.delta.rows import live_rows
@@ -20,7 +21,7 @@ from headrace.connectors.delta.schema import (
     with_features_of,
 )
 from headrace.connectors.delta.state import TableState
-from headrace.connectors.delta.types import stored_schema, stored_type
+from headrace.connectors.delta.types import stored_schema
 from headrace.connectors.delta.writer import LASTING_COMPRESSION, DataWriter
 from headrace.log.storage import Storage
 from headrace.model import Checkpoint, TableFormat, TableSchema
@@ -101,18 +102,10 @@ def evolution(storage: Storage, state: TableState, schema: TableSchema) -> list[
         stored = stored_schema(schema.arrow())
         for file in state.files.values():
             batches = live_rows(storage, file, stored)
-            filled = (_with_constants(rows, constants) for rows in batches)
+            filled = (with_constants(rows, constants) for rows in batches)
             values = file.get("partitionValues") or {}
             commit += [actions.remove(file), *_rewritten(storage, filled, stored, values)]
     return commit
-
-
-def _with_constants(rows: pa.Table, constants: Mapping[str, pa.Scalar]) -> pa.Table:
-    for name, value in constants.items():
-        field = rows.schema.field(name)
-        column = pa.repeat(value.cast(stored_type(field.type)), rows.num_rows)
-        rows = rows.set_column(rows.schema.get_field_index(name), field, column)
-    return rows
 
 
 def _rewritten(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import pyarrow as pa
@@ -152,7 +152,7 @@ def check_protocol(protocol: Mapping[str, Any], metadata: Mapping[str, Any], whe
 
 @dataclass(frozen=True)
 class SchemaChange:
-    """Columns that a newer schema has beyond an older one."""
+    """Columns that a newer schema has beyond an older one, or that are structs with more fields."""
 
     added: tuple[str, ...]
 
@@ -174,7 +174,69 @@ def schema_change(schema_string: str, schema: TableSchema) -> SchemaChange:
                 column=name,
                 table=str(schema.table),
             )
-    return SchemaChange(tuple(name for name in schema.names if name not in old))
+    return SchemaChange(
+        tuple(
+            name
+            for name in schema.names
+            if name not in old or _has_more(old[name]["type"], new[name]["type"])
+        )
+    )
+
+
+def _has_more(old: Any, new: Any) -> bool:
+    """Whether a type has fields beyond another one's; both agree, as `_agree` has it."""
+    if not _is_struct(old):
+        return False
+    fields = _fields(old)
+    return any(
+        name not in fields or _has_more(fields[name], kind) for name, kind in _fields(new).items()
+    )
+
+
+def _agree(old: Any, new: Any) -> bool:
+    """Whether values of both can stand in one column: structs may have fields of their own."""
+    if not (_is_struct(old) and _is_struct(new)):
+        return bool(old == new)
+    was, now = _fields(old), _fields(new)
+    return all(_agree(kind, now[name]) for name, kind in was.items() if name in now)
+
+
+def _is_struct(kind: Any) -> bool:
+    return not isinstance(kind, str) and kind["type"] == "struct"
+
+
+def _fields(struct: Any) -> dict[str, Any]:
+    return {field["name"]: field["type"] for field in struct["fields"]}
+
+
+def keeping_fields(schema_string: str, schema: TableSchema) -> TableSchema:
+    """The schema, its structs with the fields that the table's have beyond them."""
+    stands = arrow_schema(schema_string)
+    columns = tuple(
+        replace(column, type=_joined(stands.field(column.name).type, column.type))
+        if column.name in stands.names
+        else column
+        for column in schema.columns
+    )
+    return replace(schema, columns=columns)
+
+
+def _joined(old: pa.DataType, new: pa.DataType) -> pa.DataType:
+    if not (t.is_struct(old) and t.is_struct(new)):
+        return new
+    was, now = {f.name: f.type for f in old}, {f.name: f.type for f in new}
+    names = [*was, *(name for name in now if name not in was)]
+    return pa.struct(
+        [
+            (
+                name,
+                _joined(was[name], now[name])
+                if name in was and name in now
+                else {**now, **was}[name],
+            )
+            for name in names
+        ]
+    )
 
 
 def _complaint(
@@ -191,7 +253,7 @@ def _complaint(
             if number and name not in all_old and field["metadata"].get(ATTNUM) == number
         ]
         return f"was renamed to {heirs[0]}" if heirs else "was dropped"
-    if old["type"] != new["type"]:
+    if not _agree(old["type"], new["type"]):
         return f"changed its type from {_type_text(old)} to {_type_text(new)}"
     if number and new["metadata"].get(ATTNUM) not in (None, number):
         return "was dropped and added anew"
