@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +33,7 @@ from headrace.model import (
 
 INSERT, UPDATE, DELETE, TRUNCATE = range(4)
 _OPS = pa.array(["i", "u", "d", "t"])
+_NONE: Final = -1
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,15 @@ class NamedKeys:
         put = np.searchsorted(s.puts, places)
         told = len(s.puts) + np.searchsorted(s.removals, places)
         return take(self.table, np.where(s.has_before[places], told, put))
+
+    def specimens(self) -> Ints:
+        """For each code, the place of its key in `table`."""
+        s, events = self.changes, self.events
+        found = np.empty(self.count, np.int64)
+        removed = events.removed[s.removals]
+        found[removed[removed != _NONE]] = len(s.puts) + np.flatnonzero(removed != _NONE)
+        found[events.put[s.puts]] = np.arange(len(s.puts))
+        return found
 
 
 def named_keys(changes: OrderedChanges) -> NamedKeys:
