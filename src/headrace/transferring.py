@@ -16,11 +16,13 @@ import psycopg
 from headrace import assembly
 from headrace.config import Capture, SelectedTable, Settings
 from headrace.connectors.postgres.catalog import TypeCatalog, read_table_schema
+from headrace.connectors.postgres.check_target import AWAY, unreached
 from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.destination import PostgresDestination
 from headrace.connectors.postgres.needed_types import needed_types
 from headrace.engine.keyed import keyed
 from headrace.errors import (
+    DestinationUnavailableError,
     ForeignTableError,
     HeadraceError,
     UnsuitableTableError,
@@ -70,25 +72,25 @@ def check_destination(
     if not isinstance(place, PostgresDestination):
         return _writable(pipeline, place)
     with closing(place):
-        away = _is_away(place)
-        found = place.check()
-        if away or any(finding.severity is Severity.BLOCKER for finding in found):
-            return DestinationCheck(pipeline, found, away)
-        with source_session(capture.connection) as source:
-            types = TypeCatalog.read(source)
-            checked = {
-                table.source: list(_of_table(source, types, capture, place, pipeline, table))
-                for table in tables
-            }
+        try:
+            return _reached(capture, place, pipeline, tables)
+        except DestinationUnavailableError as error:
+            return DestinationCheck(pipeline, [unreached(error)], away=True)
+
+
+def _reached(
+    capture: Capture, place: PostgresDestination, pipeline: str, tables: Sequence[SelectedTable]
+) -> DestinationCheck:
+    found = place.check()
+    if any(finding.severity is Severity.BLOCKER for finding in found):
+        return DestinationCheck(pipeline, found, away=any(f.name == AWAY for f in found))
+    with source_session(capture.connection) as source:
+        types = TypeCatalog.read(source)
+        checked = {
+            table.source: list(_of_table(source, types, capture, place, pipeline, table))
+            for table in tables
+        }
     return DestinationCheck(pipeline, found, tables=checked)
-
-
-def _is_away(place: PostgresDestination) -> bool:
-    try:
-        place.latency()
-    except HeadraceError as error:
-        return error.transient
-    return False
 
 
 def _of_table(

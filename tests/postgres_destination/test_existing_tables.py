@@ -315,7 +315,7 @@ def _blockers(place: Place) -> set[str]:
 def test_a_server_that_cannot_be_reached_is_a_finding(place: Place) -> None:
     away = Place(place.database, parts={"port": 1})
     (found,) = away.destination.check()
-    assert found.name == "target-reachable"
+    assert found.name == "target-away"
     assert found.severity is Severity.BLOCKER
 
 

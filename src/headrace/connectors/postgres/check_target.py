@@ -29,6 +29,8 @@ from headrace.errors import HeadraceError
 from headrace.model import Delivery, OnDelete, TableId, TableSchema
 from headrace.model.finding import Finding, Severity
 
+AWAY: Final = "target-away"  # a finding that time may cure
+
 _RIGHTS: Final = """
 SELECT pg_catalog.pg_is_in_recovery(),
        pg_catalog.current_setting('transaction_read_only') = 'on',
@@ -65,7 +67,13 @@ def check_database(settings: PostgresConnection) -> list[Finding]:
         with connect_target(settings) as connection, target_errors(settings):
             return list(_database_findings(settings, connection))
     except HeadraceError as error:
-        return [Finding(Severity.BLOCKER, "target-reachable", error.message, fix=error.hint)]
+        return [unreached(error)]
+
+
+def unreached(error: HeadraceError) -> Finding:
+    """The server is away for now, or refuses us."""
+    name = AWAY if error.transient else "target-reachable"
+    return Finding(Severity.BLOCKER, name, error.message, fix=error.hint)
 
 
 def _database_findings(
