@@ -262,9 +262,11 @@ class _Stretch:
     def _after_ended(self, times: Ints, key: Ints) -> Ints:
         """The times, moved on where they do not grow: from those of versions that ended, too."""
         ended, places = self.ended
-        order = np.argsort(np.concatenate([ended, key]), kind="stable")
-        grown = np.concatenate([np.sort(_microseconds(self.stood[END_AT])[places]), times])
-        grown = increasing(grown[order], np.concatenate([ended, key])[order])
+        ends = _microseconds(self.stood[END_AT])[places]
+        in_time = np.argsort(ends)
+        keys = np.concatenate([ended[in_time], key])
+        order = np.argsort(keys, kind="stable")
+        grown = increasing(np.concatenate([ends[in_time], times])[order], keys[order])
         return grown[order >= len(ended)]
 
 
