@@ -150,15 +150,18 @@ def undo(settings: Settings, name: TableId) -> str | None:
 
 def _writable(pipeline: str, place: assembly.Destination) -> DestinationCheck:
     where = (place.location,)
-    try:
-        place.check_writable()
-    except HeadraceError as error:
-        finding = Finding(
-            Severity.BLOCKER, "destination-writable", error.message, where, fix=error.hint
-        )
-        return DestinationCheck(pipeline, [finding], away=error.transient)
-    finding = Finding(Severity.OK, "destination-writable", "destination writable", where)
-    return DestinationCheck(pipeline, [finding])
+    found: list[Finding] = []
+    for name, fine, look in (
+        ("destination-writable", "destination writable", place.check_writable),
+        ("destination-commits", "only one writer can make a commit", place.check_commits),
+    ):
+        try:
+            look()
+        except HeadraceError as error:
+            found.append(Finding(Severity.BLOCKER, name, error.message, where, fix=error.hint))
+            return DestinationCheck(pipeline, found, away=error.transient)
+        found.append(Finding(Severity.OK, name, fine, where))
+    return DestinationCheck(pipeline, found)
 
 
 def _unsuitable(table: TableId, blockers: Sequence[Finding]) -> HeadraceError:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from headrace.log.interface import Entry, FileGroup, Storage
 from headrace.log.local import LocalStorage, local_path
-from headrace.log.objects import ObjectStorage
+from headrace.log.objects import RETRIES, ObjectStorage
 
-__all__ = ["Entry", "FileGroup", "Storage", "open_storage"]
+__all__ = ["Entry", "FileGroup", "Storage", "open_storage", "with_retries"]
 
 
 def open_storage(location: str | Path, options: Mapping[str, str] | None = None) -> Storage:
@@ -22,3 +22,8 @@ def open_storage(location: str | Path, options: Mapping[str, str] | None = None)
     if path is not None:
         return LocalStorage(path)
     return ObjectStorage(str(location), options or {})
+
+
+def with_retries(location: str, options: Mapping[str, str]) -> dict[str, str]:
+    """`options` for other clients of a location: they give up when we do, unless told otherwise."""
+    return dict(options) if local_path(location) is not None else {**RETRIES, **options}

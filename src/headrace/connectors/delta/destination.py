@@ -19,8 +19,14 @@ from headrace.connectors.delta.plans import PIPELINE
 from headrace.connectors.delta.state import load_state
 from headrace.connectors.delta.table import MergeOnReadTable
 from headrace.connectors.delta.timeline import Timeline
-from headrace.errors import DestinationError, LogError, NoVersionError
-from headrace.log.storage import Storage, open_storage
+from headrace.errors import (
+    DestinationError,
+    DestinationUnavailableError,
+    LogError,
+    NoVersionError,
+)
+from headrace.log.probing import check_put_if_absent
+from headrace.log.storage import Storage, open_storage, with_retries
 from headrace.model import Delivery, Reached, Shape, TableFormat, TableId
 
 _SWEPT: Final = (
@@ -46,7 +52,7 @@ class DeltaDestination:
         policy: Policy | None = None,
     ) -> None:
         self.location = location.rstrip("/")
-        self._options = dict(storage_options or {})
+        self._options = with_retries(self.location, storage_options or {})
         self._beside = beside or ThreadPoolExecutor(1, "headrace-upkeep")
         self._policy = policy
 
@@ -93,10 +99,23 @@ class DeltaDestination:
             self._storage().put(probe, b"")
             self._storage().delete([probe])
         except LogError as error:
-            raise DestinationError(
-                f"cannot write to {self.location}: {error.message}",
-                hint=error.hint or "check the location and the rights of this account there",
-            ) from error
+            raise self._refused("write to", error) from error
+
+    def check_commits(self) -> None:
+        """Make sure that only one of two writers can make a commit.
+
+        Raises:
+            DestinationError: the store does not see to it.
+        """
+        try:
+            check_put_if_absent(self._storage())
+        except LogError as error:
+            raise self._refused("commit safely to", error) from error
+
+    def _refused(self, what: str, error: LogError) -> DestinationError:
+        kind = DestinationUnavailableError if error.transient else DestinationError
+        hint = error.hint or "check the location and the rights of this account there"
+        return kind(f"cannot {what} {self.location}: {error.message}", hint=hint)
 
     def tables(self) -> list[TableId]:
         """The Delta tables at this location, whoever made them."""

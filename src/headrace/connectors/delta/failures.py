@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -18,9 +17,8 @@ from headrace.errors import (
     SourceError,
     SourceUnavailableError,
 )
+from headrace.log.told import told
 from headrace.model import TableId
-
-_SECRETS = re.compile(r"[?][^\s\"']+")  # the query string of a signed URL
 
 
 @contextlib.contextmanager
@@ -58,6 +56,5 @@ def source_errors(table: TableId | str) -> Iterator[None]:
 
 
 def plain(error: BaseException) -> str:
-    """The first line of a foreign error, without signatures."""
-    first, _, _ = str(error).partition("\n")
-    return _SECRETS.sub("", first)[:400]
+    """The first line of a foreign error, without secrets."""
+    return told(error)

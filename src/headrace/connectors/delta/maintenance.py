@@ -18,6 +18,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from headrace.connectors.delta.arrangement import CLUSTERED_BYTES
+from headrace.connectors.delta.failures import plain
 from headrace.connectors.delta.names import made_at_ms
 from headrace.connectors.delta.state import TableState
 from headrace.connectors.delta.stats import PREFIX
@@ -184,7 +185,7 @@ def _upkeep(what: str, url: str) -> Iterator[None]:
         yield
     except (DeltaError, OSError) as error:
         raise DestinationUnavailableError(
-            f"cannot {what} {url}: {error}",
+            f"cannot {what} {url}: {plain(error)}",
             hint="the table stands; look at the storage, a later commit tries again",
         ) from error
 
