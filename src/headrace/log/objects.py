@@ -13,6 +13,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import IO, Any, Final
 from urllib.parse import urlsplit
 
@@ -29,6 +30,7 @@ from headrace.errors import (
 from headrace.log.interface import Entry
 from headrace.log.local import local_errors
 from headrace.log.lock import Lease
+from headrace.log.told import is_expired, is_unsupported, told
 
 SPOOL: Final = 32 << 20  # bytes of one file kept in memory before it goes to a temporary file
 UPLOADS: Final = 8  # of one group, at a time
@@ -40,14 +42,54 @@ _CLIENT: Final = re.compile(
     r"pool_max_idle_per_host|user_agent)$"
 )
 
+# Settings of how often a request is tried again, in deltalake's names; all are its users' to set.
+_RETRY: Final = re.compile(
+    r"^(?:(max_retries|retry_timeout)|backoff_config\.(init_backoff|max_backoff|base))$"
+)
+_SECONDS: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|sec|secs|m|min)?")
 
-def _open_store(url: str, config: Any, client: Any) -> Any:
-    """obstore checks the keys of both dictionaries itself."""
+# Throttling and restarts of a store pass in seconds; what lasts longer is told, and the engine goes
+# on trying by itself. object_store's own limits are 10 retries and 3 minutes.
+RETRIES: Final = {"max_retries": "10", "retry_timeout": "20s"}
+
+
+def _open_store(url: str, config: Any, client: Any, retry: Any) -> Any:
+    """obstore checks the keys of all three dictionaries itself."""
     try:
-        return from_url(url, config=config, client_options=client or None)
+        return from_url(url, config=config, client_options=client or None, retry_config=retry)
     except (refused.BaseError, ValueError) as error:
         hint = "storage_options take the keys of Delta's: https://docs.rs/object_store"
         raise LogError(_told("open", url, error), hint=hint, path=url) from None
+
+
+def _retry_config(options: Mapping[str, str]) -> dict[str, Any]:
+    """obstore's RetryConfig of deltalake's options. Raises LogError."""
+    found = {m[0]: value for key, value in options.items() if (m := _RETRY.match(key.lower()))}
+    given = {**RETRIES, **found}
+    try:
+        backoff = {
+            name.partition(".")[2]: float(value) if name.endswith("base") else _duration(value)
+            for name, value in given.items()
+            if "." in name
+        }
+        limits = {
+            "max_retries": int(given["max_retries"]),
+            "retry_timeout": _duration(given["retry_timeout"]),
+        }
+    except ValueError as error:
+        raise LogError(
+            f"a retry option among storage_options is wrong: {error}",
+            hint="max_retries: '10', retry_timeout: 20s, backoff_config.max_backoff: 5s",
+        ) from None
+    return limits | ({"backoff": backoff} if backoff else {})
+
+
+def _duration(text: str) -> timedelta:
+    match = _SECONDS.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"not a duration: {text!r}")
+    scale = {"ms": 0.001, "m": 60.0, "min": 60.0}.get(match[2] or "s", 1.0)
+    return timedelta(seconds=float(match[1]) * scale)
 
 
 @contextlib.contextmanager
@@ -56,22 +98,40 @@ def object_errors(operation: str, where: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
+        if operation == "put":  # nothing else need be there already
+            what = f"cannot put {where}: its bucket or container does not exist"
+            raise LogError(what, hint="create it, or correct the location", path=where) from None
         raise ObjectMissingError(f"cannot {operation} {where}: not found", path=where) from error
     except refused.AlreadyExistsError as error:
         raise ObjectExistsError(f"{where} exists already", path=where) from error
     except (refused.PermissionDeniedError, refused.UnauthenticatedError) as error:
-        hint = "check the credentials in storage_options and what they may do there"
+        hint = _EXPIRED_HINT if is_expired(error) else _RIGHTS_HINT
         raise LogError(_told(operation, where, error), hint=hint, path=where) from None
+    except NotImplementedError as error:
+        raise LogError(_told(operation, where, error), hint=_PUT_HINT, path=where) from None
     except refused.GenericError as error:
+        if is_expired(error) or is_unsupported(error):
+            hint = _EXPIRED_HINT if is_expired(error) else _PUT_HINT
+            raise LogError(_told(operation, where, error), hint=hint, path=where) from None
         hint = "check the network and the store's address; Headrace goes on trying"
         raise LogUnavailableError(_told(operation, where, error), hint=hint, path=where) from None
     except (refused.BaseError, OSError, ValueError) as error:
         raise LogError(_told(operation, where, error), path=where) from None
 
 
+_RIGHTS_HINT: Final = "check the credentials in storage_options and what they may do there"
+_EXPIRED_HINT: Final = (
+    "put new credentials where storage_options name them, and start again; those of the machine or "
+    "of a web identity, which are taken where none are given, are renewed without a restart"
+)
+_PUT_HINT: Final = (
+    "commits need conditional puts (If-None-Match): do not switch them off in storage_options, and "
+    "use a store that has them"
+)
+
+
 def _told(operation: str, where: str, error: BaseException) -> str:
-    first, _, _ = str(error).partition("\n")
-    return f"cannot {operation} {where}: {re.sub(r'[?][^ ]+', '', first)[:400]}"
+    return f"cannot {operation} {where}: {told(error)}"
 
 
 class _Spool(tempfile.SpooledTemporaryFile[bytes]):
@@ -150,11 +210,13 @@ class ObjectStorage:
         client: dict[str, Any] = {}
         config: dict[str, str] = {}
         for key, value in options.items():
+            if _RETRY.match(key.lower()):
+                continue
             match = _CLIENT.match(key.lower())
             (client if match else config)[match[1] if match else key] = value
         if "allow_http" in client:
             client["allow_http"] = str(client["allow_http"]).lower() == "true"
-        self.store = _open_store(self.url, config, client)
+        self.store = _open_store(self.url, config, client, _retry_config(options))
 
     def get(self, path: str) -> bytes:
         with object_errors("get", self.location(path)):
