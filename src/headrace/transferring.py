@@ -15,6 +15,7 @@ import psycopg
 
 from headrace import assembly
 from headrace.config import Capture, SelectedTable, Settings
+from headrace.connectors.delta.destination import DeltaDestination
 from headrace.connectors.postgres.catalog import TypeCatalog, read_table_schema
 from headrace.connectors.postgres.check_target import AWAY, unreached
 from headrace.connectors.postgres.config import session as source_session
@@ -148,7 +149,7 @@ def undo(settings: Settings, name: TableId) -> str | None:
     return None
 
 
-def _writable(pipeline: str, place: assembly.Destination) -> DestinationCheck:
+def _writable(pipeline: str, place: DeltaDestination) -> DestinationCheck:
     where = (place.location,)
     found: list[Finding] = []
     for name, fine, look in (

@@ -110,9 +110,7 @@ class Timeline:
     # -- where the table stands --------------------------------------------------------------------
 
     def _table(self, version: int | None) -> DeltaTable:
-        return DeltaTable(
-            self._storage.url, version, storage_options=self._options, without_files=True
-        )
+        return DeltaTable(self._storage.url, version, storage_options=self._options)
 
     def _standing(self, table: DeltaTable) -> tuple[int, Lsn] | None:
         """The commit of the change log that a version stands at, and its LSN."""
