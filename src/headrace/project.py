@@ -41,7 +41,7 @@ from headrace.removal import remove_capture, remove_sync
 from headrace.status import Status, project_status
 from headrace.transferring import DestinationCheck, check_destination
 from headrace.transferring import undo as undo_transfer
-from headrace.verification import verify_capture, verify_sync
+from headrace.verification import Repairs, verify_capture, verify_sync
 from headrace.verify import TableVerification
 
 # Until a signal is noticed, at most, and between two frames of a display: a person sees ten in a
@@ -180,8 +180,7 @@ class Project:
             mine = {t for n in names & set(capture.pipelines) for t in carrying[n].values()}
             copied = [table for table in dict.fromkeys(wanted) if table in mine]
             if copied:
-                run = partial(self._run, capture.pipelines, (), True, stop, on_tick)
-                failures += refreshed(self.settings, capture, copied, ASKED, run, stop)
+                failures += self._refresh(capture, copied, ASKED, stop, on_tick)
         syncs = [sync.name for sync in self._syncs() if sync.name in names]
         if syncs:
             failures += self._run(syncs, wanted, True, stop, on_tick)
@@ -294,17 +293,37 @@ class Project:
         found = (consistency.moment(self.settings, name, at) for name in names)
         return [moment for moment in found if moment is not None]
 
-    def verify(self, pipeline: str | None = None) -> list[TableVerification]:
-        """Prove that each table equals its source at one LSN, catching up first if nobody runs."""
+    def verify(
+        self, pipeline: str | None = None, *, repair: bool = False
+    ) -> list[TableVerification]:
+        """Prove that each table equals its source at one LSN, catching up first if nobody runs.
+
+        With `repair`, the differences of Delta tables fed by Postgres are written to them, in one
+        commit each; a run that goes on does it, and is waited for.
+        """
         verified: list[TableVerification] = []
         for capture in self._captures(pipeline):
             names = [pipeline] if pipeline else list(capture.pipelines)
             catch_up = partial(self.run, names, once=True)
-            verified += verify_capture(self.settings, capture, names, catch_up)
+            repairs = Repairs(partial(self._refresh, capture)) if repair else None
+            verified += verify_capture(self.settings, capture, names, catch_up, repairs)
         for sync in self._syncs(pipeline):
             catch_up = partial(self.run, [sync.name], once=True)
             verified += verify_sync(self.settings, sync, catch_up)
         return verified
+
+    def _refresh(
+        self,
+        capture: Capture,
+        tables: Sequence[TableId],
+        why: str,
+        stop: threading.Event | None = None,
+        on_tick: Tick | None = None,
+    ) -> list[TableFailure]:
+        """Have tables of the source copied anew, by us or by the run that goes on."""
+        stop = stop or threading.Event()
+        run = partial(self._run, capture.pipelines, (), True, stop, on_tick)
+        return refreshed(self.settings, capture, tables, why, run, stop)
 
     # -- rows that a destination refused -----------------------------------------------------------
 

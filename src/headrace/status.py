@@ -142,6 +142,7 @@ def _table_status(
         lag_bytes=bytes_behind,
         lag_seconds=_age(reader, passed) if waiting else 0.0,
         error=known["error"],
+        notice=known.get("notice"),
     )
 
 

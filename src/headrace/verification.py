@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -12,19 +12,29 @@ import pyarrow as pa
 
 from headrace import assembly, syncing
 from headrace.config import Capture, SelectedTable, Settings, Sync
+from headrace.config.connections import DeltaConnection
 from headrace.connectors.delta.destination import DeltaDestination
 from headrace.connectors.delta.reading import PinnedTable
+from headrace.connectors.delta.table import MergeOnReadTable
 from headrace.connectors.postgres.destination import PostgresDestination
 from headrace.connectors.postgres.source import PostgresSource
 from headrace.engine.collapse import collapse
 from headrace.engine.keyed import keyed
 from headrace.engine.protocols import Snapshot
 from headrace.engine.table_state import Phase
-from headrace.errors import DestinationLockedError, LogLockedError, VerificationImpossibleError
+from headrace.errors import (
+    DestinationError,
+    DestinationLockedError,
+    LogLockedError,
+    VerificationImpossibleError,
+)
 from headrace.log import LogReader
-from headrace.model import ChangeBatch, Checkpoint, Lsn, TableSchema
+from headrace.log.layout import Layout
+from headrace.model import ChangeBatch, Checkpoint, Lsn, Mode, TableId, TableSchema
+from headrace.refreshes import TableFailure
 from headrace.verify import TableVerification
-from headrace.verify.captured import Expected, verify_lake, verify_transfer
+from headrace.verify.captured import Expected, LakeComparison, verify_transfer
+from headrace.verify.pace import Pace
 from headrace.verify.synced import SyncedPair, verify_synced
 
 # How long a running pipeline may take to come to where the source was; it records its position
@@ -33,10 +43,31 @@ PATIENCE: Final = 60.0
 LOOK_INTERVAL: Final = 0.2
 
 
+@dataclass(frozen=True)
+class Repairs:
+    """How differences are mended: under the log's lock, or else by a run that copies tables anew.
+
+    `refresh` copies tables of a source, in a run of its own or in the one that goes on, and gives
+    those that failed.
+    """
+
+    refresh: Callable[[Sequence[TableId], str], Sequence[TableFailure]]
+
+
+FOUND: Final = "a verification found differences"  # why a table is copied anew
+
+
 def verify_capture(
-    settings: Settings, capture: Capture, names: Sequence[str], catch_up: Callable[[], object]
+    settings: Settings,
+    capture: Capture,
+    names: Sequence[str],
+    catch_up: Callable[[], object],
+    repairs: Repairs | None = None,
+    pace: Pace | None = None,
 ) -> list[TableVerification]:
     """Compare every table of the named pipelines; `catch_up` is called where nobody runs them.
+
+    With `repairs`, what differs in Delta tables is written there; nothing else is.
 
     Raises:
         VerificationImpossibleError: the destination does not come to where the source is.
@@ -44,7 +75,7 @@ def verify_capture(
     selection = assembly.select(settings, capture)
     tables = assembly.selected_tables({name: selection[name] for name in names})
     source = PostgresSource(capture.connection, capture.slot, capture.publication, tables, {})
-    with source.snapshot(tables, connections=1) as snapshot:
+    with source.snapshot(tables, connections=1) as snapshot, ExitStack() as held:
         if assembly.lock_holder(settings, capture) is None:
             with suppress(LogLockedError):  # a run may begin just now
                 catch_up()
@@ -53,28 +84,79 @@ def verify_capture(
             raise VerificationImpossibleError(
                 f"there is no change log of {capture.name} yet", hint="headrace run"
             )
-        return [
-            verification
+        mend = repairs is not None and _held_still(settings, capture, held)
+        verified = [
+            found
             for name in names
-            for verification in _verify_pipeline(settings, name, selection[name], reader, snapshot)
+            for found in _verify_pipeline(
+                settings, name, selection[name], _Moment(reader, snapshot, pace or Pace(), mend)
+            )
         ]
+    return verified if repairs is None else _refreshed(settings, verified, repairs)
+
+
+def _held_still(settings: Settings, capture: Capture, held: ExitStack) -> bool:
+    """Keep runs out until `held` ends, so that a table may be written; False: one is going on."""
+    try:
+        lock = assembly.log_storage(settings).lock(Layout(capture.name).lock)
+    except LogLockedError:
+        return False
+    held.callback(lock.release)
+    return True
+
+
+def _refreshed(
+    settings: Settings, verified: Sequence[TableVerification], repairs: Repairs
+) -> list[TableVerification]:
+    """What could not be mended in place is copied anew, by what differs."""
+    wanting = [
+        found
+        for found in verified
+        if (found.differs or found.problem is not None)
+        and not found.repaired
+        and isinstance(settings.destination(found.pipeline), DeltaConnection)
+    ]
+    if not wanting:
+        return list(verified)
+    tables = list(dict.fromkeys(found.table for found in wanting))
+    failed = {(f.pipeline, f.table): f.error for f in repairs.refresh(tables, FOUND)}
+    return [
+        found
+        if found not in wanting
+        else replace(
+            found,
+            repaired=(found.pipeline, found.table) not in failed,
+            problem=failed.get((found.pipeline, found.table)),
+        )
+        for found in verified
+    ]
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """The source as of one LSN, the log of what came since, and whether tables may be mended."""
+
+    reader: LogReader
+    snapshot: Snapshot
+    pace: Pace
+    mend: bool
 
 
 def _verify_pipeline(
-    settings: Settings,
-    name: str,
-    tables: Sequence[SelectedTable],
-    reader: LogReader,
-    snapshot: Snapshot,
+    settings: Settings, name: str, tables: Sequence[SelectedTable], moment: _Moment
 ) -> Iterator[TableVerification]:
-    _await(reader, name, snapshot.lsn)
+    _await(moment.reader, name, moment.snapshot.lsn)
     place = assembly.destination(settings, name)
     for table in tables:
-        ends = _Ends(name, table, reader, snapshot)
-        if isinstance(place, PostgresDestination):
-            yield _verify_in_database(ends, place)
-        else:
-            yield _verify_in_lake(ends, place)
+        ends = _Ends(name, table, moment)
+        try:
+            ends.require_going_on()
+            if isinstance(place, PostgresDestination):
+                yield _verify_in_database(ends, place)
+            else:
+                yield _verify_in_lake(ends, place)
+        except (VerificationImpossibleError, DestinationError) as error:
+            yield TableVerification(name, table.source, None, 0, 0, 0, problem=error)
 
 
 @dataclass(frozen=True)
@@ -83,12 +165,25 @@ class _Ends:
 
     pipeline: str
     table: SelectedTable
-    reader: LogReader
-    snapshot: Snapshot
+    moment: _Moment
+
+    @property
+    def reader(self) -> LogReader:
+        return self.moment.reader
 
     @property
     def schema(self) -> TableSchema:
-        return keyed(self.snapshot.schema(self.table.source), self.table.key)
+        return keyed(self.moment.snapshot.schema(self.table.source), self.table.key)
+
+    def require_going_on(self) -> None:
+        """Raises VerificationImpossibleError where the table has stopped."""
+        tables = (self.reader.position(self.pipeline) or {"tables": {}})["tables"]
+        known = tables.get(str(self.table.source))
+        if known is not None and known["phase"] == Phase.FAILED.value:
+            message, _, hint = str(known["error"]).partition("\nhint: ")
+            raise VerificationImpossibleError(
+                f"not compared, because it has stopped: {message}", hint=hint
+            )
 
     def expected(self, at: Checkpoint | None) -> Expected:
         """What a destination must hold that stands at `at`."""
@@ -97,23 +192,52 @@ class _Ends:
                 f"{self.table.target} has taken nothing from this change log yet",
                 hint="headrace run",
             )
-        after = self.snapshot.lsn
+        after = self.moment.snapshot.lsn
         changes = _changes(self.reader, self.schema, after, at)
-        return Expected(self.schema, self._source_rows, collapse(self.schema, changes, after))
+        rows = self.moment.pace.paced(self._source_rows)
+        return Expected(self.schema, rows, collapse(self.schema, changes, after))
 
     def _source_rows(self) -> Iterator[pa.Table]:
-        for chunk in self.snapshot.chunks(self.table.source):
-            for batch in self.snapshot.read(chunk):
+        for chunk in self.moment.snapshot.chunks(self.table.source):
+            for batch in self.moment.snapshot.read(chunk):
                 yield pa.Table.from_batches([batch])
 
 
 def _verify_in_lake(ends: _Ends, place: DeltaDestination) -> TableVerification:
-    target = ends.table.target
-    app_id = place.table(target, ends.pipeline).app_id(ends.reader.log_id)
+    table, target = ends.table, ends.table.target
+    if table.shape.mode is not Mode.SCD1:
+        raise VerificationImpossibleError(
+            f"not compared: {target} keeps more than its source (mode {table.shape.mode.value})",
+            hint=f"headrace resync {target} makes sure of its current rows",
+        )
+    writer = place.table(target, ends.pipeline, table.shape, table.delivery, table.format)
+    app_id = writer.app_id(ends.reader.log_id)
     pinned = PinnedTable(place.open(target), app_id, ends.reader.log_id)
-    expected = ends.expected(pinned.checkpoint)
-    assert pinned.checkpoint is not None
-    return verify_lake(ends.pipeline, ends.schema, expected, pinned, pinned.checkpoint.lsn)
+    at = pinned.checkpoint
+    expected = ends.expected(at)
+    assert at is not None
+    compared = LakeComparison(
+        ends.pipeline, ends.schema, expected, ends.moment.pace.paced(pinned.rows), table.shape
+    )
+    found = compared.verification(at.lsn)
+    if found.differs and ends.moment.mend:
+        return replace(found, repaired=_mended(writer, compared, ends.schema, at, pinned.version))
+    return found
+
+
+def _mended(
+    writer: MergeOnReadTable,
+    compared: LakeComparison,
+    schema: TableSchema,
+    at: Checkpoint,
+    version: int,
+) -> bool:
+    """Write what differs, in one commit; False where the table is to be copied anew."""
+    content, changes = writer.content(schema), compared.repair()
+    if content is None or changes is None or content.version != version:
+        return False
+    writer.mend(changes, at, content)
+    return True
 
 
 def _verify_in_database(ends: _Ends, place: PostgresDestination) -> TableVerification:
@@ -162,13 +286,10 @@ def _commit_reaching(reader: LogReader, lsn: Lsn) -> int | None:
 
 
 def _passed(reader: LogReader, pipeline: str, commit: int) -> bool:
+    """Whether every table that goes on has; those that have stopped are not waited for."""
     tables = (reader.position(pipeline) or {"tables": {}})["tables"]
-    for table, known in tables.items():
-        if known["phase"] == Phase.FAILED.value:
-            raise VerificationImpossibleError(
-                f"{pipeline}: {table} has stopped: {known['error']}", hint="headrace status"
-            )
-    return bool(tables) and all(known["passed"] >= commit for known in tables.values())
+    going = [known for known in tables.values() if known["phase"] != Phase.FAILED.value]
+    return bool(tables) and all(known["passed"] >= commit for known in going)
 
 
 # -- tables from Delta -----------------------------------------------------------------------------

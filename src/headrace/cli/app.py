@@ -407,6 +407,10 @@ def lsn(
 @app.command()
 def verify(
     pipeline: OnePipeline = None,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Write what differs to Delta tables, and no more."),
+    ] = False,
     config: ConfigFile = DEFAULT_FILE,
     as_json: AsJson = False,
     verbose: Verbose = False,
@@ -415,11 +419,12 @@ def verify(
     from headrace.cli.listings import verification_view
 
     with reporting(as_json=as_json, verbose=verbose) as output:
-        tables = load_project(config).verify(pipeline)
+        tables = load_project(config).verify(pipeline, repair=repair)
         output.show(tables, verification_view(tables))
-        if any(table.differs or table.quarantined for table in tables):
+        left = [table for table in tables if not table.repaired]
+        if any(table.differs or table.quarantined for table in left):
             raise typer.Exit(DIFFERENT)
-        if not all(table.equal for table in tables):
+        if not all(table.equal for table in left):
             raise typer.Exit(HeadraceError.exit_code)
 
 

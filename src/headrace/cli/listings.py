@@ -273,8 +273,11 @@ def verification_view(tables: Sequence[TableVerification]) -> RenderableType:
     )
     equal = sum(t.equal for t in tables)
     told = (text for t in tables for text in _verification_notices(t))
+    repaired = sum(t.repaired for t in tables)
     summary = f"{equal} of {len(tables)} tables equal their source"
-    return Group(made, *told, "", Text(summary, "green" if equal == len(tables) else "bold red"))
+    summary += f", {repaired} repaired" if repaired else ""
+    well = equal + repaired == len(tables)
+    return Group(made, *told, "", Text(summary, "green" if well else "bold red"))
 
 
 def _verification_notices(verified: TableVerification) -> Iterator[Text]:
@@ -303,6 +306,8 @@ def _verification_row(verified: TableVerification) -> Sequence[str | Text]:
 
 
 def _verdict(verified: TableVerification) -> Text:
+    if verified.repaired:
+        return Text("repaired", "yellow")
     if verified.differs:
         return Text("different", "bold red")
     if verified.problem is not None:

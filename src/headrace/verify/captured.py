@@ -13,49 +13,105 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from headrace.connectors.delta.reading import PinnedTable
-from headrace.connectors.delta.types import stored_schema, to_stored
+from headrace.connectors.delta.standing import stored_columns
+from headrace.connectors.delta.types import to_stored
 from headrace.connectors.postgres.reading import Reading
-from headrace.engine.compare import Comparison, Fingerprint, ReadRows
+from headrace.engine.compare import Comparison, Fingerprint, ReadRows, among
+from headrace.engine.refresh import mending, worth_mending
 from headrace.errors import DivergedError
-from headrace.model import Delivery, Lsn, NetChanges, TableId, TableSchema
+from headrace.model import (
+    DELETED_AT,
+    Delivery,
+    Lsn,
+    NetChanges,
+    OnDelete,
+    Shape,
+    TableId,
+    TableSchema,
+)
 from headrace.model.fingerprint import Hasher, Words
 from headrace.verify.held import compare_held
 from headrace.verify.outcome import TableVerification, described, keys_of
 
 
-def verify_lake(
-    pipeline: str, schema: TableSchema, expected: Expected, destination: PinnedTable, at: Lsn
-) -> TableVerification:
-    """Compare a Delta table, pinned at `at`, with what it must hold."""
-    stored = stored_schema(schema.arrow())
-    columns = tuple(replace(c, type=stored.field(c.name).type) for c in schema.columns)
-    fingerprint = Fingerprint.of(replace(schema, columns=columns), schema.names)
-    counted = _Counted(destination.rows)
+class LakeComparison:
+    """A Delta table, pinned at a version, compared with what it must hold there."""
 
-    def wanted() -> Iterator[pa.Table]:
-        return (to_stored(rows, stored) for rows in expected.rows())
+    def __init__(
+        self,
+        pipeline: str,
+        schema: TableSchema,
+        expected: Expected,
+        destination: ReadRows,
+        shape: Shape,
+    ) -> None:
+        self._pipeline = pipeline
+        self._schema = schema
+        self._expected = expected
+        self._held = stored_columns(schema)
+        self._stored = self._held.arrow()
+        self._found = _Counted(live_rows(destination, shape))
+        fingerprint = Fingerprint.of(self._held, schema.names)
+        self._comparison = Comparison(self._wanted, self._standing, fingerprint)
+        self._kept = self._kept_extra() if shape.on_delete is OnDelete.IGNORE else 0
 
-    def found() -> Iterator[pa.Table]:
-        yield from (to_stored(rows, stored) for rows in counted.read())
-        yield to_stored(expected.taken, stored)
+    def _wanted(self) -> Iterator[pa.Table]:
+        return (to_stored(rows, self._stored) for rows in self._expected.rows())
 
-    comparison = Comparison(wanted, found, fingerprint)
-    identifying = schema.key or schema.names
-    samples = [
-        *keys_of(comparison.missing_rows(), identifying),
-        *keys_of(comparison.extra_rows(), identifying),
-    ]
-    return TableVerification(
-        pipeline,
-        schema.table,
-        at,
-        counted.rows,
-        comparison.missing,
-        comparison.extra,
-        described(identifying, samples),
-    )
+    def _standing(self) -> Iterator[pa.Table]:
+        yield from (to_stored(rows, self._stored) for rows in self._found.read())
+        yield to_stored(self._expected.taken, self._stored)
+
+    def _kept_extra(self) -> int:
+        """Rows that the source lost, which stay where deletes are ignored: no difference."""
+        if not self._comparison.extra:
+            return 0
+        keys = Fingerprint.of(self._held, self._schema.key)
+        there = [keys.hash(rows).high for rows in self._comparison.extra_rows()]
+        extra = np.sort(np.concatenate(there))
+        known = [extra[:0]]
+        for rows in self._wanted():
+            words = keys.hash(rows).high
+            known.append(words[among(words, extra)])
+        return int(np.count_nonzero(~among(extra, np.sort(np.concatenate(known)))))
+
+    def verification(self, at: Lsn) -> TableVerification:
+        """The outcome, as of `at`."""
+        extra = self._comparison.extra - self._kept
+        found = [*self._comparison_keys(self._comparison.missing_rows())]
+        found += self._comparison_keys(self._comparison.extra_rows()) if extra else []
+        return TableVerification(
+            self._pipeline,
+            self._schema.table,
+            at,
+            self._found.rows,
+            self._comparison.missing,
+            extra,
+            described(self._identifying, found),
+        )
+
+    @property
+    def _identifying(self) -> tuple[str, ...]:
+        return self._schema.key or self._schema.names
+
+    def _comparison_keys(self, rows: Iterator[pa.Table]) -> list[tuple[object, ...]]:
+        return keys_of(rows, self._identifying)
+
+    def repair(self) -> NetChanges | None:
+        """The changes that make the table what it must be; None: it is better copied anew."""
+        differing = self._comparison.missing + self._comparison.extra
+        if self._expected.taken.num_rows or not worth_mending(differing, self._found.rows):
+            return None
+        return mending(self._schema, self._comparison, self._wanted, self._held)
+
+
+def live_rows(read: ReadRows, shape: Shape) -> ReadRows:
+    """The rows of a table that show the source's current state: none that is marked as deleted."""
+    if shape.on_delete is not OnDelete.MARK:
+        return read
+    return lambda: (rows.filter(pc.is_null(rows.column(DELETED_AT))) for rows in read())
 
 
 def verify_transfer(

@@ -36,6 +36,7 @@ class TableVerification:
     Rows in quarantine are a known difference: `quarantined` counts them, and neither they nor what
     the destination holds under their keys is `missing` or `extra`. `problem` says why the table was
     not compared (the counts are 0 then), or has stopped and was compared where it stands.
+    `repaired` says that the differences were written to the destination after they were found.
     """
 
     pipeline: str
@@ -48,6 +49,7 @@ class TableVerification:
     version: int | None = None
     quarantined: int = 0
     problem: HeadraceError | None = None
+    repaired: bool = False
 
     @property
     def equal(self) -> bool:

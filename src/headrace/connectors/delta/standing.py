@@ -11,15 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
-from deltalake import DeltaTable, QueryBuilder
-from deltalake.exceptions import DeltaError
+from deltalake import DeltaTable
 
-from headrace.connectors.delta.failures import plain
 from headrace.connectors.delta.plans import LOG_ID
+from headrace.connectors.delta.reading import read_all
 from headrace.connectors.delta.schema import ATTNUM, arrow_schema, delta_schema
 from headrace.connectors.delta.state import TableState
 from headrace.connectors.delta.types import stored_schema, to_stored
-from headrace.errors import DestinationError
 from headrace.model import TableSchema
 
 
@@ -33,22 +31,10 @@ class StandingContent:
     schema: TableSchema
 
     def rows(self) -> Iterator[pa.Table]:
-        """All rows, in pieces.
-
-        Raises:
-            DestinationError: they cannot be read.
-        """
-        try:
-            options = dict(self.options) or None
-            table = DeltaTable(self.url, version=self.version, storage_options=options)
-            builder = QueryBuilder().register("standing", table)
-            for batch in builder.execute("SELECT * FROM standing"):
-                yield self.held(pa.Table.from_batches([pa.record_batch(batch)]))
-        except (DeltaError, pa.ArrowException, OSError) as error:
-            raise DestinationError(
-                f"{self.url} cannot be read at version {self.version}: {plain(error)}",
-                hint=f"headrace resync {self.schema.table}",
-            ) from error
+        """All rows, in pieces; raises as `read_all` does."""
+        options = dict(self.options) or None
+        table = DeltaTable(self.url, version=self.version, storage_options=options)
+        return map(self.held, read_all(table))
 
     def held(self, rows: pa.Table) -> pa.Table:
         return to_stored(rows, self.schema.arrow())
