@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyroaring import BitMap
 
+from headrace.connectors.delta import index as index_module
 from headrace.connectors.delta.index import KeyIndex, LiveFiles, by_file, locations
+from headrace.connectors.delta.leaves import Tier
 from headrace.model.fingerprint import LONG, Hasher, Hashes, NullKeyError
 
 
@@ -73,14 +75,83 @@ def test_many_rows_of_one_file_are_told_dead_from_alive() -> None:
     assert np.array_equal(alive, np.arange(200_000) % 3 != 0)
 
 
-def test_an_integer_key_takes_sixteen_bytes() -> None:
-    live = LiveFiles()
-    index = KeyIndex(live)
-    number = live.add("a", None, BitMap())
-    for start in range(0, 100_000, 1_000):
-        keys = list(range(start, start + 1_000))
-        index.add([(_numbers(keys), locations(number, np.arange(start, start + 1_000)))])
-    assert index.nbytes == 16 * 100_000
+class _Table:
+    """Rows of random keys in files, as an index sees them, beside a dictionary that knows."""
+
+    def __init__(self, width: int, memory: int = 1 << 30) -> None:
+        self.random = np.random.default_rng(7)
+        self.width = width
+        self.files = LiveFiles()
+        self.index = KeyIndex(self.files, memory)
+        self.rows: dict[int, int] = {}  # key to file << 32 | row
+
+    def hashes(self, keys: np.ndarray) -> Hashes:
+        """One word a key, or two, of which the first is nearly the same for many."""
+        words = keys.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        if self.width == 1:
+            return Hashes(words)
+        return Hashes(words >> np.uint64(46), keys.astype(np.uint64) << np.uint64(40))
+
+    def file(self, keys: np.ndarray) -> tuple[Hashes, np.ndarray]:
+        number = self.files.add(str(self.files.numbered), None, BitMap())
+        where = locations(number, np.arange(len(keys)))
+        self.rows |= dict(zip(keys.tolist(), where.tolist(), strict=True))
+        return self.hashes(keys), where
+
+    def upsert(self, keys: np.ndarray) -> None:
+        self.delete(keys)
+        self.index.add([self.file(keys)])
+
+    def delete(self, keys: np.ndarray) -> None:
+        known = [self.rows.pop(key) for key in keys.tolist() if key in self.rows]
+        for number, _, rows in by_file(np.array(known, np.uint64)):
+            deleted = self.files.deleted(number) | BitMap(rows)
+            version = {"storageType": "i", "pathOrInlineDv": str(len(deleted))}
+            self.files.add(self.files.path(number), version, deleted)
+
+    def assert_finds(self, keys: np.ndarray) -> None:
+        which, where = self.index.find(self.hashes(keys))
+        found = dict(zip(keys[which].tolist(), where.tolist(), strict=True))
+        assert len(found) == len(which)
+        assert found == {key: self.rows[key] for key in keys.tolist() if key in self.rows}
+
+
+@pytest.mark.parametrize(("width", "memory"), [(2, 1 << 30), (1, 1 << 20)])
+def test_a_dictionary_of_many_rows_finds_the_same(
+    monkeypatch: pytest.MonkeyPatch, width: int, memory: int
+) -> None:
+    """Through all tiers, in memory and in a mapped file; and no row costs more than 20 bytes."""
+    monkeypatch.setattr(index_module, "SMALLEST", 1 << 13)
+    table = _Table(width, memory)
+    keys = table.random.permutation(400_000)
+    table.index.add_many((table.file(part) for part in np.split(keys[:300_000], 3)), 300_000)
+    assert table.index.pool.is_mapped == (memory < 16 * len(table.rows))
+    for _ in range(100):
+        table.upsert(table.random.choice(400_000, 500, replace=False))
+    assert len(table.index.tiers) == 3
+    assert table.index.nbytes <= 20 * len(table.rows)
+    table.upsert(keys[-60_000:])
+    table.delete(keys[:80_000])
+    table.upsert(keys[:10])
+    table.assert_finds(table.random.permutation(400_000))
+    assert table.index.entries <= 1.1 * len(table.rows)
+
+
+def test_what_a_batch_moves_follows_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[int] = []
+    absorb = Tier.absorb
+
+    def counted(tier: Tier, *entries: Any) -> int:
+        moved.append(absorb(tier, *entries))
+        return moved[-1]
+
+    table = _Table(1)
+    table.index.add_many([table.file(np.arange(3_000_000))], 3_000_000)
+    monkeypatch.setattr(Tier, "absorb", counted)
+    for _ in range(50):
+        moved.clear()
+        table.upsert(table.random.choice(3_000_000, 1_000, replace=False))
+        assert sum(moved) < 600_000  # of three million
 
 
 def test_groups_by_file_keep_every_row() -> None:

@@ -1,30 +1,47 @@
 """Where each key's row is: which live rows of which data file have it.
 
-Sorted arrays in a few levels of geometrically growing size, as in a log-structured merge tree: a
-batch is one small new level, looking up a batch costs O(batch * log rows), and merging levels is
-paid for by the batches that filled them. Entries are never taken out one by one: whether a row is
-alive is decided by its file's deletion vector, kept in memory, and dead entries go when levels
-merge. 16 bytes a row for integer keys, 24 for others.
+An entry is 16 bytes: 64 bits of the key's number, then 24 more bits of it and the row's slot. For
+integer keys that is exact. For others it is 88 bits of a fingerprint under a secret seed: that two
+of a billion rows share them has a chance of 10**-9. To confirm each find by the key itself would
+mean to decode a page of Parquet for each of 1,000 random rows, some 100 times the rest of a batch.
+
+Entries stand in tiers (see `leaves`) of which each is 16 times smaller than the one before. A batch
+goes to the smallest, whose excess goes on to the next, a bounded stretch of keys at a time: no
+batch pays for more than some hundred entries moved for each of its own. Whether a row lives is
+told by its slot, and dead entries go wherever a merge comes past, or a sweep for each that died.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from pyroaring import BitMap
 
+from headrace.connectors.delta.leaves import LEAF, Pool, Tier, merged
+from headrace.connectors.delta.slots import SLOT_BITS, Slots
 from headrace.connectors.delta.vectors import unique_id
-from headrace.model.fingerprint import Hashes, Words, concat_hashes
+from headrace.model.fingerprint import Hashes, Words
+from headrace.model.lake import INDEX_MEMORY
 
 Locations = npt.NDArray[np.uint64]  # file number << 32 | row of the file
+Part = tuple[Hashes, Locations]  # of rows of one file
 
+ENTRY_BYTES: Final = 16
 _ROW_BITS: Final = np.uint64(32)
 _ROW_MASK: Final = np.uint64(0xFFFFFFFF)
 _FEW: Final = 64  # rows of one file that are looked up one by one, not through a bitmap
+_TAG_SHIFT: Final = np.uint64(SLOT_BITS)
+_SLOT_MASK: Final = np.uint64((1 << SLOT_BITS) - 1)
+
+FANOUT: Final = 16  # dead entries are at most a sixteenth, and a step down moves 17 for one
+SMALLEST: Final = 1 << 16  # entries of the smallest tier, which every batch rewrites: 1 ms
+MOVES: Final = 128  # entries moved at most for one that came: three steps down take 51
+MOVES_AT_LEAST: Final = 1 << 16
+RUN: Final = 1 << 20  # entries sorted at once where many are taken in: 50 MB at work
 
 
 def locations(file: int, rows: npt.NDArray[Any]) -> Locations:
@@ -47,6 +64,8 @@ class LiveFiles:
     """The data files of one table version, numbered, with the rows deleted from each."""
 
     def __init__(self) -> None:
+        self.slots = Slots()
+        self.deaths = 0  # rows deleted from files that stay, since this was last set to zero
         self._numbers: dict[str, int] = {}
         self._paths: list[str] = []
         self._deleted: list[BitMap | None] = []  # None: the file is no longer in the table
@@ -54,24 +73,35 @@ class LiveFiles:
 
     def add(self, path: str, descriptor: Mapping[str, Any] | None, deleted: BitMap) -> int:
         """Number a file, or note another vector of one that has a number."""
+        vector = unique_id(descriptor)
         number = self._numbers.setdefault(path, len(self._paths))
         if number == len(self._paths):
             self._paths.append(path)
             self._deleted.append(deleted)
-            self._vectors.append(unique_id(descriptor))
+            self._vectors.append(vector)
+            return number
+        dead = deleted - self.deleted(number)
+        self.slots.kill_rows(number, dead)
+        self.deaths += len(dead)
         self._deleted[number] = deleted
-        self._vectors[number] = unique_id(descriptor)
+        self._vectors[number] = vector
         return number
 
     def drop(self, path: str) -> None:
         number = self._numbers.pop(path)
         self._deleted[number] = self._vectors[number] = None
         self._paths[number] = ""
+        self.slots.kill_file(number)
 
     @property
     def numbered(self) -> int:
         """Files that ever got a number."""
         return len(self._paths)
+
+    @property
+    def paths(self) -> Mapping[str, int]:
+        """Of the files in the table, their numbers."""
+        return self._numbers
 
     def path(self, number: int) -> str:
         return self._paths[number]
@@ -82,21 +112,38 @@ class LiveFiles:
     def deleted(self, number: int) -> BitMap:
         return self._deleted[number] or BitMap()
 
+    def vector(self, number: int) -> str | None:
+        return self._vectors[number]
+
     def sync(
         self,
         files: Mapping[str, Mapping[str, Any]],
-        read: Callable[[Mapping[str, Any] | None], BitMap],
+        read: Callable[[Sequence[Mapping[str, Any] | None]], Iterable[BitMap]],
     ) -> list[str]:
-        """Follow the table's files to another version; returns the paths not seen before."""
+        """Follow the table's files to another version; returns the paths to be indexed.
+
+        These are files not seen before, and files of which rows came back to life, as RESTORE does.
+        """
         for path in self._numbers.keys() - files.keys():
             self.drop(path)
-        fresh = [path for path in files if path not in self._numbers]
-        for path, add in files.items():
-            descriptor = add.get("deletionVector")
+        others = [add for path, add in files.items() if not self._knows(path, add)]
+        fresh = []
+        vectors = read([add.get("deletionVector") for add in others])
+        for add, deleted in zip(others, vectors, strict=True):
+            path = add["path"]
             number = self._numbers.get(path)
-            if number is None or self._vectors[number] != unique_id(descriptor):
-                self.add(path, descriptor, read(descriptor))
+            if number is not None and not self.deleted(number) <= deleted:
+                self.drop(path)
+                number = None
+            if number is None:
+                fresh.append(path)
+            self.add(path, add.get("deletionVector"), deleted)
         return fresh
+
+    def _knows(self, path: str, add: Mapping[str, Any]) -> bool:
+        number = self._numbers.get(path)
+        vector = unique_id(add.get("deletionVector"))
+        return number is not None and self._vectors[number] == vector
 
     def live(self, where: Locations) -> npt.NDArray[np.bool_]:
         """Which of these rows are in the table."""
@@ -109,6 +156,16 @@ class LiveFiles:
                 alive[positions] = ~_members(rows, deleted)
         return alive
 
+    def allot(self, where: Locations) -> npt.NDArray[np.uint64]:
+        """Slots for rows of one file, those between them included."""
+        first, last = int(where.min()), int(where.max())
+        number, row = first >> 32, first & int(_ROW_MASK)
+        slot = self.slots.allot(number, row, last - first + 1)
+        deleted = self._deleted[number]
+        if deleted:
+            self.slots.kill_extent(slot, row, last - first + 1, deleted)
+        return where - np.uint64(first) + np.uint64(slot)
+
 
 def _members(rows: npt.NDArray[np.uint32], deleted: BitMap) -> npt.NDArray[np.bool_]:
     if len(rows) <= _FEW:
@@ -117,55 +174,30 @@ def _members(rows: npt.NDArray[np.uint32], deleted: BitMap) -> npt.NDArray[np.bo
     return np.isin(rows, np.frombuffer(hits.to_array(), np.uint32))
 
 
-@dataclass(frozen=True)
-class _Level:
-    """Entries sorted by the high number."""
-
-    hashes: Hashes
-    where: Locations
-
-    def __len__(self) -> int:
-        return len(self.where)
-
-    @property
-    def nbytes(self) -> int:
-        low = self.hashes.low
-        return int(self.hashes.high.nbytes + self.where.nbytes + (0 if low is None else low.nbytes))
-
-
 class KeyIndex:
-    """From the numbers of keys to the places of their live rows."""
+    """From the numbers of keys to the places of their live rows.
 
-    def __init__(self, files: LiveFiles) -> None:
+    Beyond `memory` bytes it stands in the file `path`, mapped, or in a temporary one.
+    """
+
+    def __init__(
+        self, files: LiveFiles, memory: int = INDEX_MEMORY, path: Path | None = None
+    ) -> None:
         self._files = files
-        self._levels: list[_Level] = []  # from the biggest and oldest to the smallest and newest
+        self.pool = Pool(memory, path)
+        self.tiers = [Tier(self.pool)]  # from the biggest to the smallest
 
     @property
     def nbytes(self) -> int:
-        return sum(level.nbytes for level in self._levels)
+        """Of what is in memory or mapped."""
+        directories = sum(tier.nbytes for tier in self.tiers)
+        return self.pool.nbytes + directories + self._files.slots.nbytes
 
     @property
     def entries(self) -> int:
-        return sum(map(len, self._levels))
+        return sum(map(len, self.tiers))
 
-    def add(self, parts: Iterable[tuple[Hashes, Locations]]) -> None:
-        """Take in rows, such as those of new files."""
-        filled = [(hashes, where) for hashes, where in parts if len(where)]
-        if not filled:
-            return
-        hashes = concat_hashes([hashes for hashes, _ in filled])
-        self._levels.append(_sorted(hashes, np.concatenate([where for _, where in filled])))
-        while len(self._levels) > 1 and len(self._levels[-2]) < 2 * len(self._levels[-1]):
-            newer, older = self._levels.pop(), self._levels.pop()
-            merged = _merged(self._alive(older), self._alive(newer))
-            if len(merged):
-                self._levels.append(merged)
-
-    def _alive(self, level: _Level) -> _Level:
-        alive = self._files.live(level.where)
-        if alive.all():
-            return level
-        return _Level(level.hashes.take(alive), level.where[alive])
+    # -- finding -----------------------------------------------------------------------------------
 
     def find(self, wanted: Hashes) -> tuple[npt.NDArray[np.intp], Locations]:
         """The live rows under each of `wanted`, in no particular order.
@@ -174,51 +206,94 @@ class KeyIndex:
             Positions in `wanted`, and for each the place of one row.
         """
         order = np.argsort(wanted.high)  # neighbours share cache lines
-        in_order = wanted.take(order)
-        found = [_find(level, in_order) for level in self._levels]
-        which = np.concatenate([np.empty(0, np.intp), *(order[asked] for asked, _ in found)])
-        where = np.concatenate([np.empty(0, np.uint64), *(where for _, where in found)])
-        alive = self._files.live(where)
-        return which[alive], where[alive]
+        keys = wanted.high[order]
+        found = [tier.find(keys) for tier in self.tiers]
+        which = order[np.concatenate([asked for asked, _ in found])]
+        rest = np.concatenate([rest for _, rest in found])
+        alive = self._alive(rest)
+        if wanted.low is not None:
+            alive &= (rest >> _TAG_SHIFT) == (wanted.low[which] >> _TAG_SHIFT)
+        which, rest = which[alive], rest[alive]
+        return which, self._files.slots.places(rest & _SLOT_MASK)
+
+    def _alive(self, rest: Words) -> npt.NDArray[np.bool_]:
+        return self._files.slots.live(rest & _SLOT_MASK)
+
+    # -- changing ----------------------------------------------------------------------------------
+
+    def add(self, parts: Iterable[Part]) -> None:
+        """Take in rows of files, and settle what died since; costs by the rows.
+
+        Raises:
+            OSError: there is no room for them.
+        """
+        added = 0
+        for keys, rest in _runs(self._entries(*part) for part in parts if len(part[1])):
+            self._tier_for(len(keys)).absorb(keys, rest, self._alive)
+            added += len(keys)
+        self._settle(added)
+
+    def add_many(self, parts: Iterable[Part], expected: int) -> None:
+        """Take in rows, about `expected` and not much fewer than the index has: in runs, which are
+        merged in the end.
+
+        Raises:
+            OSError: there is no room for them.
+        """
+        self.pool.reserve((self.entries + expected) // LEAF)
+        runs = list(self.tiers)
+        for keys, rest in _runs(self._entries(*part) for part in parts if len(part[1])):
+            runs.append(Tier(self.pool, *self.pool.store(keys, rest)))
+        self.tiers = [merged(self.pool, runs, self._alive if self.entries else None)]
+        self._settle(0)
+
+    def _entries(self, hashes: Hashes, where: Locations) -> tuple[Words, Words]:
+        slots = self._files.allot(where)
+        if hashes.low is None:
+            return hashes.high, slots
+        return hashes.high, (hashes.low & ~_SLOT_MASK) | slots
+
+    def _tier_for(self, count: int) -> Tier:
+        """The smallest that may hold so many."""
+        for at in range(len(self.tiers) - 1, 0, -1):
+            if count <= self._room(at):
+                return self.tiers[at]
+        return self.tiers[0]
+
+    def _room(self, at: int) -> int:
+        """Entries that a tier may hold: a sixteenth of those that the one before may."""
+        return max(len(self.tiers[0]) // int(FANOUT**at), LEAF)
+
+    def _settle(self, added: int) -> None:
+        """Bounded work for the rows that came, and for those that died."""
+        while self._room(len(self.tiers) - 1) > SMALLEST:
+            self.tiers.insert(1, Tier(self.pool))
+        left = MOVES * added + MOVES_AT_LEAST
+        for at in range(len(self.tiers) - 1, 0, -1):
+            while (excess := len(self.tiers[at]) - self._room(at)) > 0 and left > 0:
+                keys, rest = self.tiers[at].take(min(max(excess, LEAF), 8 * LEAF))
+                left -= self.tiers[at - 1].absorb(keys, rest, self._alive)
+        sweep, self._files.deaths = FANOUT * self._files.deaths, 0
+        while sweep > 0 and len(self.tiers[0]):
+            sweep -= max(self.tiers[0].refresh(sweep, self._alive), LEAF)
 
 
-def _sorted(hashes: Hashes, where: Locations) -> _Level:
-    if np.all(hashes.high[:-1] <= hashes.high[1:]):
-        return _Level(hashes, where)
-    order = np.argsort(hashes.high)
-    return _Level(hashes.take(order), where[order])
+def _sorted(keys: Words, rest: Words) -> tuple[Words, Words]:
+    if np.all(keys[:-1] <= keys[1:]):
+        return keys, rest
+    order = np.argsort(keys)
+    return keys[order], rest[order]
 
 
-def _merged(big: _Level, small: _Level) -> _Level:
-    total = len(big) + len(small)
-    after = np.searchsorted(big.hashes.high, small.hashes.high, "right") + np.arange(len(small))
-    from_big = np.ones(total, np.bool_)
-    from_big[after] = False
-
-    def woven(one: Words, other: Words) -> Words:
-        out = np.empty(total, np.uint64)
-        out[from_big], out[after] = one, other
-        return out
-
-    low = None
-    if big.hashes.low is not None and small.hashes.low is not None:
-        low = woven(big.hashes.low, small.hashes.low)
-    return _Level(
-        Hashes(woven(big.hashes.high, small.hashes.high), low), woven(big.where, small.where)
-    )
-
-
-def _find(level: _Level, wanted: Hashes) -> tuple[npt.NDArray[np.intp], Locations]:
-    """All entries, dead or alive, under the sorted `wanted`."""
-    first = np.searchsorted(level.hashes.high, wanted.high, "left")
-    asked = np.flatnonzero(level.hashes.high[np.minimum(first, len(level) - 1)] == wanted.high)
-    asked = asked[first[asked] < len(level)]
-    first = first[asked]
-    counts = np.searchsorted(level.hashes.high, wanted.high[asked], "right") - first
-    spread = np.repeat(first - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts)
-    entries = (spread + np.arange(counts.sum())).astype(np.intp)
-    asked = np.repeat(asked, counts)
-    if level.hashes.low is not None and wanted.low is not None:
-        same = level.hashes.low[entries] == wanted.low[asked]
-        asked, entries = asked[same], entries[same]
-    return asked, level.where[entries]
+def _runs(parts: Iterable[tuple[Words, Words]]) -> Iterable[tuple[Words, Words]]:
+    """Sorted entries, some million at a time."""
+    held: list[tuple[Words, Words]] = []
+    count = 0
+    for part in parts:
+        held.append(part)
+        count += len(part[0])
+        if count >= RUN:
+            yield _sorted(*(np.concatenate(words) for words in zip(*held, strict=True)))
+            held, count = [], 0
+    if held:
+        yield _sorted(*(np.concatenate(words) for words in zip(*held, strict=True)))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,13 +16,19 @@ from pyroaring import BitMap
 
 from headrace.connectors.delta.files import open_parquet, read_columns, read_range, read_rows
 from headrace.connectors.delta.index import KeyIndex, LiveFiles, Locations, by_file, locations
+from headrace.connectors.delta.maintenance import known_rows
+from headrace.connectors.delta.side_by_side import side_by_side
 from headrace.connectors.delta.state import TableState
 from headrace.connectors.delta.vectors import read_vector
 from headrace.errors import DestinationError
 from headrace.log.storage import Storage
 from headrace.model.fingerprint import Hasher, Hashes
+from headrace.model.lake import INDEX_MEMORY
 
-MANY_FILES: Final = 1 << 20  # each takes 24 bytes, also when it is gone
+MANY_FILES: Final = 1 << 20  # each takes some 100 bytes, also when it is gone
+READERS: Final = min(4, os.cpu_count() or 1)  # threads that read key columns; Arrow has its own
+REQUESTS: Final = 16  # deletion vectors asked for at once, of an object store
+ENTRIES: Final = 1 << 18  # rows of one file whose keys are read and numbered together
 
 
 class RowIndex:
@@ -34,6 +43,7 @@ class RowIndex:
         schema: pa.Schema,
         hasher: Hasher | None = None,
         history: pa.Field | None = None,
+        memory: int = INDEX_MEMORY,
     ) -> None:
         self.schema = schema
         self.history = None if history is None else history.name
@@ -41,7 +51,8 @@ class RowIndex:
         self._storage = storage
         self._hasher = hasher or Hasher.of(schema)
         self._files = LiveFiles()
-        self._index = KeyIndex(self._files)
+        self._index = KeyIndex(self._files, memory)
+        self._following = False
 
     @property
     def nbytes(self) -> int:
@@ -49,27 +60,55 @@ class RowIndex:
 
     @property
     def is_worn(self) -> bool:
-        """Whether so many files have come and gone that a new index would be smaller."""
-        return self._files.numbered > MANY_FILES
+        """Whether it must be built anew: so many files have come and gone, or an error came
+        between, and it stands half-way to another version."""
+        return self._following or max(self._files.numbered, self._files.slots.extents) > MANY_FILES
 
     @property
     def entries(self) -> int:
         return self._index.entries
 
     def sync(self, state: TableState) -> None:
-        """Follow the table to another state: only files not seen before are read."""
-        fresh = self._files.sync(state.files, lambda v: load_vector(self._storage, v))
-        self._index.add(entry for path in fresh for entry in self._entries(path))
+        """Follow the table to another state: only files not seen before are read.
+
+        Raises:
+            LogError: a file cannot be read.
+            NullKeyError: as `Hasher.hash` does.
+            OSError: the index has outgrown the memory, and the disk.
+        """
+        with self._step():
+            fresh = self._files.sync(state.files, self._load_vectors)
+            expected = sum(known_rows(state.files[path]) or ENTRIES for path in fresh)
+            entries = side_by_side(fresh, self._entries, min(READERS, max(len(fresh), 1)))
+            if 4 * expected >= self._index.entries:
+                self._index.add_many(entries, expected)
+            else:
+                self._index.add(entries)
+
+    @contextmanager
+    def _step(self) -> Iterator[None]:
+        """What an error ends leaves an index that is known to be of no version."""
+        self._following = True
+        yield
+        self._following = False
+
+    def _load_vectors(self, descriptors: Sequence[Mapping[str, Any] | None]) -> Iterable[BitMap]:
+        if not any(descriptors):
+            return [BitMap()] * len(descriptors)
+        with ThreadPoolExecutor(REQUESTS, "headrace-vectors") as pool:
+            return list(pool.map(lambda d: load_vector(self._storage, d), descriptors))
 
     def _entries(self, path: str) -> Iterator[tuple[Hashes, Locations]]:
+        """May be called from any thread, for files that have a number."""
         number, start = self._files.number(path), 0
-        for rows in read_columns(self._storage, path, self._read_schema):
+        for rows in read_columns(self._storage, path, self._read_schema, ENTRIES):
             where = locations(number, np.arange(start, start + rows.num_rows))
             alive = self._files.live(where)
             if self.history is not None:
                 alive &= rows.column(self.history).is_null().to_numpy()
-            keys = rows.select(self.schema.names)
-            yield self._hasher.hash(keys).take(alive), where[alive]
+            hashes = self._hasher.hash(rows.select(self.schema.names))
+            whole = bool(alive.all())
+            yield (hashes, where) if whole else (hashes.take(alive), where[alive])
             start += rows.num_rows
 
     def hash(self, keys: pa.Table) -> Hashes:
@@ -115,14 +154,15 @@ class RowIndex:
         added: Iterable[tuple[str, Hashes]],
     ) -> None:
         """Follow a commit of our own, without reading anything."""
-        for path in removed:
-            self._files.drop(path)
-        for path, (descriptor, rows) in deletions.items():
-            self._files.add(path, descriptor, rows)
-        self._index.add(
-            (hashes, locations(self._files.add(path, None, BitMap()), np.arange(len(hashes))))
-            for path, hashes in added
-        )
+        with self._step():
+            for path in removed:
+                self._files.drop(path)
+            for path, (descriptor, rows) in deletions.items():
+                self._files.add(path, descriptor, rows)
+            self._index.add(
+                (hashes, locations(self._files.add(path, None, BitMap()), np.arange(len(hashes))))
+                for path, hashes in added
+            )
 
     def deleted(self, path: str) -> BitMap:
         """All rows deleted from a file of the table."""
@@ -140,12 +180,13 @@ class RowIndex:
 
     def moved(self, removed: Iterable[str], added: Iterable[Moved]) -> None:
         """Follow rows from files that go to new ones, without reading anything."""
-        for path in removed:
-            self._files.drop(path)
-        self._index.add(
-            (m.hashes, locations(self._files.add(m.path, m.descriptor, m.deleted), m.rows))
-            for m in added
-        )
+        with self._step():
+            for path in removed:
+                self._files.drop(path)
+            self._index.add(
+                (m.hashes, locations(self._files.add(m.path, m.descriptor, m.deleted), m.rows))
+                for m in added
+            )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,131 @@
+"""Slots: numbers for the rows of data files, by which one look tells whether a row still lives.
+
+The key index holds one slot for each row. Rows of a file that follow each other have slots that
+follow each other, so a few numbers a file lead from slot to row. Whether the row of a slot is dead
+is one bit in a page, and pages without a dead row, or without a living one, take no room: an eighth
+of a byte a row where deletions are spread, however many files there are.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from pyroaring import BitMap
+
+Numbers = npt.NDArray[np.uint64]
+
+SLOT_BITS: Final = 40
+SLOTS: Final = 1 << SLOT_BITS
+_PAGE_BITS: Final = 16  # slots of a page: 8 KiB of bits
+_PAGE: Final = 1 << _PAGE_BITS
+_PAGE_BYTES: Final = _PAGE // 8
+_ALIVE: Final = 0  # the page of slots that all live, or were never given away
+_DEAD: Final = 1
+_ROW_BITS: Final = np.uint64(32)
+
+
+class Slots:
+    """Extents of slots, each for rows of one file that follow each other."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self.extents = 0
+        self._starts = np.empty((3, 16), np.uint64)  # first slot, file, first row of each extent
+        self._of_file: defaultdict[int, list[tuple[int, int, int]]] = defaultdict(list)
+        self._page_of = np.zeros(16, np.int32)
+        self._pages = np.zeros((16, _PAGE_BYTES), np.uint8)
+        self._pages[_DEAD] = 0xFF
+        self._free = list(range(15, _DEAD, -1))
+
+    @property
+    def nbytes(self) -> int:
+        pages = (len(self._pages) - len(self._free)) * _PAGE_BYTES
+        return int(24 * self.extents + self._page_of.nbytes + pages)
+
+    def allot(self, file: int, row: int, count: int) -> int:
+        """Slots for `count` rows of a file from `row` on; gives the first of them."""
+        if self.extents == self._starts.shape[1]:
+            self._starts = np.concatenate([self._starts, np.empty_like(self._starts)], axis=1)
+        first = self.taken
+        self._starts[:, self.extents] = (first, file, row)
+        self.extents += 1
+        self._of_file[file].append((first, row, count))
+        self.taken += count
+        pages = (self.taken >> _PAGE_BITS) + 1
+        if pages > len(self._page_of):
+            grown = np.zeros(max(pages, 2 * len(self._page_of)), np.int32)
+            grown[: len(self._page_of)] = self._page_of
+            self._page_of = grown
+        return first
+
+    def extents_of(self, file: int) -> list[tuple[int, int, int]]:
+        """The first slot, the first row and the number of rows of each extent of a file."""
+        return self._of_file.get(file, [])
+
+    def places(self, slots: Numbers) -> Numbers:
+        """Where the rows of these slots are: file << 32 | row."""
+        first, file, row = self._starts[:, : self.extents]
+        extent = np.searchsorted(first, slots, "right") - 1
+        where: Numbers = (file[extent] << _ROW_BITS) | (slots - first[extent] + row[extent])
+        return where
+
+    def live(self, slots: Numbers) -> npt.NDArray[np.bool_]:
+        """Which of these slots have a row that lives."""
+        page = self._page_of[slots >> np.uint64(_PAGE_BITS)]
+        if not page.any():
+            return np.ones(len(slots), np.bool_)
+        byte = self._pages[page, (slots >> np.uint64(3)) & np.uint64(_PAGE_BYTES - 1)]
+        bit = (slots & np.uint64(7)).astype(np.uint8)
+        return (byte >> bit) & 1 == 0  # type: ignore[no-any-return]  # numpy's stubs
+
+    def kill_rows(self, file: int, rows: BitMap) -> None:
+        """These rows of a file live no longer; those without a slot never had an entry."""
+        for first, row, count in self.extents_of(file) if rows else ():
+            self.kill_extent(first, row, count, rows)
+
+    def kill_extent(self, first: int, row: int, count: int, rows: BitMap) -> None:
+        """Of the rows of one extent, those among `rows` live no longer."""
+        inside = rows & BitMap(range(row, row + count))
+        dead = np.frombuffer(inside.to_array(), np.uint32).astype(np.uint64)
+        self._kill(dead - np.uint64(row) + np.uint64(first))
+
+    def kill_file(self, file: int) -> None:
+        """No row of the file lives; it will not come back under this number."""
+        for first, _, count in self._of_file.pop(file, []):
+            end = first + count
+            whole = range(-(-first // _PAGE), end // _PAGE)
+            if len(whole) == 0:
+                self._kill(np.arange(first, end, dtype=np.uint64))
+                continue
+            self._kill(np.arange(first, whole.start * _PAGE, dtype=np.uint64))
+            self._kill(np.arange(whole.stop * _PAGE, end, dtype=np.uint64))
+            for page in whole:
+                self._bury(page)
+
+    def _bury(self, page: int) -> None:
+        if self._page_of[page] > _DEAD:
+            self._free.append(int(self._page_of[page]))
+        self._page_of[page] = _DEAD
+
+    def _kill(self, slots: Numbers) -> None:
+        pages = (slots >> np.uint64(_PAGE_BITS)).astype(np.intp)
+        touched = np.unique(pages)
+        for page in touched[self._page_of[touched] == _ALIVE].tolist():
+            self._page_of[page] = self._new_page()
+        bits = np.left_shift(1, slots & np.uint64(7), dtype=np.uint8, casting="unsafe")
+        at = (slots >> np.uint64(3)) & np.uint64(_PAGE_BYTES - 1)
+        np.bitwise_or.at(self._pages, (self._page_of[pages], at.astype(np.intp)), bits)
+        for page in touched[(self._pages[self._page_of[touched]] == 0xFF).all(axis=1)].tolist():
+            self._bury(page)
+
+    def _new_page(self) -> int:
+        if not self._free:
+            count = len(self._pages)
+            self._pages = np.concatenate([self._pages, np.zeros_like(self._pages)])
+            self._free = list(range(2 * count - 1, count - 1, -1))
+        page = self._free.pop()
+        self._pages[page] = 0
+        return page
