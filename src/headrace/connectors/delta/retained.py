@@ -1,0 +1,176 @@
+"""Rows that a Delta table keeps though its source has them no more.
+
+Where deletes mark rows, or are ignored, a resync keeps rows whose keys the source does not have,
+and a truncate marks what stands. In mode append all rows are kept always: a row with `_op` t
+stands between them and the rows of another snapshot. Nothing here holds more than a batch of rows
+in memory, and the index of a snapshot's keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyroaring import BitMap
+
+from headrace.connectors.delta.actions import Action
+from headrace.connectors.delta.arrangement import divided
+from headrace.connectors.delta.names import new_name
+from headrace.connectors.delta.rows import RowIndex, live_rows
+from headrace.connectors.delta.state import TableState
+from headrace.connectors.delta.types import stored_schema, to_stored
+from headrace.connectors.delta.writer import LASTING_COMPRESSION, DataWriter, write_files
+from headrace.errors import UnsuitableTableError
+from headrace.failpoints import hit
+from headrace.log.storage import Storage
+from headrace.model import (
+    DELETED_AT,
+    OP,
+    ORDINAL,
+    Checkpoint,
+    Metadata,
+    Mode,
+    OnDelete,
+    Shape,
+    TableFormat,
+    TableSchema,
+)
+from headrace.model.fingerprint import Hasher
+
+KIND: Final = "headrace.mode"  # the table property that says what its rows mean
+TRUNCATE_OP: Final = "t"
+
+
+def kind_of(shape: Shape) -> str:
+    """What a table's rows mean, for its properties: rows of two kinds do not go together."""
+    kept = shape.on_delete is not OnDelete.DELETE
+    return f"{shape.mode.value}, {shape.on_delete.value}" if kept else shape.mode.value
+
+
+def kind_made(state: TableState) -> str:
+    """The same of a table that stands; tables from before this was noted hold the current state."""
+    return state.configuration.get(KIND, Mode.SCD1.value)
+
+
+def mode_of(state: TableState) -> Mode:
+    return Mode(kind_made(state).partition(",")[0])
+
+
+# -- another snapshot ------------------------------------------------------------------------------
+
+
+def require_same_partitions(state: TableState, schema: TableSchema, layout: TableFormat) -> None:
+    """Raises UnsuitableTableError where files that stay are divided by other columns than new ones
+    are to be."""
+    if tuple(state.partition_by) != layout.partition_by:
+        raise UnsuitableTableError(
+            f"{schema.table} keeps every change, and its files are partitioned by "
+            f"{', '.join(state.partition_by) or 'nothing'}: that cannot change",
+            hint=f"set partition_by back, or give {schema.table} another name: in headrace.yaml",
+            table=str(schema.table),
+        )
+
+
+def retained(
+    storage: Storage,
+    state: TableState,
+    schema: TableSchema,
+    fresh: Sequence[Action],
+    at: Checkpoint,
+    shape: Shape,
+    layout: TableFormat,
+) -> list[Action]:
+    """Add actions of rows that stand beside those of a new snapshot, which are in `fresh`.
+
+    Raises:
+        LogError: a file cannot be read or written.
+        DestinationError: a row's value does not fit the column that the source has now.
+    """
+    if shape.mode is Mode.APPEND:
+        return _boundary(storage, stored_schema(schema.arrow()), at, layout)
+    if shape.on_delete is OnDelete.DELETE:
+        return []
+    survivors = _survivors(storage, state, schema, fresh)
+    if shape.on_delete is OnDelete.MARK:
+        now = datetime.now(UTC)
+        survivors = (_marked(rows, now) for rows in survivors)
+    return _written(storage, survivors, stored_schema(schema.arrow()), layout.partition_by)
+
+
+def _boundary(
+    storage: Storage, stored: pa.Schema, at: Checkpoint, layout: TableFormat
+) -> list[Action]:
+    row = {OP: [TRUNCATE_OP], Metadata.LSN.column: [int(at.lsn)], ORDINAL: [0]}
+    written = write_files(storage, to_stored(pa.table(row), stored), {}, layout.partition_by)
+    return [add for add, _ in written.adds]
+
+
+def _survivors(
+    storage: Storage, state: TableState, schema: TableSchema, fresh: Iterable[Action]
+) -> Iterator[pa.Table]:
+    """The rows of the table whose keys the files in `fresh` do not have."""
+    stored = stored_schema(schema.arrow())
+    key = pa.schema([stored.field(name) for name in schema.key])
+    index = RowIndex(storage, key, Hasher.of(key, exact=False))
+    index.sync(TableState(files={add["add"]["path"]: add["add"] for add in fresh}))
+    for file in state.files.values():
+        for rows in live_rows(storage, file, stored):
+            found, _ = index.find(index.hash(rows.select(key.names)))
+            gone = np.ones(rows.num_rows, np.bool_)
+            gone[found] = False
+            yield rows.filter(pa.array(gone))
+
+
+def _written(
+    storage: Storage, batches: Iterable[pa.Table], stored: pa.Schema, partition_by: Sequence[str]
+) -> list[Action]:
+    """The rows in one new file for each partition."""
+    writers: dict[tuple[str | None, ...], DataWriter] = {}
+    with storage.write() as group:
+        for rows in batches:
+            for values, positions in divided(rows, partition_by):
+                partition = tuple(values.values())
+                if partition not in writers:
+                    path = new_name(values)
+                    file = group.open(path)
+                    made = DataWriter(file, path, stored, LASTING_COMPRESSION, values)
+                    writers[partition] = made
+                writers[partition].write(rows.take(pa.array(positions)))
+        return [writer.finish() for writer in writers.values()]
+
+
+# -- marks -----------------------------------------------------------------------------------------
+
+
+def _marked(rows: pa.Table, moment: datetime) -> pa.Table:
+    """The rows, those that bear no mark with this one."""
+    place = rows.schema.get_field_index(DELETED_AT)
+    field = rows.schema.field(place)
+    marks = pc.fill_null(rows.column(place), pa.scalar(moment, field.type))
+    return rows.set_column(place, field, marks)
+
+
+def all_marked(
+    storage: Storage,
+    state: TableState,
+    replaced: Mapping[str, BitMap],
+    schema: pa.Schema,
+    moment: datetime,
+) -> list[Action]:
+    """Add actions of new files with all rows of the table, marked as of `moment` where they were
+    not; `replaced` tells, by file, the rows that go, those that went before among them.
+
+    Raises:
+        LogError: a file cannot be read or written.
+    """
+    adds = []
+    for path, file in state.files.items():
+        parts = live_rows(storage, file, schema, replaced.get(path))
+        rows = (_marked(part, moment) for part in parts if part.num_rows)
+        adds += _written(storage, rows, schema, state.partition_by)
+        hit("delta.file_rewritten")
+    return adds
