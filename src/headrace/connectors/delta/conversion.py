@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from pyroaring import BitMap
-
 from headrace.connectors.delta import actions
 from headrace.connectors.delta.actions import Action
 from headrace.connectors.delta.rewriting import rewrite
@@ -70,18 +68,30 @@ def converted(storage: Storage, state: TableState, layout: TableFormat) -> list[
     new_protocol = protocol(state.protocol, layout)
     if configuration == state.configuration and new_protocol == state.protocol:
         return []
-    purged = [] if layout.deletion_vectors else _vectors(storage, state)
-    stored = arrow_schema(state.metadata["schemaString"])
     changed = {k: v for k, v in configuration.items() if state.configuration.get(k) != v}
     return [
         actions.commit_info("SET TBLPROPERTIES", parameters=changed),
         {"protocol": new_protocol},
         {"metaData": {**state.metadata, "configuration": configuration}},
-        *(actions.remove(file, data_change=False) for file, _ in purged),
-        *rewrite(storage, purged, stored, data_change=False),
+        *([] if layout.deletion_vectors else _without_vectors(storage, state)),
     ]
 
 
-def _vectors(storage: Storage, state: TableState) -> list[tuple[Mapping[str, Any], BitMap]]:
-    vectors = ((file, file.get("deletionVector")) for file in state.files.values())
-    return [(file, load_vector(storage, vector)) for file, vector in vectors if vector]
+def purged(storage: Storage, state: TableState) -> list[Action]:
+    """A commit that writes files that have a deletion vector anew; none if there are none.
+
+    Raises:
+        LogError: a file cannot be read or written.
+    """
+    rewritten = _without_vectors(storage, state)
+    return [actions.commit_info("REORG"), *rewritten] if rewritten else []
+
+
+def _without_vectors(storage: Storage, state: TableState) -> list[Action]:
+    worn = [file for file in state.files.values() if file.get("deletionVector")]
+    touched = ((file, load_vector(storage, file["deletionVector"])) for file in worn)
+    stored = arrow_schema(state.metadata["schemaString"])
+    return [
+        *(actions.remove(file, data_change=False) for file in worn),
+        *rewrite(storage, touched, stored, data_change=False),
+    ]

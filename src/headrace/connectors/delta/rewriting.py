@@ -29,8 +29,8 @@ def rewrite(
     *,
     data_change: bool = True,
 ) -> list[Action]:
-    """The add actions of new files, one for each of `touched`: a file of the table and the rows
-    that are not in the new one, of which it must have others. A batch of rows is in memory.
+    """The add actions of new files, one for each of `touched`: a file of the table, and the rows
+    that are not in the new one. None if there are no others. A batch of rows is in memory.
 
     Raises:
         LogError: a file cannot be read or written.
@@ -43,6 +43,10 @@ def rewrite(
             writer = DataWriter(group.open(path), path, schema, LASTING_COMPRESSION, values)
             for rows in live_rows(storage, file, schema, gone):
                 writer.write(rows)
-            adds.append(writer.finish(data_change=data_change))
+            add = writer.finish(data_change=data_change)
         hit("delta.file_rewritten")
+        if writer.rows:
+            adds.append(add)
+        else:
+            storage.delete([path])
     return adds
