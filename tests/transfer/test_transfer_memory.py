@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from headrace.connectors.postgres.replaceable_table import ReplaceableTable
-from headrace.engine import materialize
+from headrace.engine import table_state
 
 RUN = """
 import pathlib, sys, headrace
@@ -58,7 +58,7 @@ def test_10_a_backlog_of_wide_rows_is_applied_a_bounded_part_at_a_time(mirror, m
         apply(self, changes, to)
 
     monkeypatch.setattr(ReplaceableTable, "apply", noted)
-    monkeypatch.setattr(materialize, "STRETCH_BYTES", 1 << 20)
+    monkeypatch.setattr(table_state, "STRETCH_BYTES", 1 << 20)
     mirror.catch_up("second")
     mirror.assert_equal("wide", target="late.wide")
     assert sum(applied) > 3 << 20

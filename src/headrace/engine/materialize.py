@@ -25,6 +25,7 @@ from headrace.engine.table_state import (
     Stretch,
     TableState,
     TableTarget,
+    next_stretch,
     offer_snapshot,
     queue_stretch,
 )
@@ -39,11 +40,6 @@ from headrace.errors import (
 from headrace.log import LogFile, LogReader, Manifest, SnapshotEvent
 from headrace.model import ChangeBatch, Checkpoint, Lsn, TableId
 from headrace.model.refresh import RefreshPolicy
-
-# A stretch ends here, whole commits only: large enough that fixed costs vanish, small for memory.
-# Bytes are those of the log's files, which hold rows five to twenty times as dense as memory.
-STRETCH_ROWS: Final = 500_000
-STRETCH_BYTES: Final = 32 << 20
 
 # At least this passes between two commits of one table: fewer, larger commits cost readers less,
 # and a person cannot see 40 ms. A destination may want more.
@@ -378,32 +374,18 @@ class Materialization:
             self._count()
 
     def _apply(self, state: TableState) -> None:
-        stretch, consumed = self._next_stretch(state)
+        stretch = next_stretch(state.queue, self._meeting)
         last = stretch[-1]
         started = time.monotonic()
         if last.stopped is not None:
             raise _stopped(state.target.table, last.stopped)
         self._apply_stretch(state, stretch)
-        for _ in range(consumed):
+        for _ in stretch:
             state.queue.popleft()
         state.passed, state.commit_ts = last.commit, last.commit_ts
         ended = time.monotonic()
         rest = max(COMMIT_INTERVAL, state.target.destination.rest())
         state.due = max(started + rest, ended)
-
-    def _next_stretch(self, state: TableState) -> tuple[list[Stretch], int]:
-        """Whole commits up to a number of rows and bytes, or to where all tables meet; a stop
-        stands alone."""
-        stretch: list[Stretch] = []
-        rows = size = 0
-        for part in state.queue:
-            rows, size = rows + part.rows, size + part.bytes
-            stops = part.stopped is not None or (stretch and stretch[0].stopped is not None)
-            meets = bool(stretch) and stretch[0].commit <= self._meeting < part.commit
-            if stretch and (rows > STRETCH_ROWS or size > STRETCH_BYTES or stops or meets):
-                break
-            stretch.append(part)
-        return stretch, len(stretch)
 
     def _apply_stretch(self, state: TableState, stretch: Sequence[Stretch]) -> None:
         position = state.checkpoint

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
+from typing import Final
 
 from headrace.engine.protocols import DestinationTable
 from headrace.engine.refresh import Compared
@@ -14,6 +16,11 @@ from headrace.engine.retry import Backoff
 from headrace.errors import HeadraceError
 from headrace.log import LogFile, Manifest, SnapshotEvent
 from headrace.model import Checkpoint, Lsn, Shape, TableId
+
+# A stretch ends here, whole commits only: large enough that fixed costs vanish, small for memory.
+# Bytes are those of the log's files, which hold rows five to twenty times as dense as memory.
+STRETCH_ROWS: Final = 500_000
+STRETCH_BYTES: Final = 32 << 20
 
 
 class Phase(Enum):
@@ -147,6 +154,21 @@ def queue_stretch(
                 stopped,
             )
         )
+
+
+def next_stretch(queue: Iterable[Stretch], meeting: int) -> list[Stretch]:
+    """Whole commits up to a number of rows and bytes, or up to `meeting`; a stop stands alone."""
+    stretch: list[Stretch] = []
+    rows = size = 0
+    for part in queue:
+        rows, size = rows + part.rows, size + part.bytes
+        if stretch:
+            stops = part.stopped is not None or stretch[0].stopped is not None
+            meets = stretch[0].commit <= meeting < part.commit
+            if rows > STRETCH_ROWS or size > STRETCH_BYTES or stops or meets:
+                break
+        stretch.append(part)
+    return stretch
 
 
 def offer_snapshot(state: TableState | None, commit: int, event: SnapshotEvent) -> None:
