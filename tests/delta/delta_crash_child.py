@@ -1,14 +1,32 @@
 """Loads a table and applies batches to it, in a process that a failpoint kills.
 
-python delta_crash_child.py ROOT KIND
+python delta_crash_child.py ROOT KIND POLICY, which is `lazy` or `eager`: with compaction at every
+chance.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from pathlib import Path
+from typing import Any
 
-from delta_samples import LOG_ID, Lake, Row, at, changes, row_of, schema_of
+from delta_samples import (
+    LOG_ID,
+    NAME,
+    PIPELINE,
+    Lake,
+    Row,
+    at,
+    changes,
+    row_of,
+    schema_of,
+)
+
+from headrace.connectors.delta.destination import DeltaDestination
+from headrace.connectors.delta.maintenance import Policy
+from headrace.model import ChangeFeed, TableFormat
 
 BATCHES = 4
 
@@ -29,9 +47,25 @@ def batch(number: int, kind: str) -> tuple[list[Row], list[Row]]:
     return upserts, rows(kind, range(2 * number - 2, 2 * number), 0)
 
 
-def main(root: str, kind: str) -> None:
+class AtOnce(Executor):
+    """Does work where it is asked for, so that a failpoint is hit as often each time."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+
+EAGER = Policy(together=2, tiny=0, worn=0.01, every=1)
+
+REWRITTEN = TableFormat(deletion_vectors=False, change_feed=ChangeFeed.IMAGES)
+
+
+def main(root: str, kind: str, policy: str) -> None:
     lake, schema = Lake(Path(root)), schema_of(kind)
-    table = lake.open()
+    chosen = EAGER if policy == "eager" else None
+    place = DeltaDestination(str(lake.root / "lake"), beside=AtOnce(), policy=chosen)
+    table = place.table(NAME, PIPELINE, layout=REWRITTEN if policy == "rewrite" else None)
     standing = table.checkpoint(LOG_ID)
     if standing is None:
         table.load(schema, lake.snapshot(schema, first(kind)[:10], first(kind)[10:]), at(1))
@@ -39,6 +73,7 @@ def main(root: str, kind: str) -> None:
     for number in range(standing.commit, BATCHES + 1):
         upserts, deletes = batch(number, kind)
         table.apply(changes(schema, upserts, deletes), at(number + 1))
+    table.close()
 
 
 if __name__ == "__main__":
