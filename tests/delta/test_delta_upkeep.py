@@ -11,8 +11,8 @@ import pytest
 from delta_samples import LOG_ID, Lake, Model, Row, assert_holds, at, changes, row_of, schema_of
 from deltalake import DeltaTable
 
-from headrace.connectors.delta import actions, maintenance
-from headrace.connectors.delta.maintenance import choose_merge, retention_ms
+from headrace.connectors.delta import actions
+from headrace.connectors.delta.maintenance import Policy, Sweep, choose, retention_ms
 from headrace.connectors.delta.state import load_state
 from headrace.connectors.delta.table import ATTEMPTS
 from headrace.errors import DestinationConflictError, DestinationError
@@ -36,6 +36,7 @@ def live(lake: Lake, commits: int) -> Model:
         deletes = rows(range(55 + number % 5, 56 + number % 5))
         table.apply(changes(SCHEMA, upserts, deletes), at(number))
         model.apply(upserts, deletes)
+    table.close()
     return model
 
 
@@ -71,28 +72,55 @@ def test_small_files_are_merged_and_no_row_is_called_changed(lake: Lake) -> None
     assert merges
 
 
-def _file(size: int, deleted: int = 0) -> dict[str, Any]:
+def _file(size: int, deleted: int = 0, rows: int = 100, **more: Any) -> dict[str, Any]:
     vector = {"deletionVector": {"cardinality": deleted}} if deleted else {}
-    return {"size": size, "stats": '{"numRecords": 100}', **vector}
+    return {"size": size, "stats": json.dumps({"numRecords": rows}), **vector, **more}
+
+
+def _spanning(low: Any, high: Any) -> dict[str, Any]:
+    stats = {"numRecords": 100, "minValues": {"c": low}, "maxValues": {"c": high}}
+    return {"size": 16 << 20, "stats": json.dumps(stats)}
 
 
 def test_files_of_like_size_are_merged_together() -> None:
-    files = {f"s{i}": _file(10_000) for i in range(60)} | {f"l{i}": _file(2**24) for i in range(9)}
-    assert sorted(choose_merge(files)) == sorted(f"s{i}" for i in range(60))
+    small = [_file(10_000) for _ in range(60)]
+    assert choose([*small, *(_file(2**24) for _ in range(9))], Policy()) == [small]
 
 
 def test_a_merge_is_bounded() -> None:
-    files = {f"s{i}": _file(30 << 20) for i in range(60)}
-    chosen = choose_merge(files)
-    assert 1 < len(chosen) <= 4
+    (by_bytes,) = choose([_file(30 << 20) for _ in range(60)], Policy())
+    assert 1 < len(by_bytes) <= 4
+    (by_rows,) = choose([_file(1 << 20, rows=900_000) for _ in range(60)], Policy())
+    assert 1 < len(by_rows) <= 4
+
+
+def test_no_file_is_merged_with_one_of_another_partition() -> None:
+    files = [_file(10_000, partitionValues={"p": p}) for p in ("a", None) for _ in range(20)]
+    assert choose(files, Policy()) == [files[:20], files[20:]]
+    assert choose([_file(10_000, partitionValues={"p": str(n)}) for n in range(60)], Policy()) == []
 
 
 def test_a_file_worn_out_by_deletions_is_rewritten() -> None:
-    assert choose_merge({"a": _file(2**28, 51), "b": _file(2**28, 49)}) == ["a"]
+    worn = _file(2**27, 31)
+    assert choose([worn, _file(2**27, 29), _file(1000, 90)], Policy()) == [[worn]]
 
 
 def test_few_files_are_left_alone() -> None:
-    assert choose_merge({f"s{i}": _file(1) for i in range(50)}) == []
+    assert choose([_file(1) for _ in range(15)], Policy()) == []
+
+
+def test_files_that_overlap_are_put_in_order_until_they_only_touch() -> None:
+    policy = Policy.of(["c"])
+    over = [_spanning(n, 10 + n) for n in range(4)]
+    others = [_spanning(20, 30), _spanning(30, 40), _spanning(40, 50), _spanning(40, 40)]
+    assert choose([*others, *over], policy, ["c"]) == [over]
+    assert choose([_spanning(n, n + 1) for n in range(9)], policy, ["c"]) == []
+    assert choose([*others, *over], Policy()) == []
+
+
+def test_bounds_that_were_cut_prove_no_overlap() -> None:
+    cut = [_spanning("a" * 32, "a" * 31 + "b") for _ in range(9)]
+    assert choose(cut, Policy.of(["c"]), ["c"]) == []
 
 
 def test_a_sweep_takes_what_no_retained_version_names_and_nothing_else(lake: Lake) -> None:
@@ -105,8 +133,8 @@ def test_a_sweep_takes_what_no_retained_version_names_and_nothing_else(lake: Lak
     assert state is not None
     named = state.named_paths()
     now = actions.now_ms()
-    assert maintenance.sweep(storage, state, now) == []
-    gone = maintenance.sweep(storage, state, now + 86_400_000 + 60_000)
+    assert Sweep.of(state, now).run(storage) == []
+    gone = Sweep.of(state, now + 86_400_000 + 60_000).run(storage)
     assert any(path.endswith(".bin") for path in gone)
     assert any(path.endswith(".parquet") for path in gone)
     assert not set(gone) & named
@@ -136,7 +164,7 @@ def test_files_of_a_commit_that_never_was_are_swept(lake: Lake) -> None:
     (lake.path / name).hardlink_to(Path(orphan))
     state = load_state(table.storage)
     assert state is not None
-    assert maintenance.sweep(table.storage, state, actions.now_ms()) == [name]
+    assert Sweep.of(state, actions.now_ms()).run(table.storage) == [name]
 
 
 def test_v2_checkpoints_are_refused(lake: Lake) -> None:

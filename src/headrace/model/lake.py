@@ -31,3 +31,8 @@ class TableFormat:
     cluster_by: tuple[str, ...] = ()
     partition_by: tuple[str, ...] = ()
     index_memory: int = INDEX_MEMORY
+
+    @property
+    def clustering(self) -> tuple[str, ...]:
+        """By which columns rows are ordered inside a partition."""
+        return tuple(name for name in self.cluster_by if name not in self.partition_by)

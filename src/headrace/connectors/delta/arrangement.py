@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.types as t
 
 from headrace.errors import DestinationError
+from headrace.model import TableFormat
 
 # Of a file of a clustered table: the finer the files, the more of them a reader skips; but each
 # costs it one or two requests.
@@ -30,7 +31,9 @@ PartitionValues = Mapping[str, str | None]
 
 
 def in_order(rows: pa.Table, by: Sequence[str]) -> Positions:
-    """The positions of rows in the order of these columns, nulls last."""
+    """The positions of rows in the order of these columns, nulls last; as they are without any."""
+    if not by:
+        return np.arange(rows.num_rows)
     order: Positions = pc.sort_indices(rows, [(name, "ascending") for name in by]).to_numpy()
     return order.astype(np.int64)
 
@@ -41,30 +44,34 @@ def pieces(order: Positions, size: int) -> list[Positions]:
     return [piece for piece in np.array_split(order, count) if len(piece)]
 
 
-# -- partitions ------------------------------------------------------------------------------------
+# -- what can be done ------------------------------------------------------------------------------
 
 
-def check_partition_columns(schema: pa.Schema, by: Sequence[str]) -> None:
-    """Whether a table of this stored schema can be partitioned so.
+def check_layout(schema: pa.Schema, layout: TableFormat) -> None:
+    """Whether a table of this stored schema can be laid out so.
 
     Raises:
-        DestinationError: a column is missing, has a type without an exact text, or is the last.
+        DestinationError: a column is missing, or its values have no order or no exact text, or
+            there would be no column besides the partitions'.
     """
-    for name in by:
-        if name not in schema.names:
-            raise DestinationError(
-                f"partition_by: there is no column {name}",
-                hint=f"name one of {', '.join(schema.names)}",
-                column=name,
-            )
-        if not _has_text(schema.field(name).type):
-            raise DestinationError(
-                f"partition_by: {name} is of the type {schema.field(name).type}, whose values "
-                "Delta cannot name a partition by",
-                hint="name a column of text, whole numbers, decimals, booleans, dates or times",
-                column=name,
-            )
-    if by and set(by) >= set(schema.names):
+    for key, by, suits in (
+        ("partition_by", layout.partition_by, _has_text),
+        ("cluster_by", layout.cluster_by, _has_order),
+    ):
+        for name in by:
+            if name not in schema.names:
+                raise DestinationError(
+                    f"{key}: there is no column {name}",
+                    hint=f"name one of {', '.join(schema.names)}",
+                    column=name,
+                )
+            if not suits(schema.field(name).type):
+                raise DestinationError(
+                    f"{key}: {name} is of the type {schema.field(name).type}, which does not serve",
+                    hint="name a column of text, whole numbers, decimals, booleans, dates or times",
+                    column=name,
+                )
+    if layout.partition_by and set(layout.partition_by) >= set(schema.names):
         raise DestinationError(
             "partition_by names all columns, and Delta needs one that it does not partition by",
             hint="leave a column out of partition_by",
@@ -76,17 +83,25 @@ def _has_text(kind: pa.DataType) -> bool:
     return bool(exact or t.is_string(kind) or t.is_date(kind) or t.is_timestamp(kind))
 
 
+def _has_order(kind: pa.DataType) -> bool:
+    return not t.is_nested(kind)
+
+
+# -- partitions ------------------------------------------------------------------------------------
+
+
 def divided(rows: pa.Table, by: Sequence[str]) -> Iterator[tuple[PartitionValues, Positions]]:
     """The values of each partition, as add actions have them, and its rows' positions, in order.
 
     Raises:
         DestinationError: a text is empty, which Delta takes for null.
     """
-    if not by:
-        if rows.num_rows:
-            yield {}, np.arange(rows.num_rows)
+    if not rows.num_rows:
         return
-    columns = [rows.column(name).combine_chunks().dictionary_encode() for name in by]
+    if not by:
+        yield {}, np.arange(rows.num_rows)
+        return
+    columns = [_column(rows, name).dictionary_encode() for name in by]
     texts = [_texts(column.dictionary, name) for column, name in zip(columns, by, strict=True)]
     codes = np.stack([c.indices.fill_null(-1).to_numpy().astype(np.int64) for c in columns])
     groups, which = np.unique(codes, axis=1, return_inverse=True)
@@ -98,6 +113,13 @@ def divided(rows: pa.Table, by: Sequence[str]) -> Iterator[tuple[PartitionValues
             for name, text, code in zip(by, texts, group, strict=True)
         }
         yield values, positions
+
+
+def _column(rows: pa.Table, name: str) -> pa.Array:
+    """Null where the source has the column no longer."""
+    position = rows.schema.get_field_index(name)
+    column = rows.column(position) if position >= 0 else pa.nulls(rows.num_rows, pa.string())
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
 def _texts(values: pa.Array, name: str) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from typing import Any, Final
 
 import pyarrow as pa
@@ -17,20 +18,25 @@ from pyroaring import BitMap
 from headrace.connectors.delta import actions, maintenance
 from headrace.connectors.delta.actions import LSN_SUFFIX, Action
 from headrace.connectors.delta.adopt import adopt
+from headrace.connectors.delta.arrangement import check_layout
 from headrace.connectors.delta.change_files import changes_of, write_change_files
 from headrace.connectors.delta.changeset import Changeset, RowsMissingError, set_against
 from headrace.connectors.delta.compaction import Compaction, Replacement
-from headrace.connectors.delta.conversion import converted, has_feed, has_vectors
+from headrace.connectors.delta.conversion import converted, has_feed, has_vectors, purged
+from headrace.connectors.delta.evolution import commit, evolution
 from headrace.connectors.delta.maintenance import Policy
-from headrace.connectors.delta.plans import (
-    LOG_ID,
-    PIPELINE,
-    evolution,
-    replacement,
+from headrace.connectors.delta.plans import LOG_ID, PIPELINE, replacement
+from headrace.connectors.delta.retained import (
+    all_marked,
+    kind_made,
+    kind_of,
+    mode_of,
+    require_same_partitions,
+    retained,
 )
 from headrace.connectors.delta.rewriting import rewrite
 from headrace.connectors.delta.rows import RowIndex, count_rows, load_vector
-from headrace.connectors.delta.schema import check_protocol, schema_change
+from headrace.connectors.delta.schema import arrow_schema, check_protocol
 from headrace.connectors.delta.standing import (
     StandingContent,
     has_columns,
@@ -45,6 +51,7 @@ from headrace.errors import (
     DestinationConflictError,
     DivergedError,
     ForeignTableError,
+    UnsuitableTableError,
     UnsupportedSchemaChangeError,
 )
 from headrace.failpoints import hit
@@ -54,8 +61,10 @@ from headrace.model import (
     Checkpoint,
     Delivery,
     Lsn,
+    Mode,
     NetChanges,
     OnDelete,
+    SchemaPolicy,
     Shape,
     TableFormat,
     TableId,
@@ -102,7 +111,7 @@ class MergeOnReadTable:
         self._exact = True  # False once a null was met in an integer key
         self._checked: tuple[object, ...] = ()
         policy = policy or Policy.of(layout.cluster_by)
-        self._upkeep = Upkeep(storage, options, beside, policy, layout.cluster_by)
+        self._upkeep = Upkeep(storage, options, beside, policy, layout.clustering)
         self._entry_bytes = 0
 
     # -- DestinationTable --------------------------------------------------------------------------
@@ -113,20 +122,37 @@ class MergeOnReadTable:
         Raises:
             LogError: the table's log cannot be read.
             DestinationError: the table's log is not one that we can read.
+            UnsuitableTableError: its rows are kept in another mode than they are to be.
         """
         state = self._refresh()
+        if state is not None:
+            self._require_kind(state)
         return None if state is None else self._standing(state, log_id)
 
     def load(self, schema: TableSchema, files: Sequence[str], at: Checkpoint) -> None:
         """Replace the whole content by snapshot files, in one commit that holds the checkpoint.
 
+        Rows that the table keeps though its source has them no more stand beside those of the
+        snapshot; in mode append all rows do.
+
         Raises:
             ForeignTableError: a table stands here that this pipeline did not make.
             DestinationError: Delta cannot hold a column's type.
+            UnsupportedSchemaChangeError: rows that are kept cannot stand in the new columns.
         """
-        if self._refresh_ours() is not None:
+        standing = self._refresh_ours()
+        if standing is not None:
             self._check_protocol()
-        adds = adopt(self.storage, self._options, schema, files)
+        former = standing if standing and mode_of(standing) is self._shape.mode else None
+        keeps_files = former is not None and self._shape.mode is Mode.APPEND
+        if former is not None and keeps_files:
+            require_same_partitions(former, schema, self._layout)
+            self._evolve(schema, replace(self._delivery, schema_policy=SchemaPolicy.EVOLVE))
+        if standing is not None and not keeps_files:
+            self._purge()
+        adds = adopt(self.storage, self._options, schema, files, self._layout)
+        if former is not None:
+            adds += retained(self.storage, former, schema, adds, at, self._shape, self._layout)
         checkpoint = actions.transactions(self.app_id(at.log_id), at)
         self._rows, self._exact = None, True
         self._commit_any(
@@ -138,6 +164,8 @@ class MergeOnReadTable:
                 at,
                 pipeline=self._pipeline,
                 layout=self._layout,
+                kind=kind_of(self._shape),
+                keeps_files=keeps_files,
             )
         )
 
@@ -233,17 +261,34 @@ class MergeOnReadTable:
         return self._entry_bytes / LOG_BYTES_PER_SECOND
 
     def evolve(self, schema: TableSchema) -> None:
-        """Follow added columns; rows that stand get the constants that the source has for them.
+        """Follow the source's columns, in one commit; rows that stand get the constants that the
+        source has for them, and values that stand keep to their column.
 
         Raises:
-            UnsupportedSchemaChangeError: a column was dropped, renamed or got another type.
+            UnsupportedSchemaChangeError: the table cannot follow, or its user does not want it to.
+            DestinationError: Delta cannot hold a column's type, or such names.
         """
         self._known_state()
         self._refresh_ours()
         self._check_protocol()
-        if not schema.key:
-            self._rows = None
-        self._commit_any(lambda state: evolution(self.storage, state or TableState(), schema))
+        self._evolve(schema, self._delivery)
+
+    def _evolve(self, schema: TableSchema, delivery: Delivery) -> None:
+        def plan(state: TableState | None) -> list[Action]:
+            found = evolution(state or TableState(), schema, delivery)
+            if found is None:
+                return []
+            if found.touches_files or not schema.key:
+                self._rows = None
+            return commit(self.storage, state or TableState(), found)
+
+        self._commit_any(plan)
+
+    def planned(self, schema: TableSchema) -> tuple[str, ...]:
+        """What `evolve` would do, in words. Raises as it does."""
+        state = self._refresh_ours()
+        found = None if state is None else evolution(state, schema, self._delivery)
+        return () if found is None else found.sentences
 
     # -- the state ---------------------------------------------------------------------------------
 
@@ -313,14 +358,31 @@ class MergeOnReadTable:
         if self._checked and all(a is b for a, b in zip(self._checked, seen, strict=True)):
             return
         self._check_protocol()
-        added = schema_change(state.metadata["schemaString"], schema).added
-        if added:
+        check_layout(stored_schema(schema.arrow()), self._layout)
+        follow = replace(self._delivery, schema_policy=SchemaPolicy.EVOLVE)
+        lacking = evolution(state, schema, follow)
+        if lacking is not None and lacking.sentences:
             raise UnsupportedSchemaChangeError(
-                f"{self.storage.url} lacks the columns {', '.join(added)} of {schema.table}",
+                f"{self.storage.url} has other columns than {schema.table}: a table that follows "
+                + "; ".join(lacking.sentences),
                 hint=f"headrace resync {self.name}",
                 table=str(self.name),
             )
         self._checked = seen
+
+    def _require_kind(self, state: TableState) -> None:
+        """Rows of one mode mean nothing in another."""
+        made, wanted = kind_made(state), kind_of(self._shape)
+        if made != wanted and state.configuration.get(PIPELINE) == self._pipeline:
+            raise UnsuitableTableError(
+                f"{self.name} was made in mode {made}, and is to be kept in mode {wanted}",
+                hint=f"headrace resync {self.name} makes it anew, or set its mode back",
+                table=str(self.name),
+            )
+
+    def _columns(self, state: TableState) -> pa.Schema:
+        """The columns that files are written with: also those that the source dropped."""
+        return arrow_schema(state.metadata["schemaString"])
 
     def _check_protocol(self) -> None:
         state = self._known_state()
@@ -370,7 +432,13 @@ class MergeOnReadTable:
         to: Checkpoint,
         metadata: Sequence[Action] = (),
     ) -> None:
-        stored = stored_schema(changes.schema.arrow())
+        stored = self._columns(state)
+        if self._shape.mode is Mode.APPEND:
+            self._append(state, to_stored(changes.upserts, stored), changes.after, to)
+            return
+        if changes.truncate and self._shape.on_delete is OnDelete.MARK:
+            self._mark_all(state, changes, to)
+            return
         if changes.truncate:
             self._truncate(state, to_stored(changes.upserts, stored), to)
             return
@@ -417,6 +485,7 @@ class MergeOnReadTable:
         return [] if told is None else write_change_files(self.storage, told, state.partition_by)
 
     def _truncate(self, state: TableState, upserts: pa.Table, to: Checkpoint) -> None:
+        self._purge()
         written = write_files(self.storage, upserts, {}, state.partition_by)
         live = sum(self._total(file) - _cardinality(file) for file in state.files.values())
         metrics = {"numUpsertedRows": upserts.num_rows, "numDeletedRows": live}
@@ -430,15 +499,65 @@ class MergeOnReadTable:
         )
         self._sync()
 
+    def _append(self, state: TableState, rows: pa.Table, after: Lsn | None, to: Checkpoint) -> None:
+        written = write_files(self.storage, rows, {}, state.partition_by)
+        self._put(
+            [
+                actions.commit_info(
+                    "WRITE", at=to, after=after, metrics={"numUpsertedRows": rows.num_rows}
+                ),
+                *(add for add, _ in written.adds),
+                *actions.transactions(self.app_id(to.log_id), to),
+            ]
+        )
+
+    def _mark_all(self, state: TableState, changes: NetChanges, to: Checkpoint) -> None:
+        """All rows that stand are marked, but for those whose keys came back."""
+        stored = self._columns(state)
+        rows = self._row_index(state, changes.schema, stored)
+        batch = set_against(rows, replace(changes, truncate=False), stored)
+        moment = changes.truncated_at
+        assert moment is not None  # Postgres tells it of every change
+        replaced = rows.deletions(batch.doomed)
+        marked = all_marked(self.storage, state, replaced, stored, moment)
+        written = write_files(self.storage, batch.upserts, {}, state.partition_by)
+        metrics = {"numUpsertedRows": batch.upserts.num_rows, "numDeletedRows": 0}
+        self._put(
+            [
+                actions.commit_info("TRUNCATE", at=to, after=changes.after, metrics=metrics),
+                *(actions.remove(file) for file in state.files.values()),
+                *marked,
+                *(add for add, _ in written.adds),
+                *actions.transactions(self.app_id(to.log_id), to),
+            ]
+        )
+        self._sync()
+
     def _total(self, file: Mapping[str, Any]) -> int:
         return count_rows(self.storage, file, maintenance.known_rows(file))
 
     def _divide(
         self, state: TableState, deletions: Mapping[str, BitMap]
     ) -> tuple[dict[str, BitMap], list[str]]:
-        """Files that lose rows, and those that lose their last."""
-        emptied = [p for p, gone in deletions.items() if len(gone) == self._total(state.files[p])]
+        """Files that lose rows, and those that leave the table with their last.
+
+        Where there is a feed, a file that has a vector stays until it is compacted: of one that is
+        removed, `load_cdf` (deltalake 1.6.6) tells the rows that the vector had taken before.
+        """
+        stays = has_feed(state)
+        emptied = [
+            path
+            for path, gone in deletions.items()
+            if len(gone) == self._total(file := state.files[path])
+            and not (stays and file.get("deletionVector"))
+        ]
         return {p: gone for p, gone in deletions.items() if p not in set(emptied)}, emptied
+
+    def _purge(self) -> None:
+        """Leave no deletion vector, for the reason that `_divide` has: all files are to go."""
+        self._commit_any(
+            lambda state: purged(self.storage, state) if state and has_feed(state) else []
+        )
 
     # -- rows --------------------------------------------------------------------------------------
 

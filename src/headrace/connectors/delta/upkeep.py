@@ -65,8 +65,7 @@ class Upkeep:
             return lambda: self._check(checked)
         if not self._looked or state.version - self._looked >= self._policy.every:
             self._looked = state.version
-            metadata, files = state.metadata, list(state.files.values())
-            clustering = [name for name in self._cluster_by if name not in state.partition_by]
+            metadata, files, clustering = state.metadata, [*state.files.values()], self._cluster_by
 
             def rewrite() -> Compaction | None:
                 groups = maintenance.choose(files, self._policy, clustering)
