@@ -28,7 +28,7 @@ _PIPELINE_KEYS: Final[Mapping[Route, Mapping[str, str]]] = {
         "poll": _FOR_DELTA_SOURCE,
         "schema": LATER,
         "drop_columns": LATER,
-        **dict.fromkeys(_LAYOUT, LATER),
+        "index_memory": LATER,
         "verify": LATER,
         "rebuild_above": _FOR_POSTGRES_DESTINATION,
         "quarantine": _FOR_POSTGRES_DESTINATION,
@@ -59,8 +59,7 @@ _ENTRY_KEYS: Final[Mapping[Route, Mapping[str, str]]] = {
         "where": LATER,
         "mask": LATER,
         "expect": LATER,
-        "on_delete": LATER,
-        **dict.fromkeys(_TABLE_LAYOUT, LATER),
+        "track": LATER,
         "newest_by": _NEWEST_BY,
         "take_over": _FOR_POSTGRES_DESTINATION,
     },
@@ -75,7 +74,7 @@ _ENTRY_KEYS: Final[Mapping[Route, Mapping[str, str]]] = {
     Route.SYNC: dict.fromkeys(_TABLE_LAYOUT, _FOR_DELTA_DESTINATION),
 }
 _MODES: Final[Mapping[Route, frozenset[str]]] = {
-    Route.CAPTURE: frozenset({"scd1"}),
+    Route.CAPTURE: frozenset({"scd1", "append"}),
     Route.TRANSFER: frozenset({"scd1"}),
     Route.SYNC: frozenset({"scd1", "append"}),
 }
