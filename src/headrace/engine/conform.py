@@ -1,13 +1,14 @@
 """Brings change batches of older schema versions to the newest, so that they can be joined.
 
-Only added columns can be followed: a row from before the addition has the constant that Postgres
-keeps for such rows (pg_attribute.attmissingval), or NULL.
+A column is known by its catalog number, so it keeps its values under another name and in a wider
+type. A row from before an addition has the constant that Postgres keeps for such rows
+(pg_attribute.attmissingval), or NULL. What was dropped is left out, and never handed to another
+column of its name.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -28,8 +29,7 @@ from headrace.model import (
     change_schema,
 )
 from headrace.model.batch import before_type
-
-_TEXT = re.compile(r"(text|character varying|varchar)(\(\d+\))?")
+from headrace.model.widening import carries_over
 
 
 def conform(batch: ChangeBatch, schema: TableSchema) -> ChangeBatch:
@@ -39,18 +39,19 @@ def conform(batch: ChangeBatch, schema: TableSchema) -> ChangeBatch:
     the key where `schema` promises no more.
 
     Raises:
-        UnsupportedSchemaChangeError: the schemas differ by more than added columns.
+        UnsupportedSchemaChangeError: values cannot be carried over: a type changed to one that does
+            not hold them all, or other columns are the key.
     """
     if batch.schema.same_shape(schema):
         return batch
-    _require_additions_only(batch.schema, schema)
+    require_followable(batch.schema, schema)
     old, data = batch.schema, batch.data
     exists = pc.is_in(data[OP], pa.array(["i", "u"])).to_numpy(zero_copy_only=False)
-    row = {name: data[name] for name in old.names}
+    row = _carried({name: data[name] for name in old.names}, old, schema)
     replaced = {
         **_widen(row, exists, schema),
         UNCHANGED: move_bits(data[UNCHANGED], _positions(old, schema), len(schema.columns)),
-        BEFORE: _widen_before(data[BEFORE], schema),
+        BEFORE: _widen_before(data[BEFORE], old, schema),
     }
     layout = change_schema(schema)
     arrays = [replaced[n] if n in replaced else data[n] for n in layout.names]
@@ -70,6 +71,47 @@ def with_common_identity(schema: TableSchema, batches: Iterable[ChangeBatch]) ->
     return replace(schema, identity=ReplicaIdentity.DEFAULT)
 
 
+def require_followable(old: TableSchema, new: TableSchema) -> None:
+    """Make sure that rows of one version can be laid out as the other has them.
+
+    Raises:
+        UnsupportedSchemaChangeError: they cannot; says why.
+    """
+    for column in new.columns:
+        former = old.counterpart(column)
+        if former is not None and not carries_over(
+            former.type, former.source_type, column.type, column.source_type
+        ):
+            name, kinds = former.name, f"from {former.source_type} to {column.source_type}"
+            raise _unsupported(new, f"column {name} changed {kinds}", name)
+    if _former_key(old, new) != old.key:
+        raise _unsupported(new, f"its key changed from {_listed(old.key)} to {_listed(new.key)}")
+    if _whole_rows(new) and not _whole_rows(old):
+        raise _unsupported(new, "its replica identity became FULL")
+
+
+def _former_key(old: TableSchema, new: TableSchema) -> tuple[str, ...]:
+    """The key of `new` by the names that its columns had in `old`."""
+    formers = [old.counterpart(column) for name in new.key for column in _named(new, name)]
+    return tuple(former.name if former is not None else "" for former in formers)
+
+
+def _named(schema: TableSchema, name: str) -> list[Column]:
+    return [column for column in schema.columns if column.name == name]
+
+
+def _carried(
+    values: Mapping[str, pa.Array], old: TableSchema, new: TableSchema
+) -> dict[str, pa.Array]:
+    """Those values that `new` has columns for, by the names and in the types of those."""
+    formers = ((column, old.counterpart(column)) for column in new.columns)
+    return {
+        column.name: values[former.name].cast(column.type)
+        for column, former in formers
+        if former is not None and former.name in values
+    }
+
+
 def _widen(
     row: dict[str, pa.Array], exists: npt.NDArray[np.bool_], schema: TableSchema
 ) -> dict[str, pa.Array]:
@@ -87,50 +129,23 @@ def _constant(column: Column, exists: npt.NDArray[np.bool_], schema: TableSchema
     return pa.repeat(value, 1).take(pa.array(np.zeros(len(exists), np.int8), mask=~exists))
 
 
-def _widen_before(before: pa.StructArray, schema: TableSchema) -> pa.StructArray:
-    kind = before_type(schema)
+def _widen_before(before: pa.StructArray, old: TableSchema, new: TableSchema) -> pa.StructArray:
+    kind = before_type(new)
     exists = before.is_valid().to_numpy(zero_copy_only=False)
     known = {field.name: before.field(i) for i, field in enumerate(before.type)}
-    row = _widen(known, exists, schema)
+    row = _widen(_carried(known, old, new), exists, new)
     children = [row[field.name] for field in kind]
     return pa.StructArray.from_arrays(children, fields=list(kind), mask=pa.array(~exists))
 
 
-def _positions(old: TableSchema, new: TableSchema) -> list[int]:
-    return [new.names.index(name) for name in old.names]
-
-
-def _require_additions_only(old: TableSchema, new: TableSchema) -> None:
-    for column in old.columns:
-        _require_same_column(column, new)
-    if old.key != new.key:
-        raise _unsupported(new, f"its key changed from {_listed(old.key)} to {_listed(new.key)}")
-    if _whole_rows(new) and not _whole_rows(old):
-        raise _unsupported(new, "its replica identity became FULL")
-
-
-def _require_same_column(column: Column, new: TableSchema) -> None:
-    by_name = {c.name: c for c in new.columns}
-    by_number = {c.attnum: c for c in new.columns if c.attnum}
-    renamed = by_number.get(column.attnum)
-    if renamed is not None and renamed.name != column.name:
-        raise _unsupported(new, f"column {column.name} was renamed to {renamed.name}", column.name)
-    now = by_name.get(column.name)
-    if now is None:
-        raise _unsupported(new, f"column {column.name} was dropped", column.name)
-    if column.attnum and now.attnum and column.attnum != now.attnum:
-        raise _unsupported(new, f"column {column.name} was dropped and added anew", column.name)
-    if not _same_type(column, now):
-        change = f"column {column.name} changed from {column.source_type} to {now.source_type}"
-        raise _unsupported(new, change, column.name)
-
-
-def _same_type(old: Column, new: Column) -> bool:
-    """Whether every stored value stands as it is; a longer varchar, for one, rewrites nothing."""
-    if old.type != new.type:
-        return False
-    text = _TEXT.fullmatch(old.source_type) and _TEXT.fullmatch(new.source_type)
-    return bool(text) or old.source_type == new.source_type
+def _positions(old: TableSchema, new: TableSchema) -> list[int | None]:
+    """Where each column of `old` is in `new`."""
+    places: list[int | None] = [None] * len(old.columns)
+    for place, column in enumerate(new.columns):
+        former = old.counterpart(column)
+        if former is not None:
+            places[old.columns.index(former)] = place
+    return places
 
 
 def _whole_rows(schema: TableSchema) -> bool:

@@ -42,15 +42,18 @@ def unsent_names(bitmaps: pa.ChunkedArray, names: Sequence[str]) -> pa.Array:
     return distinct.take(pa.array(pattern))
 
 
-def move_bits(bitmaps: pa.Array, positions: Sequence[int], width: int) -> pa.Array:
-    """The same marks for a wider schema: what was column i is column `positions[i]` of `width`."""
+def move_bits(bitmaps: pa.Array, positions: Sequence[int | None], width: int) -> pa.Array:
+    """The same marks for another schema: what was column i is column `positions[i]` of `width`, or
+    is there no more. A row that sent the rest is told as one that sent all."""
     if bitmaps.null_count == len(bitmaps):
         return bitmaps
     pattern, flags = _distinct(pa.chunked_array([bitmaps]), len(positions))
     moved = np.zeros((len(flags), width), dtype=np.bool_)
-    moved[:, list(positions)] = flags
+    stays = [column for column, place in enumerate(positions) if place is not None]
+    moved[:, [place for place in positions if place is not None]] = flags[:, stays]
     packed = np.packbits(moved, axis=1, bitorder="little")
-    distinct = pa.array([row.tobytes() for row in packed], pa.binary())
+    texts = [row.tobytes() if any(row) else None for row in packed]
+    distinct = pa.array(texts, pa.binary())
     return distinct.take(pa.array(pattern, mask=bitmaps.is_null().to_numpy(zero_copy_only=False)))
 
 

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
-
-import pyarrow as pa
 
 from headrace.connectors.delta import actions, conversion
 from headrace.connectors.delta.actions import Action
-from headrace.connectors.delta.constants import with_constants
 from headrace.connectors.delta.maintenance import RETENTION_PROPERTIES
-from headrace.connectors.delta.names import new_name
-from headrace.connectors.delta.rows import live_rows
+from headrace.connectors.delta.retained import KIND
 from headrace.connectors.delta.schema import (
     delta_schema,
     protocol_for,
-    schema_change,
     with_features_of,
 )
 from headrace.connectors.delta.state import TableState
-from headrace.connectors.delta.types import stored_schema
-from headrace.connectors.delta.writer import LASTING_COMPRESSION, DataWriter
-from headrace.log.storage import Storage
 from headrace.model import Checkpoint, TableFormat, TableSchema
 
 PIPELINE: Final = "headrace.pipeline"  # the table property that says whose a table is
@@ -40,8 +32,13 @@ def replacement(
     *,
     pipeline: str,
     layout: TableFormat,
+    kind: str,
+    keeps_files: bool = False,
 ) -> list[Action]:
-    """A commit that makes the table, or swaps all of its content and its schema for others."""
+    """A commit that makes the table, or swaps all of its content and its schema for others.
+
+    With `keeps_files` the content that stands stays beside the other, and the schema too.
+    """
     old = state or TableState()
     needed = protocol_for(schema)
     standing = with_features_of(old.protocol, needed) or old.protocol
@@ -50,6 +47,7 @@ def replacement(
         **RETENTION_PROPERTIES,
         **conversion.properties(old.configuration, layout),
         PIPELINE: pipeline,
+        KIND: kind,
         LOG_ID: at.log_id,
         SOURCE: str(schema.table),
     }
@@ -59,16 +57,17 @@ def replacement(
         "id": str(uuid.uuid4()),
         **old.metadata,
         "partitionColumns": list(layout.partition_by),
-        "schemaString": delta_schema(schema),
+        "schemaString": old.metadata["schemaString"] if keeps_files else delta_schema(schema),
         "configuration": configuration,
     }
-    metrics = {"numFiles": len(adds), "numRemovedFiles": len(old.files)}
+    replaced = [] if keeps_files else list(old.files.values())
+    metrics = {"numFiles": len(adds), "numRemovedFiles": len(replaced)}
     operation = "CREATE OR REPLACE TABLE AS SELECT" if state else "CREATE TABLE AS SELECT"
     return [
         actions.commit_info(operation, at=at, metrics=metrics),
         *_of_protocol(None if protocol == old.protocol else protocol),
         {"metaData": metadata},
-        *(actions.remove(file) for file in old.files.values()),
+        *(actions.remove(file) for file in replaced),
         *adds,
         *checkpoint,
     ]
@@ -76,52 +75,3 @@ def replacement(
 
 def _of_protocol(protocol: Mapping[str, Any] | None) -> list[Action]:
     return [] if protocol is None else [{"protocol": dict(protocol)}]
-
-
-def evolution(storage: Storage, state: TableState, schema: TableSchema) -> list[Action]:
-    """A commit that adds the columns that `schema` has beyond the table; none if it has none.
-
-    Rows that stand read NULL in a new column. Where the source has a constant for them instead,
-    their files are rewritten with it, a batch of rows in memory at a time.
-
-    Raises:
-        UnsupportedSchemaChangeError: a column was dropped, renamed or got another type.
-    """
-    added = schema_change(state.metadata["schemaString"], schema).added
-    if not added:
-        return []
-    constants = {name: schema.missing[name] for name in added if name in schema.missing}
-    metadata = {**state.metadata, "schemaString": delta_schema(schema)}
-    needed = protocol_for(schema)
-    commit = [
-        actions.commit_info("ADD COLUMNS", parameters={"columns": ", ".join(added)}),
-        *_of_protocol(with_features_of(state.protocol, needed)),
-        {"metaData": metadata},
-    ]
-    if constants:
-        stored = stored_schema(schema.arrow())
-        for file in state.files.values():
-            batches = live_rows(storage, file, stored)
-            filled = (with_constants(rows, constants) for rows in batches)
-            values = file.get("partitionValues") or {}
-            commit += [actions.remove(file), *_rewritten(storage, filled, stored, values)]
-    return commit
-
-
-def _rewritten(
-    storage: Storage,
-    rows: Iterable[pa.Table],
-    schema: pa.Schema,
-    values: Mapping[str, str | None],
-) -> list[Action]:
-    """The add action of a new file with these rows of one partition; none if there are no rows."""
-    path = new_name(values)
-    with storage.write() as group:
-        writer = DataWriter(group.open(path), path, schema, LASTING_COMPRESSION, values)
-        for batch in rows:
-            writer.write(batch)
-        add = writer.finish()
-    if writer.rows:
-        return [add]
-    storage.delete([path])
-    return []

@@ -20,6 +20,7 @@ from headrace.errors import DestinationError, UnsupportedSchemaChangeError
 from headrace.model import TableSchema
 
 ATTNUM: Final = "headrace.attnum"
+SOURCE_TYPE: Final = "headrace.type"  # as the source calls it: one Delta type may stand for several
 # Table features.
 DELETION_VECTORS: Final = "deletionVectors"
 CHANGE_DATA_FEED: Final = "changeDataFeed"
@@ -47,6 +48,7 @@ def delta_schema(schema: TableSchema) -> str:
     for field, column in zip(fields["fields"], schema.columns, strict=True):
         if column.attnum:
             field["metadata"][ATTNUM] = column.attnum
+            field["metadata"][SOURCE_TYPE] = column.source_type
     return json.dumps(fields, separators=(",", ":"))
 
 
