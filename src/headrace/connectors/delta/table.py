@@ -440,7 +440,7 @@ class MergeOnReadTable:
             self._mark_all(state, changes, to)
             return
         if changes.truncate:
-            self._truncate(state, to_stored(changes.upserts, stored), to)
+            self._truncate(state, to_stored(changes.upserts, stored), to, changes.after)
             return
         rows = self._row_index(state, changes.schema, stored)
         batch = set_against(rows, changes, stored)
@@ -484,14 +484,16 @@ class MergeOnReadTable:
         told = changes_of(self._rows, batch, key, images=images, rewritten=rewritten)
         return [] if told is None else write_change_files(self.storage, told, state.partition_by)
 
-    def _truncate(self, state: TableState, upserts: pa.Table, to: Checkpoint) -> None:
+    def _truncate(
+        self, state: TableState, upserts: pa.Table, to: Checkpoint, after: Lsn | None
+    ) -> None:
         self._purge()
         written = write_files(self.storage, upserts, {}, state.partition_by)
         live = sum(self._total(file) - _cardinality(file) for file in state.files.values())
         metrics = {"numUpsertedRows": upserts.num_rows, "numDeletedRows": live}
         self._put(
             [
-                actions.commit_info("TRUNCATE", at=to, metrics=metrics),
+                actions.commit_info("TRUNCATE", at=to, after=after, metrics=metrics),
                 *(actions.remove(file) for file in state.files.values()),
                 *(add for add, _ in written.adds),
                 *actions.transactions(self.app_id(to.log_id), to),
