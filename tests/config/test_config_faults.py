@@ -7,6 +7,8 @@ import pickle
 import pytest
 from config_files import FILE, edited, settings_of, with_entries
 
+from headrace.config.contradictions import contradictions_in_lake
+from headrace.config.entries import TableEntry
 from headrace.errors import ConfigError
 
 HEAD = FILE[: FILE.index("pipelines:")]
@@ -230,9 +232,32 @@ def test_a_fault_is_told_with_its_line_and_a_remedy(name):
     assert f"line {line}" in str(caught.value)
 
 
+CONTRADICTIONS = {
+    "track": ({"track": ["b"]}, "track", "no meaning with mode scd1"),
+    "track of changes": ({"mode": "append", "track": ["b"]}, "track", "which makes no versions"),
+    "a mark of changes": ({"mode": "append", "on_delete": "mark"}, "on_delete", "mode append"),
+    "a mark of versions": ({"mode": "scd2", "on_delete": "ignore"}, "on_delete", "mode scd2"),
+    "a key of changes": ({"mode": "append", "key": ["b"]}, "key", "every change as a row"),
+}
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_what_contradicts_itself_in_a_lake_is_found(name):
+    values, key, what = CONTRADICTIONS[name]
+    (found,) = contradictions_in_lake(TableEntry(source="public.a", **values))
+    assert found.keys == (key,)
+    assert what in found.what
+
+
+def test_a_contradiction_in_a_lake_is_told_with_its_line():
+    with pytest.raises(ConfigError, match="line 15") as caught:
+        settings_of(with_entries("{source: public.a, mode: append, on_delete: mark}"))
+    (problem,) = caught.value.context["problems"]
+    assert problem.where == "pipelines.shop_to_lake.tables[0].on_delete"
+
+
 NOT_YET = {
     "history": (with_entries("{source: public.*, mode: scd2}"), "tables[0].mode", "scd2"),
-    "append": (with_entries("{source: public.*, mode: append}"), "tables[0].mode", "append"),
     "mask": (with_entries("{source: public.*, mask: {a: sha256}}"), "tables[0].mask", "mask"),
     "where": (with_entries("{source: public.*, where: a > 1}"), "tables[0].where", "where"),
     "columns": (

@@ -27,6 +27,7 @@ from headrace.model import (
     Expectation,
     Mask,
     MaskKind,
+    Metadata,
     Mode,
     OnBreach,
     OnDelete,
@@ -147,6 +148,15 @@ def test_an_entry_that_appends_leaves_behind_what_one_row_per_key_has():
         "{source: crm.clicks, mode: append}",
     )["clicks"]
     assert (table.delivery.on_delete, table.rules.newest_by) == (OnDelete.DELETE, None)
+
+
+def test_rows_that_stay_in_a_lake_are_kept_by_the_engine_and_in_a_database_by_itself():
+    text = edited("- public.*", "- {source: public.*, on_delete: mark, metadata: [op, lsn]}")
+    (table,) = select_tables(settings_of(text), "shop_to_lake", [TableId("public", "a")])
+    metadata = (Metadata.OP, Metadata.LSN)
+    assert table.shape == Shape(metadata=metadata, on_delete=OnDelete.MARK)
+    synced = selected("{source: crm.*, key: [id], on_delete: mark}")["clicks"]
+    assert (synced.shape.on_delete, synced.delivery.on_delete) == (OnDelete.DELETE, OnDelete.MARK)
 
 
 def test_the_words_of_the_file_are_those_of_the_model():
@@ -421,7 +431,6 @@ def test_what_a_pipeline_has_no_use_for_is_refused_with_the_reason(key, why):
     [
         ("newest_by: a", "newest_by is for a Delta source"),
         ("take_over: true", "take_over is for a Postgres destination"),
-        ("on_delete: mark", "on_delete is not yet supported from Postgres to Delta tables"),
         ("expect: {a: b}", "expect is not yet supported"),
     ],
 )

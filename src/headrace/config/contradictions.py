@@ -1,6 +1,7 @@
 """What the entries of one table, refined, say against each other; pure.
 
-Judged are tables from Delta to Postgres: for others the keys in question are refused as such.
+Judged are tables between Delta and Postgres, either way: for others the keys in question are
+refused as such.
 """
 
 from __future__ import annotations
@@ -29,8 +30,22 @@ class Contradiction:
     hint: str
 
 
+def contradictions_in_lake(entry: TableEntry) -> Iterator[Contradiction]:
+    """What a table from Postgres cannot be in Delta."""
+    mode = entry.mode or "scd1"
+    if entry.track is not None and mode != "scd2":
+        what = f"track has no meaning with mode {mode}, which makes no versions"
+        yield Contradiction(("track",), what, "remove track, or set mode: scd2")
+    if entry.on_delete is not None and mode != "scd1":
+        what = f"on_delete has no meaning with mode {mode}, which keeps what was deleted"
+        yield Contradiction(("on_delete",), what, "remove on_delete, or set mode: scd1")
+    if entry.key is not None and mode == "append":
+        what = "key has no meaning with mode append, which keeps every change as a row"
+        yield Contradiction(("key",), what, "remove key, or set mode: scd1")
+
+
 def contradictions(entry: TableEntry) -> Iterator[Contradiction]:
-    """Everything about one table that cannot be done, or would lose rows."""
+    """Everything about a table from Delta that cannot be done, or would lose rows."""
     columns = entry.columns or ColumnSelection()
     if entry.mode == "append":
         yield from _of_append(entry)

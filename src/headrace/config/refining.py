@@ -13,17 +13,17 @@ from headrace.model.refresh import RefreshCause, RefreshPolicy, Window
 from headrace.model.rules import Expectation, Mask, MaskKind, OnBreach, RowRules
 from headrace.model.shape import Metadata, Mode, Shape
 
-# What `mode: append` has no use for, as it keeps every change as a row of its own.
+# What only `mode: scd1` has a use for: the others keep every change, or every version, as a row.
 ONE_ROW_PER_KEY: Final = ("on_delete", "newest_by")
 
 
 def merged(before: TableEntry, after: TableEntry) -> TableEntry:
     """`before`, refined by a later entry: its values replace, what has keys is merged key by key.
 
-    An entry that turns to `append` leaves behind what only one row per key has.
+    An entry that turns to `append` or `scd2` leaves behind what only one row per key has.
     """
     given = {name: getattr(after, name) for name in after.model_fields_set - {"source"}}
-    if after.mode == "append":
+    if after.mode in ("append", "scd2"):
         given = {**dict.fromkeys(ONE_ROW_PER_KEY), **given}
     for name in ("mask", "expect"):
         given[name] = _joined(getattr(before, name), getattr(after, name))
@@ -70,10 +70,12 @@ def delivery_of(pipeline: Pipeline, entry: TableEntry, *, native_types: bool) ->
     )
 
 
-def shape_of(entry: TableEntry) -> Shape:
-    """What the table at the destination shows of its source."""
+def shape_of(entry: TableEntry, *, keeps_deleted: bool) -> Shape:
+    """What the table at the destination shows of its source; deleted rows, where it is not the
+    destination that keeps them by itself."""
     metadata = tuple(Metadata(word) for word in entry.metadata or ())
-    return Shape(Mode(entry.mode or "scd1"), metadata, entry.track or ())
+    on_delete = OnDelete(entry.on_delete or "delete") if keeps_deleted else OnDelete.DELETE
+    return Shape(Mode(entry.mode or "scd1"), metadata, entry.track or (), on_delete)
 
 
 def format_of(pipeline: Pipeline, entry: TableEntry) -> TableFormat:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from typing import Final
 
 from headrace.config.connections import DeltaConnection
-from headrace.config.contradictions import contradictions
+from headrace.config.contradictions import (
+    Contradiction,
+    contradictions,
+    contradictions_in_lake,
+)
 from headrace.config.entries import TableEntry
 from headrace.config.problems import KeyPath, Problem, config_error
 from headrace.config.refining import delivery_of, format_of, merged, rules_of, shape_of
@@ -93,15 +98,24 @@ def _torn(settings: Settings, pipeline: str) -> Iterator[Problem]:
 def _contradictory(
     settings: Settings, pipeline: str, refined: Mapping[TableId, Refined]
 ) -> Iterator[Problem]:
-    if settings.route(pipeline) is not Route.SYNC:
-        return
+    judge = _JUDGES.get(settings.route(pipeline), _nothing)
     for table in refined.values():
-        for found in contradictions(table.entry):
+        for found in judge(table.entry):
             paths: list[KeyPath] = [
                 ("pipelines", pipeline, "tables", number, *found.keys) for number in table.numbers
             ]
             saying = [path for path in paths if settings.origin.holds(path)]
             yield settings.origin.problem([*paths, *saying][-1], found.what, found.hint)
+
+
+def _nothing(_: TableEntry) -> Iterator[Contradiction]:
+    return iter(())
+
+
+_JUDGES: Final[Mapping[Route | None, Callable[[TableEntry], Iterator[Contradiction]]]] = {
+    Route.SYNC: contradictions,
+    Route.CAPTURE: contradictions_in_lake,
+}
 
 
 def _matches(entry: TableEntry, table: TableId) -> bool:
@@ -128,14 +142,16 @@ def _refine(entries: Sequence[TableEntry], found: Collection[TableId]) -> dict[T
 def _selected(
     settings: Settings, pipeline: str, table: TableId, entry: TableEntry
 ) -> SelectedTable:
-    native = settings.route(pipeline) is Route.TRANSFER
+    leads = settings.route(pipeline)
     return SelectedTable(
         source=table,
         target=table if entry.name is None else TableId.parse(entry.name),
         key=entry.key,
-        shape=shape_of(entry),
+        shape=shape_of(entry, keeps_deleted=leads is Route.CAPTURE),
         format=format_of(settings.pipelines[pipeline], entry),
-        delivery=delivery_of(settings.pipelines[pipeline], entry, native_types=native),
+        delivery=delivery_of(
+            settings.pipelines[pipeline], entry, native_types=leads is Route.TRANSFER
+        ),
         rules=rules_of(entry),
     )
 
