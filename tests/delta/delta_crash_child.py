@@ -73,7 +73,7 @@ def main(root: str, kind: str, policy: str) -> None:
     for number in range(standing.commit, BATCHES + 1):
         upserts, deletes = batch(number, kind)
         table.apply(changes(schema, upserts, deletes), at(number + 1))
-    table.close()
+    table.settle()
 
 
 if __name__ == "__main__":

@@ -228,7 +228,7 @@ def test_an_end_takes_up_what_was_begun(lake: Lake) -> None:
     table = place.table(NAME, PIPELINE)
     table.load(SCHEMA, lake.snapshot(SCHEMA, rows(range(4)), rows(range(4, 8))), at(1))
     table.apply(changes(SCHEMA, rows(range(8, 9))), at(2))
-    table.close()
+    table.settle()
     place.close()
     assert operations(lake)[-1] == "OPTIMIZE"
     assert_holds(lake.path, model)
@@ -256,6 +256,6 @@ def test_applies_go_on_while_rows_are_copied(lake: Lake, monkeypatch: pytest.Mon
         assert copying.wait(30)
     assert "OPTIMIZE" not in operations(lake)
     go_on.set()
-    table.close()
+    table.settle()
     assert operations(lake)[-1] == "OPTIMIZE"
     assert_holds(lake.path, model)

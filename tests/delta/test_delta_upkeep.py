@@ -36,7 +36,7 @@ def live(lake: Lake, commits: int) -> Model:
         deletes = rows(range(55 + number % 5, 56 + number % 5))
         table.apply(changes(SCHEMA, upserts, deletes), at(number))
         model.apply(upserts, deletes)
-    table.close()
+    table.settle()
     return model
 
 

@@ -286,6 +286,9 @@ class Shop:
     def rest(self) -> float:
         return 0.0
 
+    def settle(self) -> None:
+        pass
+
     def _put(self, row: Row) -> None:
         key = self._key(row)
         stands = self.parent is None or key in self.parent.rows

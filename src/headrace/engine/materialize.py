@@ -129,7 +129,7 @@ class Materialization:
             )
             # A log that lost its end gives numbers anew: only what comes from now on counts.
             floor = head if resumed > head else floor
-            return TableState(target, None, floor, self._refresher.phase_of_lost, error)
+            return self._refresher.lost(target, floor, error)
         return TableState(
             target, checkpoint, resumed, Phase.STREAMING, durable=checkpoint, passed=resumed
         )
@@ -144,7 +144,7 @@ class Materialization:
             f"begun anew; the log is {self._reader.log_id} now",
             hint="Headrace compares the table with its source; the old data stays until then",
         )
-        return TableState(target, None, floor, self._refresher.phase_of_lost, error)
+        return self._refresher.lost(target, floor, error)
 
     def _recorded_pass(self, table: TableId, checkpoint: Checkpoint) -> int:
         """The commit that a run before had passed, if the destination still is as it left it."""
@@ -226,7 +226,14 @@ class Materialization:
                     stop.wait(self._patience())
                 else:
                     self._reader.wait(self._seen, self._patience())
+            list(pool.map(self._settle, self.tables.values()))
         self._record_positions(now=True)
+
+    def _settle(self, state: TableState) -> None:
+        try:
+            state.target.destination.settle()
+        except HeadraceError as error:
+            self._failed(state, error)
 
     def interrupt(self) -> None:
         """Make `run` look at its stop event now."""

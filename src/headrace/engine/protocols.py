@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from headrace.model import (
@@ -174,8 +176,24 @@ class DestinationTable(Protocol):
         """Seconds that should pass between the last commit and the next, for its readers' sake."""
         ...
 
+    def settle(self) -> None:
+        """End what is under way beside the commits, when no more of them are to come for now."""
+        ...
+
     def evolve(self, schema: TableSchema) -> None:
         """Follow added columns. Raises UnsupportedSchemaChangeError on anything else."""
+        ...
+
+
+@runtime_checkable
+class HistoryTable(DestinationTable, Protocol):
+    """A table that can keep every version of its rows."""
+
+    def standing(
+        self, schema: TableSchema, keys: pa.Table, since: datetime
+    ) -> tuple[npt.NDArray[np.intp], pa.Table]:
+        """The current versions under `keys`, and of keys without one those that ended at `since` or
+        later: positions in `keys`, and rows of `schema`, in the types that the table holds."""
         ...
 
 

@@ -57,6 +57,25 @@ def adopt(
     return adds
 
 
+def snapshot_rows(
+    storage: Storage,
+    options: Mapping[str, str],
+    schema: TableSchema,
+    stored: pa.Schema,
+    files: Sequence[str],
+) -> Iterator[pa.Table]:
+    """The rows of snapshot files in large pieces, with `schema.missing` in columns that they lack.
+
+    Raises:
+        LogError: a file cannot be read.
+        DestinationError: a value does not fit its column.
+    """
+    names = [new_name() for _ in files]
+    take_over(storage, options, files, names)
+    yield from _chunks(rows for n in names for rows in _rows(storage, n, stored, schema.missing))
+    storage.delete(names)
+
+
 def _arranged(
     storage: Storage,
     names: Sequence[str],

@@ -10,14 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from pyroaring import BitMap
 
 from headrace.connectors.delta import actions, maintenance
 from headrace.connectors.delta.actions import LSN_SUFFIX, Action
-from headrace.connectors.delta.adopt import adopt
+from headrace.connectors.delta.adopt import adopt, snapshot_rows
 from headrace.connectors.delta.arrangement import check_layout
 from headrace.connectors.delta.change_files import changes_of, write_change_files
 from headrace.connectors.delta.changeset import Changeset, RowsMissingError, set_against
@@ -46,6 +49,7 @@ from headrace.connectors.delta.standing import (
 from headrace.connectors.delta.state import TableState, follow, load_state
 from headrace.connectors.delta.types import stored_schema, to_stored
 from headrace.connectors.delta.upkeep import Upkeep
+from headrace.connectors.delta.versions import Closed, all_closed, continued, standing
 from headrace.connectors.delta.writer import CommitLostError, put_commit, write_files
 from headrace.errors import (
     DestinationConflictError,
@@ -57,6 +61,7 @@ from headrace.errors import (
 from headrace.failpoints import hit
 from headrace.log.storage import Storage
 from headrace.model import (
+    END_AT,
     ChangeFeed,
     Checkpoint,
     Delivery,
@@ -144,6 +149,9 @@ class MergeOnReadTable:
         if standing is not None:
             self._check_protocol()
         former = standing if standing and mode_of(standing) is self._shape.mode else None
+        if former is not None and self._shape.mode is Mode.SCD2:
+            self._continue(former, schema, files, at)
+            return
         keeps_files = former is not None and self._shape.mode is Mode.APPEND
         if former is not None and keeps_files:
             require_same_partitions(former, schema, self._layout)
@@ -168,6 +176,52 @@ class MergeOnReadTable:
                 keeps_files=keeps_files,
             )
         )
+
+    def standing(
+        self, schema: TableSchema, keys: pa.Table, since: datetime
+    ) -> tuple[npt.NDArray[np.intp], pa.Table]:
+        """In mode scd2, the current versions under `keys`, and of keys without one those that ended
+        at `since` or later, of which the key and the times are told: positions in `keys`, and rows.
+        """
+        state = self._known_state()
+        stored = self._columns(state)
+        try:
+            rows = self._row_index(state, schema, stored)
+            return standing(self.storage, state, rows, keys, stored, since)
+        except NullKeyError:
+            self._rows, self._exact = None, False
+            return self.standing(schema, keys, since)
+
+    def _continue(
+        self, former: TableState, schema: TableSchema, files: Sequence[str], at: Checkpoint
+    ) -> None:
+        """Take a snapshot as changes to the versions that stand, in one commit.
+
+        Raises:
+            DestinationConflictError: another writer has changed the table meanwhile.
+        """
+        require_same_partitions(former, schema, self._layout)
+        self._evolve(schema, replace(self._delivery, schema_policy=SchemaPolicy.EVOLVE))
+        self._purge()
+        state, self._rows, self._exact = self._known_state(), None, False
+        stored = self._columns(state)
+        index = self._row_index(state, schema, stored)
+        snapshot = snapshot_rows(self.storage, self._options, schema, stored, files)
+        changed = continued(self.storage, state, index, schema, stored, snapshot, self._shape)
+        described = {**state.metadata["configuration"], LOG_ID: at.log_id}
+        try:
+            self._put(
+                [
+                    actions.commit_info("MERGE", at=at),
+                    {"metaData": {**state.metadata, "configuration": described}},
+                    *changed,
+                    *actions.transactions(self.app_id(at.log_id), at),
+                ]
+            )
+        except CommitLostError as error:
+            self._refresh_ours()
+            raise self._conflict() from error
+        self._rows, self._exact = None, True
 
     def follows(self) -> str | None:
         """The id of the change log that the content comes from; None where there is no table."""
@@ -240,7 +294,7 @@ class MergeOnReadTable:
                 return
         raise self._conflict()
 
-    def close(self) -> None:
+    def settle(self) -> None:
         """Finish the upkeep that is under way, if any.
 
         Raises:
@@ -439,12 +493,17 @@ class MergeOnReadTable:
         if changes.truncate and self._shape.on_delete is OnDelete.MARK:
             self._mark_all(state, changes, to)
             return
-        if changes.truncate:
+        if changes.truncate and self._shape.mode is not Mode.SCD2:
             self._truncate(state, to_stored(changes.upserts, stored), to, changes.after)
             return
         rows = self._row_index(state, changes.schema, stored)
         batch = set_against(rows, changes, stored)
-        deletions, emptied = self._divide(state, rows.deletions(batch.doomed))
+        going, closed = rows.deletions(batch.doomed), Closed()
+        if changes.truncate:
+            assert changes.truncated_at is not None  # Postgres tells it of every change
+            closed = all_closed(self.storage, state, going, stored, changes.truncated_at)
+            going = closed.deletions
+        deletions, emptied = self._divide(state, going)
         marked = has_vectors(state)
         vectors = deletions if marked else {}
         written = write_files(self.storage, batch.upserts, vectors, state.partition_by)
@@ -461,11 +520,12 @@ class MergeOnReadTable:
             ),
             *([] if marked else rewrite(self.storage, touched, stored)),
             *(add for add, _ in written.adds),
+            *closed.adds,
             *self._told(state, batch, changes.schema.key, rewritten=bool(touched) and not marked),
             *actions.transactions(self.app_id(to.log_id), to),
         ]
         self._put(commit)
-        if not marked:
+        if closed.adds or not marked:
             self._sync()
             return
         rows.committed(
@@ -567,7 +627,9 @@ class MergeOnReadTable:
         """The index by the schema's key; built at first need, or when the key has changed."""
         columns = pa.schema([stored.field(name) for name in schema.key or schema.names])
         if self._rows is None or self._rows.is_worn or not self._rows.schema.equals(columns):
-            rows = RowIndex(self.storage, columns, Hasher.of(columns, exact=self._exact))
+            history = stored.field(END_AT) if self._shape.mode is Mode.SCD2 else None
+            hasher = Hasher.of(columns, exact=self._exact)
+            rows = RowIndex(self.storage, columns, hasher, history)
             rows.sync(state)
             self._rows = rows
         return self._rows

@@ -130,6 +130,9 @@ class PostgresTable:
         """A commit costs the next one's readers nothing: the next may follow at once."""
         return 0.0
 
+    def settle(self) -> None:
+        """Nothing goes on beside a commit."""
+
     def close(self) -> None:
         self._session.close()
 
