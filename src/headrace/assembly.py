@@ -144,7 +144,7 @@ def _stop_departed(
     """
     with source_session(capture.connection) as session:
         now = read_coverage(session, capture.publication, selected) or {}
-    path = f"{Layout(capture.name).root}/covered.json"
+    path = Layout(capture.name).covered
     try:
         recorded = json.loads(storage.get(path))["tables"]
     except ObjectMissingError:
@@ -162,20 +162,18 @@ def _stop_departed(
 def running(
     settings: Settings,
     capture: CaptureSettings,
+    opened: LogWriter,
     pipelines: Sequence[str],
     selection: Selection,
     stop: Event,
     unfit: Unfit | None = None,
 ) -> Iterator[Runner]:
-    """Everything that one capture needs to run, with the log's lock held.
+    """Everything that one capture needs to run; the log that was `opened` is closed at the end.
 
     Tables in `unfit` are left alone, for the reason given.
-
-    Raises:
-        LogLockedError: another process runs this capture.
     """
     storage = log_storage(settings)
-    with LogWriter.open(storage, capture.name) as log, ExitStack() as places:
+    with opened as log, ExitStack() as places:
         if log.position is None:
             _note_slot(storage, capture)
         selected = selected_tables(selection)

@@ -28,6 +28,7 @@ from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.parked import ParkedRow
 from headrace.connectors.postgres.replay import Replayed
 from headrace.consistency import Moment
+from headrace.continuity import opened_log, tolerated
 from headrace.engine.runner import Runner, RunView
 from headrace.engine.sync import Sync
 from headrace.engine.sync_state import SyncView
@@ -207,7 +208,10 @@ class Project:
                 selection = assembly.select(self.settings, capture)
                 mine = [name for name in capture.pipelines if name in names]
                 unfit = self._prepare(capture, selection, mine, once=once)
-                running = assembly.running(self.settings, capture, mine, selection, stop, unfit)
+                log = opened_log(self.settings, capture, assembly.log_storage(self.settings))
+                running = assembly.running(
+                    self.settings, capture, log, mine, selection, stop, unfit
+                )
                 runner = stack.enter_context(running)
                 jobs.append(_Job(runner, runner.run))
             for sync in syncs:
@@ -233,7 +237,9 @@ class Project:
         ours = [f for f in findings if f.safe and f.name in RUN_FIXES]
         checks = self._check_destinations(capture, selection, pipelines)
         places = [f for check in checks if once or not check.away for f in check.place]
-        _refuse_blockers([*(f for f in findings if f not in ours), *places])
+        mended = tolerated(self.settings, capture)
+        theirs = [f for f in findings if f not in ours and f.name not in mended]
+        _refuse_blockers([*theirs, *places])
         if ours:  # last: publishing a table without an identity makes its updates fail
             with source_session(capture.connection) as session:
                 fix_source(session, ours)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from headrace.engine.refresh import Compared
-from headrace.engine.table_state import Phase, TableState
+from headrace.engine.table_state import Phase, TableState, TableTarget
 from headrace.errors import (
     DivergedError,
     HeadraceError,
@@ -99,10 +99,11 @@ class Refresher:
             return None
         return self._policy.start(cause, self._last.get(str(state.target.table)), now)
 
-    @property
-    def phase_of_lost(self) -> Phase:
-        """What a table is in whose changes are lost: it waits for a snapshot, or for the policy."""
-        return Phase.WAITING if self._policy is None else Phase.FAILED
+    def lost(self, target: TableTarget, floor: int, error: HeadraceError) -> TableState:
+        """A table whose changes are lost: it waits for a snapshot, or until the policy lets it."""
+        if self._policy is not None:
+            return TableState(target, None, floor, Phase.FAILED, error)
+        return TableState(target, None, floor, Phase.WAITING, error, refreshing=error.message)
 
     def began(self, refresh: Refresh, now: datetime) -> None:
         name = str(refresh.table)
@@ -112,13 +113,10 @@ class Refresher:
     def ended(self, state: TableState, compared: Compared | None) -> None:
         """Say what a refresh came to; a first load is none."""
         name = str(state.target.table)
-        if state.refreshing or state.error is not None:
-            what = (
-                "was copied anew"
-                if compared is None
-                else f"was compared with its source: {compared}"
-            )
-            self._notices[name] = f"{what} ({datetime.now(UTC):%Y-%m-%d %H:%M} UTC)"
+        if state.refreshing:
+            done = "copied anew" if compared is None else f"compared with its source: {compared}"
+            when = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+            self._notices[name] = f"was {done} ({when}), because {state.refreshing}"
 
     def describe(self, state: TableState) -> dict[str, Any]:
         """What is recorded of a table, for the next run and for `headrace status`."""

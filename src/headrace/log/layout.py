@@ -85,6 +85,18 @@ class Layout:
         return f"{self.root}/readers"
 
     @property
+    def covered(self) -> str:
+        return f"{self.root}/covered.json"
+
+    @property
+    def source(self) -> str:
+        return f"{self.root}/source.json"
+
+    @property
+    def anew(self) -> str:
+        return f"{self.root}/anew.json"
+
+    @property
     def requests(self) -> str:
         return f"{self.root}/requests"
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from headrace.errors import LogCorruptError, ObjectMissingError
+from headrace.log.anew import finish_anew
 from headrace.log.documents import (
     Floor,
     check_continuous,
@@ -43,6 +44,7 @@ def recover(storage: Storage, layout: Layout) -> Recovered:
 
     A manifest that can be seen may have been read; it must not vanish by a power cut later on.
     """
+    finish_anew(storage, layout)
     try:
         log_id = read_identity(storage, layout)
     except ObjectMissingError:

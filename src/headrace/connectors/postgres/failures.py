@@ -16,7 +16,10 @@ TOO_MANY = "53400"
 INSUFFICIENT_PRIVILEGE = "42501"
 ADMIN_SHUTDOWN = frozenset({"57P01", "57P02", "57P03"})
 
-REBUILD = "headrace destroy, then headrace run copies the tables again; old data stays readable"
+REBUILD = (
+    "headrace destroy, then headrace run writes what differs; auto_refresh: {on: [log_lost]} does "
+    "it by itself"
+)
 
 
 def stream_error(result: pq.abc.PGresult | None, fallback: bytes) -> HeadraceError:
