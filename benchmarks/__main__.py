@@ -4,7 +4,7 @@ import argparse
 import importlib
 
 NAMES = (
-    *("capture", "snapshot", "apply", "latency"),
+    *("capture", "snapshot", "apply", "upkeep", "latency"),
     *("reverse_load", "reverse_upsert", "reverse_latency", "reverse_merge_or_rebuild"),
 )
 
