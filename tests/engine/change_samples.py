@@ -28,6 +28,7 @@ from headrace.model import (
 
 Row = Mapping[str, Any]
 ARROW = {
+    "integer": pa.int32(),
     "bigint": pa.int64(),
     "double precision": pa.float64(),
     "real": pa.float32(),
