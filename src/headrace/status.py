@@ -44,6 +44,7 @@ class TableStatus:
     What is None does not apply: tables of a capture have no versions, those from Delta no WAL.
     `version` is applied, `source_version` the newest known; `breaches` count the rows that broke
     each `expect:` rule in the last run; `notice` says what was done out of the ordinary, and why.
+    `upserted` and `deleted` count the destination's rows that the run wrote, or the last one.
     """
 
     pipeline: str
@@ -60,6 +61,8 @@ class TableStatus:
     quarantined: int | None = None
     breaches: Mapping[str, int] | None = None
     notice: str | None = None
+    upserted: int | None = None
+    deleted: int | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,8 @@ def _table_status(
         lag_seconds=_age(reader, passed) if waiting else 0.0,
         error=known["error"],
         notice=known.get("notice"),
+        upserted=known.get("upserted"),
+        deleted=known.get("deleted"),
     )
 
 
@@ -204,4 +209,6 @@ def _synced_status(
         quarantined=parked,
         breaches={name: count["breaches"] for name, count in known["expectations"].items()},
         notice=known["notice"],
+        upserted=known.get("upserted"),
+        deleted=known.get("deleted"),
     )

@@ -86,7 +86,9 @@ def test_a_difference_names_its_rows():
 # -- status ----------------------------------------------------------------------------------------
 
 CAPTURE = CaptureStatus("shop", None, 7, Lsn(16), None, None, None, error="away")
-FOLLOWED = TableStatus("p", "public.t", Phase.STREAMING, 10, Lsn(16), 100, 0.5, None)
+FOLLOWED = TableStatus(
+    "p", "public.t", Phase.STREAMING, 10, Lsn(16), 100, 0.5, None, upserted=7, deleted=2
+)
 SYNCED = TableStatus(
     "s",
     "crm.t",
@@ -108,7 +110,7 @@ SYNCED = TableStatus(
 def test_a_status_of_both_directions_shows_each_in_its_own_terms():
     lines = shown(status_view(Status((CAPTURE,), (FOLLOWED, SYNCED))))
     rows = [line.split() for line in lines]
-    assert ["p", "public.t", "streaming", "10", "0/10", "100", "bytes", "0.5", "s"] in rows
+    assert ["p", "public.t", "streaming", "10", "7", "2", "0/10", "100", "bytes", "0.5", "s"] in rows
     assert [
         "s",
         "crm.t",

@@ -62,6 +62,8 @@ def test_a_dataclass_becomes_an_object_of_its_fields():
         "quarantined": None,
         "breaches": {"a": 1},
         "notice": None,
+        "upserted": None,
+        "deleted": None,
     }
 
 

@@ -126,6 +126,7 @@ def progress(before: RunNumbers, now: RunNumbers) -> Event:
         fields["changes"] = now.captured
         fields["changes_per_second"] = round(rate(before.captured, now.captured, seconds))
     fields["applied"] = now.applied
+    fields["upserted"], fields["deleted"] = now.written.upserted, now.written.deleted
     if now.streams or not now.syncs:
         fields["lag_bytes"] = now.lag_bytes
     if now.syncs:

@@ -118,9 +118,9 @@ def _captures(captures: Sequence[CaptureStatus]) -> Table:
 def _followed(tables: Sequence[TableStatus]) -> Table:
     """Tables whose source is Postgres."""
     return table(
-        ("pipeline", "table", "phase", "applied", "position", "lag", "behind"),
+        ("pipeline", "table", "phase", "applied", "upserted", "deleted", "position", "lag", "behind"),
         map(_table_row, tables),
-        right=("applied", "lag", "behind"),
+        right=("applied", "upserted", "deleted", "lag", "behind"),
     )
 
 
@@ -152,6 +152,8 @@ def _table_row(status: TableStatus) -> Sequence[str | Text]:
         cell(status.table),
         Text(status.phase.value, phase_style(status.phase)),
         count(status.rows_applied),
+        _or_dash(count, status.upserted),
+        _or_dash(count, status.deleted),
         _or_dash(str, status.lsn),
         _or_dash(size, status.lag_bytes),
         _or_dash(duration, status.lag_seconds),

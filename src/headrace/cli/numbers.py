@@ -15,7 +15,7 @@ from headrace.engine.materialize import Materialization
 from headrace.engine.runner import RunView
 from headrace.engine.sync_state import SyncView
 from headrace.engine.table_state import Phase, TableState
-from headrace.model import Lsn
+from headrace.model import Lsn, RowCounts
 
 View = RunView | SyncView
 
@@ -75,6 +75,7 @@ class RunNumbers:
     """A whole run at one moment.
 
     `at` is monotonic, in seconds. `captured` and `applied` count changes since the start;
+    `written` counts the rows of the destinations.
     `lag_bytes` is the WAL that was received and is not at every destination yet, `lag_seconds` the
     age of the oldest change or version that waits. Once `ended`, streams are closed, not lost.
     """
@@ -85,6 +86,7 @@ class RunNumbers:
     tables: tuple[TableNumbers, ...] = ()
     captured: int = 0
     applied: int = 0
+    written: RowCounts = RowCounts()
     lag_bytes: int = 0
     lag_seconds: float = 0.0
     ended: bool = False
@@ -127,6 +129,7 @@ def read_numbers(views: Sequence[View]) -> RunNumbers:
         ),
         captured=sum(view.capture.progress.rows for view in captures),
         applied=sum(view.rows_applied for view in views),
+        written=sum(_written(captures, syncs), RowCounts()),
         lag_bytes=max(map(_lag_bytes, captures), default=0),
         lag_seconds=max([*waits, *(view.lag_seconds for view in syncs)], default=0.0),
     )
@@ -178,6 +181,11 @@ def _synced_copies(view: SyncView) -> Iterator[CopyNumbers]:
             yield CopyNumbers(
                 str(table), state.expected_rows or 0, state.copied_rows, done and not error, error
             )
+
+
+def _written(captures: Sequence[RunView], syncs: Sequence[SyncView]) -> Iterator[RowCounts]:
+    yield from (state.written for state in _states(captures))
+    yield from (state.written for view in syncs for state in view.tables.values())
 
 
 def _states(views: Sequence[RunView]) -> Iterator[TableState]:

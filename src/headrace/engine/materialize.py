@@ -38,7 +38,7 @@ from headrace.errors import (
     UnexpectedError,
 )
 from headrace.log import LogFile, LogReader, Manifest, SnapshotEvent
-from headrace.model import ChangeBatch, Checkpoint, Lsn, TableId
+from headrace.model import ChangeBatch, Checkpoint, Lsn, RowCounts, TableId
 from headrace.model.refresh import RefreshPolicy
 
 # At least this passes between two commits of one table: fewer, larger commits cost readers less,
@@ -191,6 +191,7 @@ class Materialization:
             # Only a snapshot yet to be taken counts.
             fresh = TableState(state.target, None, self._reader.head(), Phase.WAITING)
             fresh.applied_rows, fresh.refreshing = state.applied_rows, refresh.why
+            fresh.written = state.written
             vars(state).update(vars(fresh))  # others hold on to it
             self._refresher.began(refresh, now)
         if due:
@@ -335,6 +336,7 @@ class Materialization:
         self._ensure_begun()
         fresh = self._resume(state.target)
         fresh.applied_rows, fresh.backoff = state.applied_rows, state.backoff
+        fresh.written = state.written
         for manifest in self._reader.manifests(fresh.resumed, max(fresh.resumed, self._seen)):
             self._queue(manifest, {state.target.table: fresh})
         vars(state).update(vars(fresh))  # others hold on to it
@@ -356,6 +358,7 @@ class Materialization:
         compared = state.comparing.result()
         if compared is None:
             target.destination.load(loaded, self._reader.snapshot_files(event), checkpoint)
+            state.written += RowCounts(sum(file.rows for file in event.files))
         else:
             compared.mend(checkpoint)
         state.checkpoint = state.durable = checkpoint
@@ -416,7 +419,7 @@ class Materialization:
             state.durable = to
             if not changes.is_empty:
                 self._went_on(state)
-            state.applied_rows += sum(batch.num_rows for batch in batches)
+            state.took(sum(batch.num_rows for batch in batches), changes.counts)
         state.checkpoint = to
 
     def _read(self, part: Stretch, after: Lsn) -> Sequence[ChangeBatch]:
@@ -484,6 +487,8 @@ class Materialization:
             "passed": passed if known else state.resumed,
             "commit_ts": state.commit_ts.isoformat() if state.commit_ts else None,
             "rows_applied": self._applied_before(state.target.table) + state.applied_rows,
+            "upserted": state.written.upserted,
+            "deleted": state.written.deleted,
             "error": str(state.error) if state.error else None,
             **self._refresher.describe(state),
         }

@@ -15,7 +15,7 @@ from headrace.engine.protocols import SyncedTable, VersionedTable
 from headrace.engine.table_state import Phase
 from headrace.engine.transform import Transform
 from headrace.errors import HeadraceError
-from headrace.model import Checkpoint, Delivery, Mode, RowRules, TableId, TableVersion
+from headrace.model import Checkpoint, Delivery, Mode, RowCounts, RowRules, TableId, TableVersion
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +74,7 @@ class SyncState:
     copied_rows: int = 0
     expected_rows: int | None = None
     applied_rows: int = 0
+    written: RowCounts = field(default_factory=RowCounts)
     transforms: list[Transform] = field(default_factory=list)  # one per schema since the start
     resync: bool = False
     caught_up: bool = False  # at least once since the run began
@@ -91,10 +92,11 @@ class SyncState:
         """The whole table is about to be copied."""
         self.phase, self.copied_rows, self.expected_rows = Phase.LOADING, 0, None
 
-    def applied(self, at: Checkpoint, commit_ts: datetime, rows: int) -> None:
+    def applied(self, at: Checkpoint, commit_ts: datetime, rows: RowCounts) -> None:
         """The destination holds everything up to `at`."""
         self.checkpoint, self.commit_ts = at, commit_ts
-        self.applied_rows += rows
+        self.applied_rows += rows.upserted + rows.deleted
+        self.written += rows
 
     def arrived(self) -> None:
         """The destination holds what the source had when it was asked."""
@@ -155,6 +157,8 @@ class SyncState:
             "lag_versions": self.lag_versions,
             "behind_since": _text(self.behind_since),
             "rows_applied": applied_before + self.applied_rows,
+            "upserted": self.written.upserted,
+            "deleted": self.written.deleted,
             "rows_copied": self.copied_rows,
             "rows_expected": self.expected_rows,
             "expectations": {

@@ -35,6 +35,7 @@ from headrace.model import (
     Lsn,
     Mode,
     NetChanges,
+    RowCounts,
     RowPart,
     RowRules,
     SchemaPolicy,
@@ -165,7 +166,7 @@ class TableSync:
         at = _checkpoint(head)
         in_place = self._destination.replace(transform.schema, counted, at, rejected)
         failpoints.hit("sync.loaded")
-        self._state.applied(at, head.commit_ts, self._state.copied_rows)
+        self._state.applied(at, head.commit_ts, RowCounts(self._state.copied_rows))
         return in_place
 
     def _pinned(self, schema: TableSchema, at: TableVersion) -> Pinned:
@@ -261,7 +262,7 @@ class TableSync:
         self._rather_build_anew(rows)
         self._destination.apply(replace(changes, commit_ts=at.commit_ts), _checkpoint(at))
         failpoints.hit("sync.applied")
-        self._state.applied(_checkpoint(at), at.commit_ts, rows)
+        self._state.applied(_checkpoint(at), at.commit_ts, changes.counts)
 
     def _rather_build_anew(self, rows: int) -> None:
         """Where so many rows changed that a merge would take longer; appended rows never do."""

@@ -15,7 +15,7 @@ from headrace.engine.refresh import Compared
 from headrace.engine.retry import Backoff
 from headrace.errors import HeadraceError
 from headrace.log import LogFile, Manifest, SnapshotEvent
-from headrace.model import Checkpoint, Lsn, Shape, TableId
+from headrace.model import Checkpoint, Lsn, RowCounts, Shape, TableId
 
 # A stretch ends here, whole commits only: large enough that fixed costs vanish, small for memory.
 # Bytes are those of the log's files, which hold rows five to twenty times as dense as memory.
@@ -77,6 +77,8 @@ class TableState:
     Rows may have to wait for rows of other tables: `waiting` counts those in quarantine (-1 before
     it was looked at), `blocked` says that they are too many to be applied at all. They are tried
     again when others have gone on, which the pipeline's `progress` counts; `looked` is the last.
+
+    `applied_rows` counts the source's changes since the run began, `written` the destination's rows.
     """
 
     target: TableTarget
@@ -96,6 +98,7 @@ class TableState:
     queue: deque[Stretch] = field(default_factory=deque)
     passed: int = 0
     applied_rows: int = 0
+    written: RowCounts = field(default_factory=RowCounts)
     commit_ts: datetime | None = None
     due: float = 0.0
     backoff: Backoff = field(default_factory=Backoff)
@@ -110,6 +113,11 @@ class TableState:
             return self.looked < progress
         queued = self.checkpoint is not None and bool(self.queue)
         return self.unasked or self.snapshot is not None or queued
+
+    def took(self, changes: int, rows: RowCounts) -> None:
+        """The destination holds so many more of the source's changes, as so many rows."""
+        self.applied_rows += changes
+        self.written += rows
 
     @property
     def idle(self) -> bool:

@@ -13,7 +13,7 @@ from headrace.model.batch import (
     change_schema,
 )
 from headrace.model.captured import DecodedChanges, SnapshotChunk, TransactionEnd
-from headrace.model.changes import Amendment, Fill, NetChanges, Rejected
+from headrace.model.changes import Amendment, Fill, NetChanges, Rejected, RowCounts
 from headrace.model.checkpoint import Checkpoint, Reached
 from headrace.model.delivery import DELETED_AT, Delivery, OnDelete, SchemaPolicy
 from headrace.model.feed import (
@@ -76,6 +76,7 @@ __all__ = [
     "Reached",
     "Rejected",
     "ReplicaIdentity",
+    "RowCounts",
     "RowPart",
     "RowRules",
     "SchemaPolicy",

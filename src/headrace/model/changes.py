@@ -50,6 +50,18 @@ class Rejected:
 
 
 @dataclass(frozen=True)
+class RowCounts:
+    """Rows of a table that were added or took new values, and rows whose key went. What a truncation
+    takes away is not counted."""
+
+    upserted: int = 0
+    deleted: int = 0
+
+    def __add__(self, other: RowCounts) -> RowCounts:
+        return RowCounts(self.upserted + other.upserted, self.deleted + other.deleted)
+
+
+@dataclass(frozen=True)
 class NetChanges:
     """The net effect of a range of the log on one table, applied in this order:
 
@@ -81,6 +93,11 @@ class NetChanges:
     commit_ts: datetime | None = None
     after: Lsn | None = None
     amendments: tuple[Amendment, ...] = ()
+
+    @property
+    def counts(self) -> RowCounts:
+        amended = sum(amendment.keys.num_rows for amendment in self.amendments)
+        return RowCounts(self.upserts.num_rows + amended, self.deletes.num_rows)
 
     @property
     def is_empty(self) -> bool:
