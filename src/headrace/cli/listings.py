@@ -23,6 +23,7 @@ from headrace.verify import TableVerification
 
 T = TypeVar("T")
 
+_COUNTS: Final = ("applied", "upserted", "deleted")
 SHOWN_ROWS: Final = 1000  # a person scrolls no further; JSON has them all
 _SEVERITY_STYLES: Final = {
     Severity.BLOCKER: "bold red",
@@ -118,9 +119,9 @@ def _captures(captures: Sequence[CaptureStatus]) -> Table:
 def _followed(tables: Sequence[TableStatus]) -> Table:
     """Tables whose source is Postgres."""
     return table(
-        ("pipeline", "table", "phase", "applied", "upserted", "deleted", "position", "lag", "behind"),
+        ("pipeline", "table", "phase", *_COUNTS, "position", "lag", "behind"),
         map(_table_row, tables),
-        right=("applied", "upserted", "deleted", "lag", "behind"),
+        right=(*_COUNTS, "lag", "behind"),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from headrace.engine.materialize import Materialization
@@ -86,7 +86,7 @@ class RunNumbers:
     tables: tuple[TableNumbers, ...] = ()
     captured: int = 0
     applied: int = 0
-    written: RowCounts = RowCounts()
+    written: RowCounts = field(default_factory=RowCounts)
     lag_bytes: int = 0
     lag_seconds: float = 0.0
     ended: bool = False

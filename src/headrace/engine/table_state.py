@@ -78,7 +78,7 @@ class TableState:
     it was looked at), `blocked` says that they are too many to be applied at all. They are tried
     again when others have gone on, which the pipeline's `progress` counts; `looked` is the last.
 
-    `applied_rows` counts the source's changes since the run began, `written` the destination's rows.
+    Since the run began, `applied_rows` counts the source's changes, `written` the rows they became.
     """
 
     target: TableTarget

@@ -51,8 +51,10 @@ class Rejected:
 
 @dataclass(frozen=True)
 class RowCounts:
-    """Rows of a table that were added or took new values, and rows whose key went. What a truncation
-    takes away is not counted."""
+    """Rows of a table that were added or took new values, and rows whose key went.
+
+    What a truncation takes away is not counted.
+    """
 
     upserted: int = 0
     deleted: int = 0

@@ -23,7 +23,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Reached:
-    """Up to `lsn` a table is what its source was, since commit `applied` of the log brought it there:
+    """Up to `lsn` a table is what its source was: it has applied commit `applied` of the log, and
     what came after holds no change of it. Noted beside the log, not in the table.
     """
 
