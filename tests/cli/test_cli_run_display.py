@@ -24,7 +24,7 @@ from headrace.engine.judging import RuleCount
 from headrace.engine.sync_state import SyncState, SyncTarget, SyncView
 from headrace.engine.table_state import Phase
 from headrace.errors import ConfigError
-from headrace.model import Checkpoint, Lsn, TableId, TableVersion
+from headrace.model import Checkpoint, Lsn, RowCounts, TableId, TableVersion
 
 UP = StreamNumbers("p", connected=True)
 DOWN = StreamNumbers("p", connected=False)
@@ -101,10 +101,11 @@ def test_a_lost_source_is_a_warning_each_time_its_reason_changes():
 
 def test_progress_is_a_rate_over_the_time_between():
     before = RunNumbers(10.0, captured=100)
-    now = RunNumbers(20.0, captured=1100, applied=900, lag_bytes=5000, lag_seconds=1.26)
+    written = RowCounts(700, 2)
+    now = RunNumbers(20.0, (), (), (), 1100, 900, written, lag_bytes=5000, lag_seconds=1.26)
     assert str(progress(before, now)) == (
-        "progress changes=1100 changes_per_second=100 applied=900 lag_bytes=5000 lag_seconds=1.3"
-        " failed_tables=0"
+        "progress changes=1100 changes_per_second=100 applied=900 upserted=700 deleted=2"
+        " lag_bytes=5000 lag_seconds=1.3 failed_tables=0"
     )
 
 
@@ -248,8 +249,8 @@ def test_progress_of_a_sync_counts_versions_and_breaches():
     table = replace(BEHIND, breaches=(("adult", 2), ("known", 1)))
     now = RunNumbers(20.0, tables=(table,), applied=1000, lag_seconds=4.2)
     assert str(progress(before, now)) == (
-        "progress applied=1000 applied_per_second=100 lag_versions=3 breaches=3 lag_seconds=4.2"
-        " failed_tables=0"
+        "progress applied=1000 upserted=0 deleted=0 applied_per_second=100 lag_versions=3"
+        " breaches=3 lag_seconds=4.2 failed_tables=0"
     )
 
 
