@@ -10,8 +10,8 @@ materializePartitionColumns must do so): a file tells its rows whole, to us and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as t
 
+from headrace.connectors.delta.files import open_parquet
+from headrace.connectors.delta.names import (
+    LONGEST_NAME,
+    NULL_FOLDER,
+    is_ours,
+    partition_folder,
+)
 from headrace.errors import DestinationError
+from headrace.log.storage import Storage
 from headrace.model import TableFormat
 
 # Of a file of a clustered table: the finer the files, the more of them a reader skips; but each
@@ -78,6 +86,27 @@ def check_layout(schema: pa.Schema, layout: TableFormat) -> None:
         )
 
 
+def check_partition_columns(
+    storage: Storage, files: Iterable[Mapping[str, Any]], by: Sequence[str]
+) -> None:
+    """Whether data files that others may have added have the partition columns, as ours do.
+
+    Raises:
+        DestinationError: one has not.
+    """
+    if not by:
+        return
+    for path in (file["path"] for file in files if not is_ours(file["path"])):
+        with open_parquet(storage, path) as parquet:
+            missing = sorted(set(by) - set(parquet.schema_arrow.names))
+        if missing:
+            raise DestinationError(
+                f"{storage.location(path)}, a file of another writer, lacks the partition column "
+                f"{missing[0]}",
+                hint="resync the table, and let nothing else compact it",
+            )
+
+
 def _has_text(kind: pa.DataType) -> bool:
     exact = t.is_integer(kind) or t.is_decimal(kind) or t.is_boolean(kind)
     return bool(exact or t.is_string(kind) or t.is_date(kind) or t.is_timestamp(kind))
@@ -94,7 +123,7 @@ def divided(rows: pa.Table, by: Sequence[str]) -> Iterator[tuple[PartitionValues
     """The values of each partition, as add actions have them, and its rows' positions, in order.
 
     Raises:
-        DestinationError: a text is empty, which Delta takes for null.
+        DestinationError: a text cannot name a partition.
     """
     if not rows.num_rows:
         return
@@ -130,10 +159,20 @@ def _texts(values: pa.Array, name: str) -> list[str]:
         local = pc.cast(values, pa.timestamp("us"))
         return [f"{text.replace(' ', 'T')}Z" for text in pc.cast(local, pa.string()).to_pylist()]
     texts: list[str] = pc.cast(values, pa.string()).to_pylist()
-    if "" in texts:
-        raise DestinationError(
-            f"the partition column {name} has an empty text, which Delta takes for null",
-            hint=f"leave {name} out of partition_by, or give such rows another value",
-            column=name,
-        )
+    for text in texts:
+        _check_nameable(name, text)
     return texts
+
+
+def _check_nameable(name: str, text: str) -> None:
+    if text in ("", NULL_FOLDER):
+        what = f"has {text!r}, which readers take for null"
+    elif len(partition_folder(name, text).encode()) > LONGEST_NAME:
+        what = f"has a text of {len(text)} characters, too long for a folder's name"
+    else:
+        return
+    raise DestinationError(
+        f"the partition column {name} {what}",
+        hint=f"leave {name} out of partition_by, or give such rows another value",
+        column=name,
+    )

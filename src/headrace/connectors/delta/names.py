@@ -12,30 +12,33 @@ import secrets
 import time
 import uuid
 from collections.abc import Mapping
+from itertools import starmap
 from typing import Final
 
-_NULL: Final = "__HIVE_DEFAULT_PARTITION__"
+_SUFFIX: Final = "-headrace.parquet"
+NULL_FOLDER: Final = "__HIVE_DEFAULT_PARTITION__"
 _SPECIAL: Final = re.compile(r"""[\x00-\x1f"#%'*/:=?\\\x7f{\[\]^]""")  # as Hive and Spark have it
-_LONGEST: Final = 255  # bytes of a file's name on Linux
+LONGEST_NAME: Final = 255  # bytes of a file's name on Linux
 
 
 def new_name(partition_values: Mapping[str, str | None] | None = None) -> str:
     """A data file's path; its UUID (version 7, RFC 9562) tells when it was made."""
-    name = f"part-{new_uuid()}-headrace.parquet"
-    return "/".join([*_folders(partition_values or {}), name])
+    name = f"part-{new_uuid()}{_SUFFIX}"
+    return "/".join([*starmap(partition_folder, (partition_values or {}).items()), name])
 
 
-def _folders(values: Mapping[str, str | None]) -> list[str]:
-    """Hive's folders, for people who look for them: readers go by the log.
+def is_ours(path: str) -> bool:
+    """Whether a data file has the name of one that we made."""
+    return path.endswith(_SUFFIX)
 
-    A name that a file system would not take gets none.
-    """
-    folders = [f"{_escaped(name)}={_escaped(value)}" for name, value in values.items()]
-    return folders if all(len(f.encode()) <= _LONGEST for f in folders) else []
+
+def partition_folder(column: str, value: str | None) -> str:
+    """Hive's name of a partition's folder. Readers should go by the log, and some go by it."""
+    return f"{_escaped(column)}={_escaped(value)}"
 
 
 def _escaped(text: str | None) -> str:
-    return _NULL if text is None else _SPECIAL.sub(lambda c: f"%{ord(c[0]):02X}", text)
+    return NULL_FOLDER if text is None else _SPECIAL.sub(lambda c: f"%{ord(c[0]):02X}", text)
 
 
 def new_uuid() -> uuid.UUID:

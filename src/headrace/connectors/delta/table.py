@@ -21,7 +21,7 @@ from pyroaring import BitMap
 from headrace.connectors.delta import actions, maintenance
 from headrace.connectors.delta.actions import LSN_SUFFIX, Action
 from headrace.connectors.delta.adopt import adopt, snapshot_rows
-from headrace.connectors.delta.arrangement import check_layout
+from headrace.connectors.delta.arrangement import check_layout, check_partition_columns
 from headrace.connectors.delta.change_files import changes_of, write_change_files
 from headrace.connectors.delta.changeset import Changeset, RowsMissingError, set_against
 from headrace.connectors.delta.compaction import Compaction, Replacement
@@ -29,6 +29,7 @@ from headrace.connectors.delta.conversion import converted, has_feed, has_vector
 from headrace.connectors.delta.evolution import commit, evolution
 from headrace.connectors.delta.maintenance import Policy
 from headrace.connectors.delta.plans import LOG_ID, PIPELINE, replacement
+from headrace.connectors.delta.preserving import Preserved
 from headrace.connectors.delta.retained import (
     all_marked,
     kind_made,
@@ -103,6 +104,7 @@ class MergeOnReadTable:
         layout: TableFormat,
         beside: Executor,
         policy: Policy | None = None,
+        saved_index: Preserved | None = None,
     ) -> None:
         self.name = name
         self.storage = storage
@@ -113,6 +115,7 @@ class MergeOnReadTable:
         self._layout = layout
         self._state: TableState | None = None
         self._rows: RowIndex | None = None
+        self._saved_index = saved_index
         self._exact = True  # False once a null was met in an integer key
         self._checked: tuple[object, ...] = ()
         policy = policy or Policy.of(layout.cluster_by)
@@ -348,12 +351,18 @@ class MergeOnReadTable:
 
     def _refresh(self) -> TableState | None:
         """Follow the log to its end."""
-        if self._state is None:
-            self._state = load_state(self.storage)
-            return self._state
-        rows, self._rows = self._rows, None  # an error half-way leaves no index of another version
-        seen = follow(self.storage, self._state)
-        self._rows = rows
+        state, rows = self._state, self._rows
+        self._state = self._rows = None  # an error half-way leaves nothing of another version
+        if state is None:
+            state = load_state(self.storage)
+            if state is not None:
+                check_partition_columns(self.storage, state.files.values(), state.partition_by)
+            self._state = state
+            return state
+        seen = follow(self.storage, state)
+        added = [action["add"] for action in seen if "add" in action]
+        check_partition_columns(self.storage, added, state.partition_by)
+        self._state, self._rows = state, rows
         if any("add" in action or "remove" in action for action in seen):
             self._sync()
         return self._state
@@ -629,7 +638,8 @@ class MergeOnReadTable:
         if self._rows is None or self._rows.is_worn or not self._rows.schema.equals(columns):
             history = stored.field(END_AT) if self._shape.mode is Mode.SCD2 else None
             hasher = Hasher.of(columns, exact=self._exact)
-            rows = RowIndex(self.storage, columns, hasher, history)
+            memory = self._layout.index_memory
+            rows = RowIndex(self.storage, columns, hasher, history, memory, self._saved_index)
             rows.sync(state)
             self._rows = rows
         return self._rows
@@ -647,6 +657,8 @@ class MergeOnReadTable:
         compaction = self._upkeep.finished(self._state, wait=last)
         if compaction is not None:
             self._compact(compaction)
+        if self._rows is not None:
+            self._rows.preserve(self._state, last=last)
         if not last:
             self._upkeep.begin(self._state, self._rows)
 

@@ -1,0 +1,133 @@
+"""Partitioned and ordered tables, as their readers find them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from delta_samples import NAME, Lake, Model, assert_holds, at, by_duckdb, changes
+from deltalake import DeltaTable
+
+from headrace.connectors.delta.maintenance import Sweep
+from headrace.connectors.delta.state import load_state
+from headrace.errors import DestinationError
+from headrace.log import open_storage
+from headrace.model import Column, TableFormat, TableSchema
+
+SCHEMA = TableSchema(
+    NAME,
+    1,
+    (
+        Column("id", pa.int64(), "bigint", 1),
+        Column("place", pa.string(), "text", 2),
+        Column("n", pa.int32(), "integer", 3),
+    ),
+    ("id",),
+)
+AWKWARD = (
+    *("a/b", "../up", "50%", "%2F", "x=y", "a:b", "q?#&+", "{z}", "[w]^", "' \"", "back\\", "a b"),
+    *("ü€𝄞", "tab\t", "dot.", "x" * 249, "null", None),
+)
+Row = tuple[int, str | None, int]
+
+
+def partitioned(lake: Lake, first: list[Row], **layout: Any) -> Any:
+    table = lake.open(layout=TableFormat(**{"partition_by": ("place",), **layout}))
+    table.load(SCHEMA, lake.snapshot(SCHEMA, first), at(1))
+    return table
+
+
+def held(*rows: Row) -> Model:
+    model = Model(SCHEMA)
+    model.apply(rows, [])
+    return model
+
+
+def test_a_partition_can_have_any_name(lake: Lake) -> None:
+    loaded: list[Row] = [(i, place, i) for i, place in enumerate(AWKWARD)]
+    table = partitioned(lake, loaded)
+    applied: list[Row] = [(100 + i, place, i) for i, place in enumerate(AWKWARD)]
+    table.apply(changes(SCHEMA, applied), at(2))
+    assert_holds(lake.path, held(*loaded, *applied))
+    paths = [path.relative_to(lake.path) for path in lake.path.rglob("*.parquet")]
+    folders = {str(path.parent) for path in paths if "_delta_log" not in path.parts}
+    assert {"place=a%2Fb", "place=ü€𝄞", "place=__HIVE_DEFAULT_PARTITION__"} < folders
+
+
+def test_a_row_moves_to_the_partition_of_its_new_value(lake: Lake) -> None:
+    table = partitioned(lake, [(1, "a", 1), (2, "a", 2), (3, None, 3)])
+    table.apply(changes(SCHEMA, [(1, None, 1), (3, "b", 3)]), at(2))
+    model = held((1, None, 1), (2, "a", 2), (3, "b", 3))
+    assert_holds(lake.path, model)
+    folders = [Path(uri).parent.name for uri in DeltaTable(lake.path).file_uris()]
+    assert sorted(folders) == ["place=__HIVE_DEFAULT_PARTITION__", "place=a", "place=b"]
+    for place in ("a", "b"):
+        expected = sum(row[1] == place for row in model.rows)
+        assert by_duckdb(lake.path, SCHEMA.names, ("place", place)).total() == expected
+
+
+@pytest.mark.parametrize("text", ["", "__HIVE_DEFAULT_PARTITION__", "x" * 250, "/" * 90])
+def test_a_text_that_readers_would_not_give_back_names_no_partition(lake: Lake, text: str) -> None:
+    table = partitioned(lake, [(1, "a", 1)])
+    with pytest.raises(DestinationError, match="the partition column place") as caught:
+        table.apply(changes(SCHEMA, [(2, text, 1)]), at(2))
+    assert "place" in caught.value.hint
+    assert_holds(lake.path, held((1, "a", 1)))
+
+
+@pytest.mark.parametrize(
+    ("layout", "why"),
+    [
+        ({"partition_by": ("plaec",)}, "no column plaec"),
+        ({"partition_by": ("id", "place", "n")}, "names all columns"),
+        ({"partition_by": (), "cluster_by": ("m",)}, "no column m"),
+    ],
+)
+def test_a_layout_that_cannot_be_is_refused(
+    lake: Lake, layout: dict[str, tuple[str, ...]], why: str
+) -> None:
+    with pytest.raises(DestinationError, match=why) as caught:
+        partitioned(lake, [(1, "a", 1)], **layout)
+    assert caught.value.hint
+
+
+def test_a_file_of_another_writer_without_its_partition_column_is_refused(lake: Lake) -> None:
+    """Its rows' values stand in the log alone: taken from the file they would be null."""
+    table = partitioned(lake, [(1, "a", 1)])
+    table.apply(changes(SCHEMA, [(2, "a", 2)]), at(2))
+    DeltaTable(lake.path).optimize.compact()
+    for again in (table, lake.open(layout=TableFormat(partition_by=("place",)))):
+        with pytest.raises(DestinationError, match="lacks the partition column place") as caught:
+            again.apply(changes(SCHEMA, [(3, "a", 3)]), at(3))
+        assert "resync" in caught.value.hint
+
+
+def test_rows_are_loaded_in_order_and_bounds_tell_of_it(lake: Lake) -> None:
+    rows: list[Row] = [(i, "b" if i % 2 else "a", -i) for i in range(50)]
+    partitioned(lake, rows, cluster_by=("n",))
+    for path in (lake.path / "place=a").iterdir():
+        values = pq.read_table(path, partitioning=None).column("n").to_pylist()
+        assert values == sorted(values)
+    state = load_state(open_storage(lake.path))
+    assert state is not None
+    for add in state.files.values():
+        stats = json.loads(add["stats"])
+        assert stats["minValues"].keys() == stats["maxValues"].keys() == {"id", "n"}
+        assert "tightBounds" not in stats
+    assert_holds(lake.path, held(*rows))
+
+
+def test_no_sweep_takes_a_live_file_out_of_its_partition(lake: Lake) -> None:
+    table = partitioned(lake, [(i, place, i) for i, place in enumerate(AWKWARD)])
+    table.apply(changes(SCHEMA, [(0, "a b", 9)]), at(2))
+    storage = open_storage(lake.path)
+    state = load_state(storage)
+    assert state is not None
+    (gone,) = Sweep.of(state, 1 << 50).run(storage)
+    assert Path(gone).parent == Path("place=a%2Fb")
+    rows = [(i, place, i) for i, place in enumerate(AWKWARD)][1:]
+    assert_holds(lake.path, held((0, "a b", 9), *rows))
