@@ -30,6 +30,8 @@ FAILPOINTS: Final[dict[str, str]] = {
     "delta.log_put": "the Delta commit, with its checkpoint, is durable; we do not know it yet",
     "delta.compaction_written": "copies of rows are durable, no Delta commit names them",
     "delta.compacted": "a compaction is durable; the key index does not know it yet",
+    "index.leaves_written": "the leaves of a key index are durable, no directory names them",
+    "index.saved": "a key index is saved, leaves of older ones stand beside it",
     "postgres.evolved": "a table's columns follow its source's, nothing is committed",
     "postgres.applied": "rows and checkpoint are written, their transaction is not committed",
     "postgres.load": "rows of a new generation are committed, more are to come; nobody reads it",

@@ -26,10 +26,6 @@ _TABLE_LAYOUT: Final = ("track", "metadata", "cluster_by", "partition_by")
 _PIPELINE_KEYS: Final[Mapping[Route, Mapping[str, str]]] = {
     Route.CAPTURE: {
         "poll": _FOR_DELTA_SOURCE,
-        "schema": LATER,
-        "drop_columns": LATER,
-        "index_memory": LATER,
-        "verify": LATER,
         "rebuild_above": _FOR_POSTGRES_DESTINATION,
         "quarantine": _FOR_POSTGRES_DESTINATION,
         "throttle": _FOR_POSTGRES_DESTINATION,
@@ -59,7 +55,6 @@ _ENTRY_KEYS: Final[Mapping[Route, Mapping[str, str]]] = {
         "where": LATER,
         "mask": LATER,
         "expect": LATER,
-        "track": LATER,
         "newest_by": _NEWEST_BY,
         "take_over": _FOR_POSTGRES_DESTINATION,
     },
@@ -74,7 +69,7 @@ _ENTRY_KEYS: Final[Mapping[Route, Mapping[str, str]]] = {
     Route.SYNC: dict.fromkeys(_TABLE_LAYOUT, _FOR_DELTA_DESTINATION),
 }
 _MODES: Final[Mapping[Route, frozenset[str]]] = {
-    Route.CAPTURE: frozenset({"scd1", "append"}),
+    Route.CAPTURE: frozenset({"scd1", "scd2", "append"}),
     Route.TRANSFER: frozenset({"scd1"}),
     Route.SYNC: frozenset({"scd1", "append"}),
 }

@@ -13,7 +13,7 @@ function of the changes and of the versions that stand; Arrow and numpy over who
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, cast
 
@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from headrace.engine.decorating import require_free
 from headrace.engine.factorize import factorize
 from headrace.engine.gather import take, take_column
 from headrace.engine.lineage import OUTSIDE, Bools, Ints, origins
@@ -58,11 +59,13 @@ _EPOCH: Final = datetime.fromtimestamp(0, UTC)
 Standing = Callable[[pa.Table, datetime], tuple[npt.NDArray[np.intp], pa.Table]]
 
 
-def versioned(schema: TableSchema) -> tuple[Column, ...]:
-    """The columns of a table that keeps the history of `schema`'s rows.
+def versioned(schema: TableSchema, since: datetime | None = None) -> TableSchema:
+    """The columns of a table that keeps the history of `schema`'s rows; rows of a snapshot stand
+    `since` it was taken, as `missing` tells.
 
     Raises:
-        UnsuitableShapeError: the table has no key, by which a row's versions belong together.
+        UnsuitableShapeError: the table has no key, by which a row's versions belong together, or
+            has a column of such a name itself.
     """
     if not schema.key:
         raise UnsuitableShapeError(
@@ -71,7 +74,22 @@ def versioned(schema: TableSchema) -> tuple[Column, ...]:
             "or set mode: append",
             table=str(schema.table),
         )
-    return (*schema.columns, *(Column(name, TIME, "timestamptz") for name in (START_AT, END_AT)))
+    require_free(schema, (START_AT, END_AT))
+    period = tuple(Column(name, TIME, "timestamptz") for name in (START_AT, END_AT))
+    began = {} if since is None else {START_AT: pa.scalar(since, TIME)}
+    return replace(schema, columns=schema.columns + period, missing={**schema.missing, **began})
+
+
+def require_tracked(schema: TableSchema, tracked: Sequence[str]) -> None:
+    """Refuse a table that lacks a column which `track` names."""
+    for name in tracked:
+        if name not in schema.names:
+            raise UnsuitableShapeError(
+                f"track: {schema.table} has no column {name}",
+                hint=f"name some of {', '.join(schema.names)}",
+                table=str(schema.table),
+                column=name,
+            )
 
 
 def history(

@@ -98,7 +98,7 @@ def retained(
     if shape.on_delete is OnDelete.MARK:
         now = datetime.now(UTC)
         survivors = (_marked(rows, now) for rows in survivors)
-    return _written(storage, survivors, stored_schema(schema.arrow()), layout.partition_by)
+    return write_batches(storage, survivors, stored_schema(schema.arrow()), layout.partition_by)
 
 
 def _boundary(
@@ -125,7 +125,7 @@ def _survivors(
             yield rows.filter(pa.array(gone))
 
 
-def _written(
+def write_batches(
     storage: Storage, batches: Iterable[pa.Table], stored: pa.Schema, partition_by: Sequence[str]
 ) -> list[Action]:
     """The rows in one new file for each partition."""
@@ -171,6 +171,6 @@ def all_marked(
     for path, file in state.files.items():
         parts = live_rows(storage, file, schema, replaced.get(path))
         rows = (_marked(part, moment) for part in parts if part.num_rows)
-        adds += _written(storage, rows, schema, state.partition_by)
+        adds += write_batches(storage, rows, schema, state.partition_by)
         hit("delta.file_rewritten")
     return adds
