@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -37,6 +38,7 @@ from headrace.model import Lsn, TableId
 from headrace.model.finding import Finding, Severity
 from headrace.plan import Plan, make_plan, plan_sync
 from headrace.preview import newest_changes
+from headrace.proofs import record_proofs, verifying
 from headrace.refreshes import TableFailure, refreshed
 from headrace.removal import remove_capture, remove_sync
 from headrace.status import Status, project_status
@@ -213,6 +215,9 @@ class Project:
                     self.settings, capture, log, mine, selection, stop, unfit
                 )
                 runner = stack.enter_context(running)
+                if not once:
+                    watch = verifying(self.settings, capture, mine, runner.suspect)
+                    stack.enter_context(watch)
                 jobs.append(_Job(runner, runner.run))
             for sync in syncs:
                 syncer = stack.enter_context(syncing.running(self.settings, sync, resync))
@@ -312,7 +317,10 @@ class Project:
             names = [pipeline] if pipeline else list(capture.pipelines)
             catch_up = partial(self.run, names, once=True)
             repairs = Repairs(partial(self._refresh, capture)) if repair else None
-            verified += verify_capture(self.settings, capture, names, catch_up, repairs)
+            began = datetime.now(UTC)
+            found = verify_capture(self.settings, capture, names, catch_up, repairs)
+            record_proofs(self.settings, capture, found, began)
+            verified += found
         for sync in self._syncs(pipeline):
             catch_up = partial(self.run, [sync.name], once=True)
             verified += verify_sync(self.settings, sync, catch_up)

@@ -6,7 +6,7 @@ and says what it could not find out instead of leaving it away.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -21,6 +21,7 @@ from headrace.engine.table_state import Phase
 from headrace.errors import HeadraceError
 from headrace.log import LogReader
 from headrace.model import Lsn
+from headrace.proofs import Proof, proofs
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,12 @@ class TableStatus:
     notice: str | None = None
     upserted: int | None = None
     deleted: int | None = None
+    verified: Proof | None = None
+
+    @property
+    def differs(self) -> bool:
+        """Whether the last verification found a difference that nothing has mended since."""
+        return self.verified is not None and self.verified.differs
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,8 @@ def project_status(settings: Settings) -> Status:
         captures.append(status)
         if reader is not None:
             for pipeline in capture.pipelines:
-                tables += _table_statuses(settings, reader, pipeline, status)
+                found = _table_statuses(settings, reader, pipeline, status)
+                tables += _with_proofs(settings, capture, pipeline, reader, found)
     for sync in settings.syncs():
         tables += _synced_statuses(settings, sync)
     return Status(tuple(captures), tuple(tables))
@@ -149,6 +157,24 @@ def _table_status(
         upserted=known.get("upserted"),
         deleted=known.get("deleted"),
     )
+
+
+def _with_proofs(
+    settings: Settings,
+    capture: Capture,
+    pipeline: str,
+    reader: LogReader,
+    statuses: Iterable[TableStatus],
+) -> Iterator[TableStatus]:
+    """With what was found last, unless the table was copied anew since."""
+    known = proofs(settings, capture, pipeline)
+    recorded = (reader.position(pipeline) or {}).get("tables", {})
+    for status in statuses:
+        proof = known.get(status.table)
+        copied = recorded[status.table].get("refreshed")
+        if proof is not None and (not copied or datetime.fromisoformat(copied) < proof.at):
+            status = replace(status, verified=proof)
+        yield status
 
 
 def _parked(settings: Settings, pipeline: str) -> tuple[Mapping[str, int] | None, str | None]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
+from threading import Event
 from typing import Any, Final
 
 import pyarrow as pa
@@ -74,7 +75,10 @@ def verify_capture(
     """
     selection = assembly.select(settings, capture)
     tables = assembly.selected_tables({name: selection[name] for name in names})
-    source = PostgresSource(capture.connection, capture.slot, capture.publication, tables, {})
+    pace = pace or Pace()
+    source = PostgresSource(
+        capture.connection, capture.slot, capture.publication, tables, {}, stop=pace.stop
+    )
     with source.snapshot(tables, connections=1) as snapshot, ExitStack() as held:
         if assembly.lock_holder(settings, capture) is None:
             with suppress(LogLockedError):  # a run may begin just now
@@ -89,7 +93,7 @@ def verify_capture(
             found
             for name in names
             for found in _verify_pipeline(
-                settings, name, selection[name], _Moment(reader, snapshot, pace or Pace(), mend)
+                settings, name, selection[name], _Moment(reader, snapshot, pace, mend)
             )
         ]
     return verified if repairs is None else _refreshed(settings, verified, repairs)
@@ -145,7 +149,7 @@ class _Moment:
 def _verify_pipeline(
     settings: Settings, name: str, tables: Sequence[SelectedTable], moment: _Moment
 ) -> Iterator[TableVerification]:
-    _await(moment.reader, name, moment.snapshot.lsn)
+    _await(moment.reader, name, moment.snapshot.lsn, moment.pace.stop)
     place = assembly.destination(settings, name)
     for table in tables:
         ends = _Ends(name, table, moment)
@@ -264,12 +268,12 @@ def _changes(
     return found
 
 
-def _await(reader: LogReader, pipeline: str, lsn: Lsn) -> None:
+def _await(reader: LogReader, pipeline: str, lsn: Lsn, stop: Event) -> None:
     """Wait until the pipeline has passed every change up to `lsn`."""
     deadline = time.monotonic() + PATIENCE
     commit: int | None = None
     while commit is None or not _passed(reader, pipeline, commit):
-        if time.monotonic() > deadline:
+        if stop.is_set() or time.monotonic() > deadline:
             raise VerificationImpossibleError(
                 f"{pipeline} did not come to {lsn} within {PATIENCE:.0f} s",
                 hint="headrace status shows what holds it up",

@@ -334,12 +334,17 @@ def undo(
 def status(
     config: ConfigFile = DEFAULT_FILE, as_json: AsJson = False, verbose: Verbose = False
 ) -> None:
-    """Show where every capture and table stands, whether or not a run is going on."""
+    """Show where every capture and table stands, whether or not a run is going on.
+
+    Exit code 4: the last verification found a difference that is not repaired.
+    """
     from headrace.cli.listings import status_view
 
     with reporting(as_json=as_json, verbose=verbose) as output:
         found = load_project(config).status()
         output.show([*found.captures, *found.tables], status_view(found))
+        if any(table.differs for table in found.tables):
+            raise typer.Exit(DIFFERENT)
 
 
 @app.command()

@@ -179,6 +179,8 @@ def _notices(tables: Sequence[TableStatus]) -> Iterator[Text]:
     """What was done out of the ordinary, rules that rows broke, and rows that wait for a person."""
     for status in tables:
         told = [status.notice] if status.notice else []
+        if status.verified is not None and not status.verified.is_equal:
+            told.append(str(status.verified))
         broken = [f"{rule} {count(rows)}" for rule, rows in (status.breaches or {}).items() if rows]
         if broken:
             told.append(f"rows that broke a rule: {', '.join(broken)}")

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, PrivateAttr, StringConstraints, field_validator
+from pydantic import (
+    Field,
+    GetJsonSchemaHandler,
+    PrivateAttr,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from headrace.config.connections import Connection, DeltaConnection, Frozen, PostgresConnection
 from headrace.config.entries import Name, TableEntry, Text
@@ -61,6 +70,43 @@ class AutoRefresh(Frozen):
     window: Annotated[str, StringConstraints(pattern=WINDOW_PATTERN)] | None = Field(
         default=None, description='Only at these times of the day, in UTC, such as "22:00-06:00".'
     )
+
+
+class VerifySchedule(Frozen):
+    """When a run compares destination and source, and how much it may ask of both."""
+
+    every: str = Field(
+        description="daily (at 02:00 UTC), an interval such as 6h, or a cron line (in UTC)."
+    )
+    max_rows_per_second: Positive | None = Field(
+        default=None, description="Rows read a second, of both sides together."
+    )
+    max_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.5, description="Share of the time that is spent on it while it lasts."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_a_bare_schedule(cls, value: Any) -> Any:
+        return {"every": value} if isinstance(value, str) else value
+
+    @field_validator("every")
+    @classmethod
+    def _is_a_schedule(cls, value: str) -> str:
+        if Schedule.parse(DAILY if value == "daily" else value).is_continuous:
+            raise ValueError("expected daily, an interval such as 6h, or a cron line")
+        return value
+
+    @property
+    def cron_or_interval(self) -> str:
+        return DAILY if self.every == "daily" else self.every
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        bare = {"type": "string", "description": "daily, an interval such as 6h, or a cron line."}
+        return {"anyOf": [bare, handler.resolve_ref_schema(handler(core_schema))]}
 
 
 class Pipeline(Frozen):
@@ -128,10 +174,10 @@ class Pipeline(Frozen):
     auto_refresh: AutoRefresh | None = Field(
         default=None, description="When a table that cannot go on is copied anew by itself."
     )
-    verify: str | None = Field(
+    verify: VerifySchedule | None = Field(
         default=None,
-        description="When destination and source are compared: daily, an interval such as 6h, or "
-        "a cron line (in UTC).",
+        description="When a run compares destination and source: daily, an interval such as 6h, a "
+        "cron line (in UTC), or {every, max_rows_per_second, max_share}.",
     )
     tables: tuple[TableEntry, ...] = Field(
         min_length=1, description="Names or globs; later entries refine earlier ones."
@@ -141,11 +187,6 @@ class Pipeline(Frozen):
     @classmethod
     def _is_a_schedule(cls, value: str) -> str:
         return Schedule.parse(value).text
-
-    @field_validator("verify")
-    @classmethod
-    def _is_a_schedule_of_looks(cls, value: str | None) -> str | None:
-        return None if value is None else Schedule.parse(DAILY if value == "daily" else value).text
 
     @field_validator("poll")
     @classmethod

@@ -36,7 +36,6 @@ _PIPELINE_KEYS: Final[Mapping[Route, Mapping[str, str]]] = {
         "drop_columns": LATER,
         **dict.fromkeys(_LAYOUT, _FOR_DELTA_DESTINATION),
         "auto_refresh": LATER,
-        "verify": LATER,
         "rebuild_above": LATER,
         "throttle": LATER,
     },

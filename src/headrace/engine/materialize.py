@@ -178,6 +178,10 @@ class Materialization:
         """
         self._refresher.ask([table for table in tables if table in self.tables], why)
 
+    def suspect(self, table: TableId, why: str) -> None:
+        """Tell of a table that goes on, but differs from its source. From any thread."""
+        self._refresher.suspect(table, why)
+
     def asked(self, tables: Collection[TableId]) -> bool:
         """Whether `ask_refresh` was called for one of the tables, and it has not begun yet."""
         return self._refresher.asked(tables)

@@ -48,6 +48,7 @@ class Refresher:
     def __init__(self, policy: RefreshPolicy | None, record: Mapping[str, Any]) -> None:
         self._policy = policy
         self._asked: dict[TableId, str] = {}
+        self._suspects: dict[TableId, str] = {}
         self._lock = threading.Lock()
         self._last: dict[str, datetime] = {}
         self._notices: dict[str, str] = {}
@@ -63,6 +64,11 @@ class Refresher:
         """Have tables copied anew as soon as can be, whatever the policy says."""
         with self._lock:
             self._asked.update(dict.fromkeys(tables, why))
+
+    def suspect(self, table: TableId, why: str) -> None:
+        """A table goes on, but is not as its source: it is copied anew if the policy says so."""
+        with self._lock:
+            self._suspects[table] = why
 
     def asked(self, tables: Collection[TableId]) -> bool:
         """Whether one of the tables was asked for and has not been begun yet."""
@@ -89,12 +95,14 @@ class Refresher:
             table = state.target.table
             start = None if table in asked else self.start(state, now)
             if start is not None and start <= now:
-                assert state.error is not None
-                yield Refresh(table, state.error.message)
+                error = state.error.message if state.error is not None else ""
+                yield Refresh(table, error or self._suspects[table])
 
     def start(self, state: TableState, now: datetime) -> datetime | None:
         """From when on a stopped table may be copied anew by itself; None: never."""
         cause = cause_of(state.error) if state.phase is Phase.FAILED else None
+        if state.phase is Phase.STREAMING and state.target.table in self._suspects:
+            cause = RefreshCause.DIVERGED
         if self._policy is None or cause is None:
             return None
         return self._policy.start(cause, self._last.get(str(state.target.table)), now)
@@ -108,6 +116,7 @@ class Refresher:
     def began(self, refresh: Refresh, now: datetime) -> None:
         name = str(refresh.table)
         self._last[name] = now
+        self._suspects.pop(refresh.table, None)
         self._notices[name] = f"is being copied anew: {refresh.why}"
 
     def ended(self, state: TableState, compared: Compared | None) -> None:

@@ -82,6 +82,12 @@ class Runner:
         self._requests: set[str] = set()  # those that were handed on
         self.view = RunView(self._capture, self._copier, materializations)
 
+    def suspect(self, pipeline: str, table: TableId, why: str) -> None:
+        """Tell of a table that goes on, but differs from its source. From any thread."""
+        for materialization in self._materializations:
+            if materialization.name == pipeline:
+                materialization.suspect(table, why)
+
     def run(self, *, once: bool = False) -> None:
         """Raises the first error that no retry can cure, after stopping everything else."""
         target = self._source.current_lsn() if once else None

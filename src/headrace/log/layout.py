@@ -96,6 +96,9 @@ class Layout:
     def anew(self) -> str:
         return f"{self.root}/anew.json"
 
+    def proofs(self, pipeline: str) -> str:
+        return f"{self.root}/verified/{_bounded(safe_name(pipeline))}.json"
+
     @property
     def requests(self) -> str:
         return f"{self.root}/requests"

@@ -29,7 +29,7 @@ class Pace:
         stop: threading.Event | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
-        self._stop = stop or threading.Event()
+        self.stop = self._stop = stop or threading.Event()
         self._throttle = Throttle(max_rows_per_second, wait=self._stop.wait)
         self._rest = 0.0 if share is None else 1 / share - 1  # seconds for one of work
         self._clock = clock
