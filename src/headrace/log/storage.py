@@ -8,8 +8,18 @@ from pathlib import Path
 from headrace.log.interface import Entry, FileGroup, Storage
 from headrace.log.local import LocalStorage, local_path
 from headrace.log.objects import RETRIES, ObjectStorage
+from headrace.log.probing import check_put_if_absent
+from headrace.log.told import told
 
-__all__ = ["Entry", "FileGroup", "Storage", "open_storage", "with_retries"]
+__all__ = [
+    "Entry",
+    "FileGroup",
+    "Storage",
+    "check_put_if_absent",
+    "open_storage",
+    "told",
+    "with_retries",
+]
 
 
 def open_storage(location: str | Path, options: Mapping[str, str] | None = None) -> Storage:

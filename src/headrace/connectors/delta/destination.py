@@ -25,8 +25,7 @@ from headrace.errors import (
     LogError,
     NoVersionError,
 )
-from headrace.log.probing import check_put_if_absent
-from headrace.log.storage import Storage, open_storage, with_retries
+from headrace.log.storage import Storage, check_put_if_absent, open_storage, with_retries
 from headrace.model import Delivery, Reached, Shape, TableFormat, TableId
 
 _SWEPT: Final = (

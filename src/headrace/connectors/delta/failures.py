@@ -17,7 +17,7 @@ from headrace.errors import (
     SourceError,
     SourceUnavailableError,
 )
-from headrace.log.told import told
+from headrace.log.storage import told
 from headrace.model import TableId
 
 
