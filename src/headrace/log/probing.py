@@ -6,7 +6,7 @@ from __future__ import annotations
 import uuid
 
 from headrace.errors import LogError, ObjectExistsError
-from headrace.log.storage import Storage
+from headrace.log.interface import Storage
 
 
 def check_put_if_absent(storage: Storage) -> None:
