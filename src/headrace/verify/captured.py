@@ -23,8 +23,10 @@ from headrace.engine.refresh import mending, worth_mending
 from headrace.errors import DivergedError
 from headrace.model import (
     DELETED_AT,
+    END_AT,
     Delivery,
     Lsn,
+    Mode,
     NetChanges,
     OnDelete,
     Shape,
@@ -108,10 +110,15 @@ class LakeComparison:
 
 
 def live_rows(read: ReadRows, shape: Shape) -> ReadRows:
-    """The rows of a table that show the source's current state: none that is marked as deleted."""
-    if shape.on_delete is not OnDelete.MARK:
+    """The rows of a table that show the source's current state: none that is marked as deleted, and
+    no version that has ended."""
+    if shape.mode is Mode.SCD2:
+        past = END_AT
+    elif shape.on_delete is OnDelete.MARK:
+        past = DELETED_AT
+    else:
         return read
-    return lambda: (rows.filter(pc.is_null(rows.column(DELETED_AT))) for rows in read())
+    return lambda: (rows.filter(pc.is_null(rows.column(past))) for rows in read())
 
 
 def verify_transfer(
