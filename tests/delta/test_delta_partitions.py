@@ -55,7 +55,8 @@ def test_a_partition_can_have_any_name(lake: Lake) -> None:
     assert_holds(lake.path, held(*loaded, *applied))
     paths = [path.relative_to(lake.path) for path in lake.path.rglob("*.parquet")]
     folders = {str(path.parent) for path in paths if "_delta_log" not in path.parts}
-    assert {"place=a%2Fb", "place=ü€𝄞", "place=__HIVE_DEFAULT_PARTITION__"} < folders
+    null = "place=__HIVE_DEFAULT_PARTITION__"
+    assert {"place=a%2Fb", "place=%C3%BC%E2%82%AC%F0%9D%84%9E", null} < folders
 
 
 def test_a_row_moves_to_the_partition_of_its_new_value(lake: Lake) -> None:

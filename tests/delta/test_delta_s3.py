@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 from delta_samples import (
     LOG_ID,
@@ -23,6 +24,7 @@ from delta_samples import (
 
 from headrace.connectors.delta.destination import DeltaDestination
 from headrace.log import open_storage
+from headrace.model import Column, TableFormat, TableSchema
 
 SCHEMA = schema_of("text")
 
@@ -69,3 +71,24 @@ def test_a_table_lives_on_an_object_store(
     assert destination.tables() == [NAME]
     counted = destination.query("select count(*) n from shop.orders").to_pylist()
     assert counted == [{"n": model.rows.total()}]
+
+
+def test_partitions_of_any_name_live_on_an_object_store(
+    lake: Lake, s3_endpoint: str, s3_options: dict[str, str]
+) -> None:
+    columns = (Column("id", pa.int64(), "bigint", 1), Column("place", pa.string(), "text", 2))
+    schema = TableSchema(NAME, 1, columns, ("id",))
+    rows = list(enumerate(["a/b", "50%", "ü€", "x=y", "q?#&+", "a b", "back\\", "{z}", None]))
+    destination = DeltaDestination("s3://bucket/delta-partitions/lake", s3_options)
+    table = destination.table(NAME, PIPELINE, layout=TableFormat(partition_by=("place",)))
+    table.load(schema, lake.snapshot(schema, rows), at(1))
+    again = [(key + 100, place) for key, place in rows]
+    table.apply(changes(schema, again, rows[:3]), at(2))
+    read = destination.query("select id, place from shop.orders")
+    expected = multiset([*rows[3:], *again])
+    assert (
+        multiset(zip(*(read.column(n).to_pylist() for n in schema.names), strict=True)) == expected
+    )
+    url = destination.open(NAME).table_uri
+    frame = pl.scan_delta(url, storage_options=s3_options).select(schema.names).collect()
+    assert multiset(frame.iter_rows()) == expected
