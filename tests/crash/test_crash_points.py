@@ -126,8 +126,16 @@ OUTCOMES = {
 }
 
 
+# Upkeep, columns and indexes of Delta tables, which tests/delta kills at: a run seldom comes by.
+ELSEWHERE = {
+    *("delta.compaction_written", "delta.compacted"),
+    *("delta.file_rewritten", "delta.changes_written", "delta.columns_rewritten"),
+    *("index.leaves_written", "index.saved"),
+}
+
+
 def test_every_failpoint_has_a_declared_outcome() -> None:
-    assert OUTCOMES.keys() | DEATHS.keys() == FAILPOINTS.keys()
+    assert OUTCOMES.keys() | DEATHS.keys() | ELSEWHERE == FAILPOINTS.keys()
     assert not OUTCOMES.keys() & DEATHS.keys()
 
 

@@ -16,7 +16,7 @@ from pyroaring import BitMap
 
 from headrace.connectors.delta import index as index_module
 from headrace.connectors.delta.index import KeyIndex, LiveFiles, by_file, locations
-from headrace.connectors.delta.leaves import Tier
+from headrace.connectors.delta.leaves import Pool, Tier
 from headrace.model.fingerprint import LONG, Hasher, Hashes, NullKeyError
 
 
@@ -82,7 +82,7 @@ class _Table:
         self.random = np.random.default_rng(7)
         self.width = width
         self.files = LiveFiles()
-        self.index = KeyIndex(self.files, memory)
+        self.index = KeyIndex(self.files, Pool(memory))
         self.rows: dict[int, int] = {}  # key to file << 32 | row
 
     def hashes(self, keys: np.ndarray) -> Hashes:

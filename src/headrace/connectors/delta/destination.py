@@ -6,7 +6,9 @@ import re
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 import pyarrow as pa
 from deltalake import DeltaTable, QueryBuilder
@@ -16,6 +18,7 @@ from headrace.connectors.delta.discovery import folder_of, tables_in
 from headrace.connectors.delta.failures import plain
 from headrace.connectors.delta.maintenance import Policy
 from headrace.connectors.delta.plans import PIPELINE
+from headrace.connectors.delta.preserving import Preserved
 from headrace.connectors.delta.state import load_state
 from headrace.connectors.delta.table import MergeOnReadTable
 from headrace.connectors.delta.timeline import Timeline
@@ -39,7 +42,8 @@ class DeltaDestination:
     """Tables at `<location>/<schema>/<table>`; `location` is a path or an object store's URL.
 
     `storage_options` are the object store's settings in the names that deltalake knows. The upkeep
-    of its tables runs in `beside` (default: one thread for all), by `policy`.
+    of its tables runs in `beside` (default: one thread for all), by `policy`. Key indexes are saved
+    below `indexes`, a folder on local disk, by pipeline; without one they are not saved.
     """
 
     def __init__(
@@ -49,11 +53,13 @@ class DeltaDestination:
         *,
         beside: Executor | None = None,
         policy: Policy | None = None,
+        indexes: Path | None = None,
     ) -> None:
         self.location = location.rstrip("/")
         self._options = with_retries(self.location, storage_options or {})
         self._beside = beside or ThreadPoolExecutor(1, "headrace-upkeep")
         self._policy = policy
+        self._indexes = indexes
 
     def _storage(self, path: str = "") -> Storage:
         return open_storage(f"{self.location}/{path}".rstrip("/"), self._options)
@@ -81,7 +87,14 @@ class DeltaDestination:
             layout=layout or TableFormat(),
             beside=self._beside,
             policy=self._policy,
+            saved_index=self._saved_index(pipeline, name),
         )
+
+    def _saved_index(self, pipeline: str, name: TableId) -> Preserved | None:
+        if self._indexes is None:
+            return None
+        folder = self._indexes / quote(pipeline, safe="") / folder_of(name)
+        return Preserved(folder, self._beside)
 
     def close(self) -> None:
         """Let go of the thread for upkeep, which ends with what it has begun."""

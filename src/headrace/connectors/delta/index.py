@@ -14,13 +14,13 @@ told by its slot, and dead entries go wherever a merge comes past, or a sweep fo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from pyroaring import BitMap
 
+from headrace.connectors.delta.index_file import FileEntry, TierColumns
 from headrace.connectors.delta.leaves import LEAF, Pool, Tier, merged
 from headrace.connectors.delta.slots import SLOT_BITS, Slots
 from headrace.connectors.delta.vectors import unique_id
@@ -87,6 +87,28 @@ class LiveFiles:
         self._vectors[number] = vector
         return number
 
+    def entries(self) -> list[FileEntry]:
+        """The files in the table, to be saved."""
+        return [
+            FileEntry(path, self._vectors[n], self.deleted(n), list(self.slots.extents_of(n)))
+            for path, n in self._numbers.items()
+        ]
+
+    @classmethod
+    def of(cls, entries: Sequence[FileEntry], taken: int) -> LiveFiles:
+        """As they were when they were saved, with other numbers."""
+        files = cls()
+        files._numbers = {entry.path: number for number, entry in enumerate(entries)}
+        files._paths = [entry.path for entry in entries]
+        files._deleted = [entry.deleted for entry in entries]
+        files._vectors = [entry.vector for entry in entries]
+        numbered = enumerate(entries)
+        extents = ((s, n, row, count) for n, entry in numbered for s, row, count in entry.extents)
+        files.slots.restore(taken, sorted(extents))
+        for number, entry in enumerate(entries):
+            files.slots.kill_rows(number, entry.deleted)
+        return files
+
     def drop(self, path: str) -> None:
         number = self._numbers.pop(path)
         self._deleted[number] = self._vectors[number] = None
@@ -98,11 +120,6 @@ class LiveFiles:
         """Files that ever got a number."""
         return len(self._paths)
 
-    @property
-    def paths(self) -> Mapping[str, int]:
-        """Of the files in the table, their numbers."""
-        return self._numbers
-
     def path(self, number: int) -> str:
         return self._paths[number]
 
@@ -111,9 +128,6 @@ class LiveFiles:
 
     def deleted(self, number: int) -> BitMap:
         return self._deleted[number] or BitMap()
-
-    def vector(self, number: int) -> str | None:
-        return self._vectors[number]
 
     def sync(
         self,
@@ -175,17 +189,16 @@ def _members(rows: npt.NDArray[np.uint32], deleted: BitMap) -> npt.NDArray[np.bo
 
 
 class KeyIndex:
-    """From the numbers of keys to the places of their live rows.
-
-    Beyond `memory` bytes it stands in the file `path`, mapped, or in a temporary one.
-    """
+    """From the numbers of keys to the places of their live rows, in leaves of `pool`."""
 
     def __init__(
-        self, files: LiveFiles, memory: int = INDEX_MEMORY, path: Path | None = None
+        self, files: LiveFiles, pool: Pool | None = None, tiers: Sequence[TierColumns] = ()
     ) -> None:
         self._files = files
-        self.pool = Pool(memory, path)
-        self.tiers = [Tier(self.pool)]  # from the biggest to the smallest
+        self.pool = pool or Pool(INDEX_MEMORY)
+        self.tiers = [Tier(self.pool, *columns) for columns in tiers]  # from the biggest on
+        if not tiers:
+            self.tiers = [Tier(self.pool)]
 
     @property
     def nbytes(self) -> int:

@@ -14,7 +14,8 @@ import mmap
 import os
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +30,7 @@ LEAF: Final = 2048  # entries; 32 KiB: a merge of 1 in 16 moves few hundred KiB 
 LEAF_BYTES: Final = 16 * LEAF
 _AT_ONCE: Final = 64  # leaves that one step of a merge holds in memory
 _GROWTH: Final = 256  # leaves; a file grows by at least 8 MiB
+_READ: Final = 64 << 20  # bytes
 _LAST: Final = np.uint64(0xFFFFFFFFFFFFFFFF)
 _NO_RESERVE: Final = getattr(mmap, "MAP_NORESERVE", 0x4000)
 
@@ -36,13 +38,15 @@ _NO_RESERVE: Final = getattr(mmap, "MAP_NORESERVE", 0x4000)
 class Pool:
     """Leaves, in memory up to `memory` bytes, beyond in a file that is mapped.
 
-    `path` is where the file is to be; without one it is a temporary file without a name.
+    `path` is where the file is to be; without one it is a temporary file without a name. What is
+    in memory is written there too when it is to last.
     """
 
     def __init__(self, memory: int, path: Path | None = None) -> None:
         self.path = path
         self._limit = memory // LEAF_BYTES
-        self.file: int | None = None  # its descriptor
+        self.is_mapped = False
+        self._file: int | None = None  # its descriptor
         self._used = 0
         self._free: list[int] = []
         self._pinned: frozenset[int] = frozenset()  # leaves that a saved directory names
@@ -54,10 +58,6 @@ class Pool:
     def nbytes(self) -> int:
         """Of leaves in use."""
         return (self._used - len(self._free) - len(self._resting)) * LEAF_BYTES
-
-    @property
-    def is_mapped(self) -> bool:
-        return self.file is not None
 
     @property
     def array(self) -> Words:
@@ -109,9 +109,35 @@ class Pool:
         self.release(np.array(resting, np.int64))
 
     def restore(self, places: frozenset[int]) -> None:
-        """Take leaves for used that a file has brought, and those between them for free."""
-        self._used = max(places, default=-1) + 1
-        self._free = [place for place in range(self._used) if place not in places]
+        """Take these leaves from the file. Raises OSError, ValueError: it does not have them."""
+        used = max(places, default=-1) + 1
+        file = self._open(os.O_RDWR)
+        if os.fstat(file).st_size < used * LEAF_BYTES:
+            raise ValueError("leaves are missing")
+        if used > self._limit:
+            self._map(file, used)
+        else:
+            self._array = _mapped(_reserved(self._limit * LEAF_BYTES), self._limit)
+            _read(file, self._array[:used])
+        self._used = used
+        self._free = [place for place in range(used) if place not in places]
+
+    def write(self, changed: Iterable[int]) -> None:
+        """Make leaves durable in the file, which may lack the `changed` ones unless it is mapped.
+
+        May be called from another thread, for leaves that are pinned. Raises OSError.
+        """
+        array = self._array
+        file = self._open(os.O_RDWR | os.O_CREAT)
+        if not self.is_mapped:
+            for place in sorted(changed):
+                _write(file, array[place], place * LEAF_BYTES)
+        os.fsync(file)
+
+    def checksums(self, places: Places) -> Words:
+        """CRC-32 of each of these leaves."""
+        array = self._array
+        return np.fromiter((zlib.crc32(array[place]) for place in places), np.uint64, len(places))
 
     def _places(self, count: int) -> Places:
         short = count - len(self._free)
@@ -127,26 +153,46 @@ class Pool:
 
     def _grow(self, leaves: int) -> None:
         """Raises OSError: there is no room."""
-        if self.file is None and leaves <= self._limit:
+        if not self.is_mapped and leaves <= self._limit:
             self._array = _mapped(_reserved(self._limit * LEAF_BYTES), self._limit)
             return
-        before = self._array[: self._used]
-        file = self._open() if self.file is None else self.file
-        leaves = max(leaves + _GROWTH, leaves * 9 // 8)
-        _allocate(file, leaves * LEAF_BYTES)
-        grown = _mapped(mmap.mmap(file, leaves * LEAF_BYTES), leaves)
-        if self.file is None:
-            grown[: len(before)] = before  # once in a table's life: 1 GiB takes half a second
-        self.file, self._array = file, grown
+        before, mapped = self._array[: self._used], self.is_mapped
+        file = self._open(os.O_RDWR | os.O_CREAT)
+        self._map(file, max(leaves + _GROWTH, leaves * 9 // 8))
+        if not mapped:
+            self._array[: len(before)] = before  # once in a table's life: 1 GiB takes half a second
 
-    def _open(self) -> int:
-        if self.path is None:
-            with tempfile.TemporaryFile() as temporary:
-                file = os.dup(temporary.fileno())
-        else:
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
-        weakref.finalize(self, os.close, file)
-        return file
+    def _map(self, file: int, leaves: int) -> None:
+        _allocate(file, leaves * LEAF_BYTES)
+        self._array = _mapped(mmap.mmap(file, leaves * LEAF_BYTES), leaves)
+        self.is_mapped = True
+
+    def _open(self, flags: int) -> int:
+        """The file's descriptor."""
+        if self._file is None:
+            if self.path is None:
+                with tempfile.TemporaryFile() as temporary:
+                    self._file = os.dup(temporary.fileno())
+            else:
+                self._file = os.open(self.path, flags, 0o600)
+            weakref.finalize(self, os.close, self._file)
+        return self._file
+
+
+def _read(file: int, into: Words) -> None:
+    view, at = into.data.cast("B"), 0
+    while at < len(view):
+        count = os.preadv(file, [view[at : at + _READ]], at)
+        if not count:
+            raise ValueError("leaves are missing")
+        at += count
+
+
+def _write(file: int, leaf: Words, at: int) -> None:
+    view = leaf.data.cast("B")
+    while len(view):
+        count = os.pwrite(file, view, at)
+        view, at = view[count:], at + count
 
 
 def _reserved(size: int) -> mmap.mmap:

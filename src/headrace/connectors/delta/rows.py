@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,10 @@ from pyroaring import BitMap
 
 from headrace.connectors.delta.files import open_parquet, read_columns, read_range, read_rows
 from headrace.connectors.delta.index import KeyIndex, LiveFiles, Locations, by_file, locations
+from headrace.connectors.delta.index_file import SavedIndex, Stamp
+from headrace.connectors.delta.leaves import Pool
 from headrace.connectors.delta.maintenance import known_rows
+from headrace.connectors.delta.preserving import Preserved
 from headrace.connectors.delta.side_by_side import side_by_side
 from headrace.connectors.delta.state import TableState
 from headrace.connectors.delta.vectors import read_vector
@@ -44,15 +48,21 @@ class RowIndex:
         hasher: Hasher | None = None,
         history: pa.Field | None = None,
         memory: int = INDEX_MEMORY,
+        saved: Preserved | None = None,
     ) -> None:
         self.schema = schema
         self.history = None if history is None else history.name
         self._read_schema = schema if history is None else schema.append(history)
         self._storage = storage
         self._hasher = hasher or Hasher.of(schema)
+        self._memory = memory
+        self._saved = saved
         self._files = LiveFiles()
-        self._index = KeyIndex(self._files, memory)
+        self._index = KeyIndex(
+            self._files, Pool(memory, None if saved is None else saved.new_leaves())
+        )
         self._following = False
+        self._fresh = 0  # entries since it was saved
 
     @property
     def nbytes(self) -> int:
@@ -76,14 +86,60 @@ class RowIndex:
             NullKeyError: as `Hasher.hash` does.
             OSError: the index has outgrown the memory, and the disk.
         """
+        if not self._files.numbered:
+            self._restore(state)
         with self._step():
             fresh = self._files.sync(state.files, self._load_vectors)
             expected = sum(known_rows(state.files[path]) or ENTRIES for path in fresh)
+            self._fresh += expected
             entries = side_by_side(fresh, self._entries, min(READERS, max(len(fresh), 1)))
             if 4 * expected >= self._index.entries:
                 self._index.add_many(entries, expected)
             else:
                 self._index.add(entries)
+
+    def _restore(self, state: TableState) -> None:
+        """Begin with what was saved, if that is of this table and key."""
+        if self._saved is None:
+            return
+        loaded = self._saved.load(self._stamp(state), self._memory)
+        if loaded is None or (loaded.index.exact and not self._hasher.exact):
+            return
+        index = loaded.index
+        self._hasher = Hasher(index.exact, index.seeds)
+        self._files = LiveFiles.of(index.files, index.taken)
+        self._index = KeyIndex(self._files, loaded.pool, index.tiers)
+
+    def preserve(self, state: TableState, *, last: bool = False) -> None:
+        """Save the index, which is of this state, where that is due: beside the table's commits, or
+        as the `last` thing to be done.
+
+        Raises:
+            DestinationUnavailableError: it could not be saved; the table stands.
+        """
+        if self._saved is None or self._following or not self._saved.is_due(self._fresh, last=last):
+            return
+        index = SavedIndex(
+            self._stamp(state),
+            self._hasher.exact,
+            self._hasher.seeds,
+            self._files.slots.taken,
+            self._files.entries(),
+            [(tier.firsts, tier.places, tier.lengths) for tier in self._index.tiers],
+        )
+        self._fresh = 0
+        self._saved.save(index, self._index.pool, last=last)
+
+    def _stamp(self, state: TableState) -> Stamp:
+        fields = json.loads(state.metadata["schemaString"])["fields"]
+        key = [field for field in fields if field["name"] in self.schema.names]
+        columns = json.dumps([key, self.schema.names, self.history])
+        return Stamp(state.metadata["id"], state.version, columns)
+
+    def _add(self, parts: Iterable[tuple[Hashes, Locations]]) -> None:
+        entries = list(parts)
+        self._fresh += sum(len(where) for _, where in entries)
+        self._index.add(entries)
 
     @contextmanager
     def _step(self) -> Iterator[None]:
@@ -137,6 +193,11 @@ class RowIndex:
             for number, _, rows in by_file(where)
         }
 
+    def by_path(self, where: Locations) -> Iterator[tuple[str, npt.NDArray[np.uint32]]]:
+        """The files that hold these rows, and the rows' numbers there."""
+        for number, _, rows in by_file(where):
+            yield self._files.path(number), rows
+
     def read(self, where: Locations, schema: pa.Schema) -> pa.Table:
         """The columns of `schema` of rows, in the order of `where`."""
         parts, order = [schema.empty_table()], [np.empty(0, np.intp)]
@@ -159,7 +220,7 @@ class RowIndex:
                 self._files.drop(path)
             for path, (descriptor, rows) in deletions.items():
                 self._files.add(path, descriptor, rows)
-            self._index.add(
+            self._add(
                 (hashes, locations(self._files.add(path, None, BitMap()), np.arange(len(hashes))))
                 for path, hashes in added
             )
@@ -183,7 +244,7 @@ class RowIndex:
         with self._step():
             for path in removed:
                 self._files.drop(path)
-            self._index.add(
+            self._add(
                 (m.hashes, locations(self._files.add(m.path, m.descriptor, m.deleted), m.rows))
                 for m in added
             )

@@ -9,6 +9,7 @@ of a byte a row where deletions are spread, however many files there are.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
@@ -54,12 +55,15 @@ class Slots:
         self.extents += 1
         self._of_file[file].append((first, row, count))
         self.taken += count
+        self._make_pages()
+        return first
+
+    def _make_pages(self) -> None:
         pages = (self.taken >> _PAGE_BITS) + 1
         if pages > len(self._page_of):
             grown = np.zeros(max(pages, 2 * len(self._page_of)), np.int32)
             grown[: len(self._page_of)] = self._page_of
             self._page_of = grown
-        return first
 
     def extents_of(self, file: int) -> list[tuple[int, int, int]]:
         """The first slot, the first row and the number of rows of each extent of a file."""
@@ -95,15 +99,30 @@ class Slots:
     def kill_file(self, file: int) -> None:
         """No row of the file lives; it will not come back under this number."""
         for first, _, count in self._of_file.pop(file, []):
-            end = first + count
-            whole = range(-(-first // _PAGE), end // _PAGE)
-            if len(whole) == 0:
-                self._kill(np.arange(first, end, dtype=np.uint64))
-                continue
-            self._kill(np.arange(first, whole.start * _PAGE, dtype=np.uint64))
-            self._kill(np.arange(whole.stop * _PAGE, end, dtype=np.uint64))
-            for page in whole:
-                self._bury(page)
+            self._kill_range(first, first + count)
+
+    def restore(self, taken: int, extents: Iterable[tuple[int, int, int, int]]) -> None:
+        """Give away slots as they were: the first slot, file, first row and length of each extent,
+        in order. The slots between them had rows of files that are gone."""
+        for first, file, row, count in extents:
+            self._kill_range(self._skip(first), first)
+            self.allot(file, row, count)
+        self._kill_range(self._skip(taken), taken)
+
+    def _skip(self, to: int) -> int:
+        first, self.taken = self.taken, to
+        self._make_pages()
+        return first
+
+    def _kill_range(self, first: int, end: int) -> None:
+        whole = range(-(-first // _PAGE), end // _PAGE)
+        if len(whole) == 0:
+            self._kill(np.arange(first, end, dtype=np.uint64))
+            return
+        self._kill(np.arange(first, whole.start * _PAGE, dtype=np.uint64))
+        self._kill(np.arange(whole.stop * _PAGE, end, dtype=np.uint64))
+        for page in whole:
+            self._bury(page)
 
     def _bury(self, page: int) -> None:
         if self._page_of[page] > _DEAD:
