@@ -25,6 +25,7 @@ from headrace.engine.table_state import TableTarget
 from headrace.errors import HeadraceError, LogError, LogLockedError, ObjectMissingError
 from headrace.log import CommitDraft, LogReader, LogWriter, Storage, open_storage
 from headrace.log.layout import Layout
+from headrace.log.local import local_path
 from headrace.log.requests import RefreshRequest, put_request
 from headrace.model import TableId
 
@@ -80,7 +81,10 @@ def destination(settings: Settings, pipeline: str) -> Destination:
     if isinstance(connection, PostgresConnection):
         return PostgresDestination(connection)
     options = {k: v.get_secret_value() for k, v in connection.storage_options.items()}
-    return DeltaDestination(connection.location, options)
+    state = local_path(settings.state)
+    return DeltaDestination(
+        connection.location, options, indexes=None if state is None else state / "index"
+    )
 
 
 def target_table(place: Destination, table: SelectedTable, pipeline: str) -> DestinationTable:
