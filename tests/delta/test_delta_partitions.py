@@ -14,7 +14,7 @@ from deltalake import DeltaTable
 
 from headrace.connectors.delta.maintenance import Sweep
 from headrace.connectors.delta.state import load_state
-from headrace.errors import DestinationError
+from headrace.errors import DestinationError, UnsupportedSchemaChangeError
 from headrace.log import open_storage
 from headrace.model import Column, TableFormat, TableSchema
 
@@ -132,3 +132,34 @@ def test_no_sweep_takes_a_live_file_out_of_its_partition(lake: Lake) -> None:
     assert Path(gone).parent == Path("place=a%2Fb")
     rows = [(i, place, i) for i, place in enumerate(AWKWARD)][1:]
     assert_holds(lake.path, held((0, "a b", 9), *rows))
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        (SCHEMA.columns[0], Column("town", pa.string(), "text", 2), SCHEMA.columns[2]),
+        (SCHEMA.columns[0], Column("place", pa.int64(), "bigint", 2), SCHEMA.columns[2]),
+    ],
+    ids=["renamed", "retyped"],
+)
+def test_a_partition_column_that_changes_asks_for_a_resync(
+    lake: Lake, columns: tuple[Column, ...]
+) -> None:
+    table = partitioned(lake, [(1, "a", 1)])
+    with pytest.raises(UnsupportedSchemaChangeError) as caught:
+        table.evolve(TableSchema(NAME, 2, columns, ("id",)))
+    assert "resync" in caught.value.hint
+    assert_holds(lake.path, held((1, "a", 1)))
+
+
+def test_a_partitioned_table_takes_new_columns(lake: Lake) -> None:
+    table = partitioned(lake, [(1, "a", 1), (2, None, 2)])
+    added = Column("more", pa.int64(), "bigint", 4)
+    wider = TableSchema(
+        NAME, 2, (*SCHEMA.columns, added), ("id",), missing={"more": pa.scalar(7, pa.int64())}
+    )
+    table.evolve(wider)
+    table.apply(changes(wider, [(3, "a", 3, 8)]), at(2))
+    model = Model(wider)
+    model.apply([(1, "a", 1, 7), (2, None, 2, 7), (3, "a", 3, 8)], [])
+    assert_holds(lake.path, model)

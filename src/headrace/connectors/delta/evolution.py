@@ -114,15 +114,31 @@ def evolution(state: TableState, schema: TableSchema, delivery: Delivery) -> Evo
     filled = any(c.constant is not None for c in columns)
     moved = any(c.former not in (None, c.name) for c in columns)
     retyped = any(c.former and c.type != stored.field(c.former).type for c in columns)
+    whole = (*columns, *(Column(name, stored.field(name).type, name) for name in kept))
+    _require_partitions(state, schema, whole)
     return Evolution(
         sentences,
-        (*columns, *(Column(name, stored.field(name).type, name) for name in kept)),
+        whole,
         json.dumps({"type": "struct", "fields": fields}, separators=(",", ":")),
         protocol_for(wanted),
         frozenset(behind - taken),
         touches_files=filled or moved or retyped or bool(behind & taken),
         changes_rows=filled or moved or bool(taken & {name.lower() for name in lost}),
     )
+
+
+def _require_partitions(state: TableState, schema: TableSchema, columns: Sequence[Column]) -> None:
+    """The values that name a table's partitions stand in its log, and are not written anew."""
+    stands = arrow_schema(state.metadata["schemaString"])
+    for name in state.partition_by:
+        if Column(name, stands.field(name).type, name) not in columns:
+            raise UnsupportedSchemaChangeError(
+                f"{schema.table}: the column {name}, by which the table is partitioned, was "
+                "renamed or dropped, or got another type",
+                hint=f"headrace resync {schema.table}",
+                column=name,
+                table=str(schema.table),
+            )
 
 
 def commit(storage: Storage, state: TableState, plan: Evolution) -> list[Action]:
