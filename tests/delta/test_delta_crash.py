@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import delta_crash_child
+import delta_history_child
 import pyarrow as pa
 import pytest
 from delta_samples import LOG_ID, Lake, Model, assert_holds, at, schema_of
@@ -35,9 +36,8 @@ REWRITE_KILLS = [("delta.file_rewritten", 2), ("delta.changes_written", 2), ("de
 
 
 def test_every_failpoint_of_the_destination_is_killed_at() -> None:
-    assert {name for name, _ in KILLS + UPKEEP_KILLS + REWRITE_KILLS} == {
-        n for n in FAILPOINTS if n.startswith("delta.")
-    }
+    kills = KILLS + UPKEEP_KILLS + REWRITE_KILLS + delta_history_child.KILLS
+    assert {name for name, _ in kills} == {n for n in FAILPOINTS if n.startswith("delta.")}
 
 
 def _run(root: Path, kind: str, failpoint: str, policy: str) -> int:

@@ -1,4 +1,4 @@
-"""Every version of every row (mode scd2): transactions of a real Postgres, read by three readers."""
+"""Every version of every row (mode scd2): transactions of a real Postgres, by three readers."""
 
 from __future__ import annotations
 
