@@ -257,7 +257,6 @@ def test_a_contradiction_in_a_lake_is_told_with_its_line():
 
 
 NOT_YET = {
-    "history": (with_entries("{source: public.*, mode: scd2}"), "tables[0].mode", "scd2"),
     "mask": (with_entries("{source: public.*, mask: {a: sha256}}"), "tables[0].mask", "mask"),
     "where": (with_entries("{source: public.*, where: a > 1}"), "tables[0].where", "where"),
     "columns": (
