@@ -24,6 +24,7 @@ class Fault:
 
     `status` answers in the server's place, with S3's `code`; 0 breaks the connection. With `done`
     the server has carried the request out before. `silent` waits for so many seconds instead.
+    `struck` is set when it befalls the first one.
     """
 
     request: str
@@ -33,6 +34,7 @@ class Fault:
     done: bool = False
     silent: float = 0.0
     met: int = 0
+    struck: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass
@@ -101,6 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
             answer = self._ask(body)
             if fault is None:
                 return self._answer(*answer)
+        fault.struck.set()
         if fault.silent:
             self.here.over.wait(fault.silent)
         if not fault.status:
