@@ -42,7 +42,7 @@ from headrace.proofs import record_proofs, verifying
 from headrace.refreshes import TableFailure, refreshed
 from headrace.removal import remove_capture, remove_sync
 from headrace.status import Status, project_status
-from headrace.transferring import DestinationCheck, check_destination
+from headrace.transferring import DestinationCheck, check_destination, check_state
 from headrace.transferring import undo as undo_transfer
 from headrace.verification import Repairs, verify_capture, verify_sync
 from headrace.verify import TableVerification
@@ -120,7 +120,8 @@ class Project:
 
     def _check_source(self, capture: Capture, selection: assembly.Selection) -> list[Finding]:
         tables = assembly.selected_tables(selection)
-        return check_source(capture.connection, capture.slot, capture.publication, tables)
+        found = check_source(capture.connection, capture.slot, capture.publication, tables)
+        return [*found, *check_state(self.settings)]
 
     def _check_destinations(
         self, capture: Capture, selection: assembly.Selection, pipelines: Sequence[str]

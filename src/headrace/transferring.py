@@ -26,9 +26,11 @@ from headrace.errors import (
     DestinationUnavailableError,
     ForeignTableError,
     HeadraceError,
+    LogError,
     UnsuitableTableError,
     UnusableKeyError,
 )
+from headrace.log.storage import check_put_if_absent, is_local
 from headrace.model import TableId, TableSchema
 from headrace.model.finding import Finding, Severity, cures
 
@@ -163,6 +165,19 @@ def _writable(pipeline: str, place: DeltaDestination) -> DestinationCheck:
             return DestinationCheck(pipeline, found, away=error.transient)
         found.append(Finding(Severity.OK, name, fine, where))
     return DestinationCheck(pipeline, found)
+
+
+def check_state(settings: Settings) -> Iterator[Finding]:
+    """Whether an object store that holds the change logs lets only one writer make a commit."""
+    if is_local(settings.state):
+        return
+    where = (settings.state,)
+    try:
+        check_put_if_absent(assembly.log_storage(settings))
+    except LogError as error:
+        yield Finding(Severity.BLOCKER, "state-commits", error.message, where, fix=error.hint)
+    else:
+        yield Finding(Severity.OK, "state-commits", "only one run can write the change log", where)
 
 
 def _unsuitable(table: TableId, blockers: Sequence[Finding]) -> HeadraceError:

@@ -16,6 +16,7 @@ __all__ = [
     "FileGroup",
     "Storage",
     "check_put_if_absent",
+    "is_local",
     "open_storage",
     "told",
     "with_retries",
@@ -34,6 +35,11 @@ def open_storage(location: str | Path, options: Mapping[str, str] | None = None)
     return ObjectStorage(str(location), options or {})
 
 
+def is_local(location: str | Path) -> bool:
+    """Whether a location is on this machine's disks."""
+    return local_path(str(location)) is not None
+
+
 def with_retries(location: str, options: Mapping[str, str]) -> dict[str, str]:
     """`options` for other clients of a location: they give up when we do, unless told otherwise."""
-    return dict(options) if local_path(location) is not None else {**RETRIES, **options}
+    return dict(options) if is_local(location) else {**RETRIES, **options}
