@@ -45,7 +45,7 @@ def test_exactly_the_live_rows_are_found(
     for name, (keys, dead, dropped) in enumerate(files):
         number = live.add(str(name), None, BitMap())
         index.add([(_numbers(keys), locations(number, np.arange(len(keys))))])
-        live.add(str(name), {"storageType": "i", "pathOrInlineDv": "x"}, BitMap(dead))
+        live.delete([(str(name), {"storageType": "i", "pathOrInlineDv": "x"}, BitMap(dead))])
         if dropped:
             live.drop(str(name))
             continue
@@ -107,7 +107,7 @@ class _Table:
         for number, _, rows in by_file(np.array(known, np.uint64)):
             deleted = self.files.deleted(number) | BitMap(rows)
             version = {"storageType": "i", "pathOrInlineDv": str(len(deleted))}
-            self.files.add(self.files.path(number), version, deleted)
+            self.files.delete([(self.files.path(number), version, deleted)])
 
     def assert_finds(self, keys: np.ndarray) -> None:
         which, where = self.index.find(self.hashes(keys))

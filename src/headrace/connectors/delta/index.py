@@ -72,20 +72,23 @@ class LiveFiles:
         self._vectors: list[str | None] = []  # unique ids of the deletion vectors
 
     def add(self, path: str, descriptor: Mapping[str, Any] | None, deleted: BitMap) -> int:
-        """Number a file, or note another vector of one that has a number."""
-        vector = unique_id(descriptor)
-        number = self._numbers.setdefault(path, len(self._paths))
-        if number == len(self._paths):
-            self._paths.append(path)
-            self._deleted.append(deleted)
-            self._vectors.append(vector)
-            return number
-        dead = deleted - self.deleted(number)
-        self.slots.kill_rows(number, dead)
-        self.deaths += len(dead)
-        self._deleted[number] = deleted
-        self._vectors[number] = vector
+        """Number a file that has no number."""
+        number = self._numbers[path] = len(self._paths)
+        self._paths.append(path)
+        self._deleted.append(deleted)
+        self._vectors.append(unique_id(descriptor))
         return number
+
+    def delete(self, vectors: Iterable[tuple[str, Mapping[str, Any] | None, BitMap]]) -> None:
+        """Note other vectors of files: all rows deleted from each."""
+        dead = []
+        for path, descriptor, deleted in vectors:
+            number = self._numbers[path]
+            dead.append((number, deleted - self.deleted(number)))
+            self._deleted[number] = deleted
+            self._vectors[number] = unique_id(descriptor)
+        self.slots.kill_rows(dead)
+        self.deaths += sum(len(rows) for _, rows in dead)
 
     def entries(self) -> list[FileEntry]:
         """The files in the table, to be saved."""
@@ -105,8 +108,7 @@ class LiveFiles:
         numbered = enumerate(entries)
         extents = ((s, n, row, count) for n, entry in numbered for s, row, count in entry.extents)
         files.slots.restore(taken, sorted(extents))
-        for number, entry in enumerate(entries):
-            files.slots.kill_rows(number, entry.deleted)
+        files.slots.kill_rows((number, entry.deleted) for number, entry in enumerate(entries))
         return files
 
     def drop(self, path: str) -> None:
@@ -141,17 +143,19 @@ class LiveFiles:
         for path in self._numbers.keys() - files.keys():
             self.drop(path)
         others = [add for path, add in files.items() if not self._knows(path, add)]
-        fresh = []
-        vectors = read([add.get("deletionVector") for add in others])
-        for add, deleted in zip(others, vectors, strict=True):
+        fresh, changed = [], []
+        descriptors = [add.get("deletionVector") for add in others]
+        for add, descriptor, deleted in zip(others, descriptors, read(descriptors), strict=True):
             path = add["path"]
             number = self._numbers.get(path)
-            if number is not None and not self.deleted(number) <= deleted:
+            if number is not None and self.deleted(number) <= deleted:
+                changed.append((path, descriptor, deleted))
+                continue
+            if number is not None:
                 self.drop(path)
-                number = None
-            if number is None:
-                fresh.append(path)
-            self.add(path, add.get("deletionVector"), deleted)
+            self.add(path, descriptor, deleted)
+            fresh.append(path)
+        self.delete(changed)
         return fresh
 
     def _knows(self, path: str, add: Mapping[str, Any]) -> bool:
@@ -177,7 +181,8 @@ class LiveFiles:
         slot = self.slots.allot(number, row, last - first + 1)
         deleted = self._deleted[number]
         if deleted:
-            self.slots.kill_extent(slot, row, last - first + 1, deleted)
+            inside = deleted & BitMap(range(row, row + last - first + 1))
+            self.slots.kill_rows([(number, inside)])
         return where - np.uint64(first) + np.uint64(slot)
 
 

@@ -32,7 +32,7 @@ from headrace.model.lake import INDEX_MEMORY
 MANY_FILES: Final = 1 << 20  # each takes some 100 bytes, also when it is gone
 READERS: Final = min(4, os.cpu_count() or 1)  # threads that read key columns; Arrow has its own
 REQUESTS: Final = 16  # deletion vectors asked for at once, of an object store
-ENTRIES: Final = 1 << 18  # rows of one file whose keys are read and numbered together
+ENTRIES: Final = 1 << 20  # rows of one file whose keys are read and numbered together
 
 
 class RowIndex:
@@ -218,8 +218,7 @@ class RowIndex:
         with self._step():
             for path in removed:
                 self._files.drop(path)
-            for path, (descriptor, rows) in deletions.items():
-                self._files.add(path, descriptor, rows)
+            self._files.delete((path, *vector) for path, vector in deletions.items())
             self._add(
                 (hashes, locations(self._files.add(path, None, BitMap()), np.arange(len(hashes))))
                 for path, hashes in added

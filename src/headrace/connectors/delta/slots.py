@@ -25,6 +25,7 @@ _PAGE: Final = 1 << _PAGE_BITS
 _PAGE_BYTES: Final = _PAGE // 8
 _ALIVE: Final = 0  # the page of slots that all live, or were never given away
 _DEAD: Final = 1
+_NONE: Final = np.empty(0, np.uint64)
 _ROW_BITS: Final = np.uint64(32)
 
 
@@ -36,7 +37,7 @@ class Slots:
         self.extents = 0
         self._starts = np.empty((3, 16), np.uint64)  # first slot, file, first row of each extent
         self._of_file: defaultdict[int, list[tuple[int, int, int]]] = defaultdict(list)
-        self._page_of = np.zeros(16, np.int32)
+        self._page_of = np.zeros(16, np.int64)
         self._pages = np.zeros((16, _PAGE_BYTES), np.uint8)
         self._pages[_DEAD] = 0xFF
         self._free = list(range(15, _DEAD, -1))
@@ -61,7 +62,7 @@ class Slots:
     def _make_pages(self) -> None:
         pages = (self.taken >> _PAGE_BITS) + 1
         if pages > len(self._page_of):
-            grown = np.zeros(max(pages, 2 * len(self._page_of)), np.int32)
+            grown = np.zeros(max(pages, 2 * len(self._page_of)), np.int64)
             grown[: len(self._page_of)] = self._page_of
             self._page_of = grown
 
@@ -78,23 +79,25 @@ class Slots:
 
     def live(self, slots: Numbers) -> npt.NDArray[np.bool_]:
         """Which of these slots have a row that lives."""
-        page = self._page_of[slots >> np.uint64(_PAGE_BITS)]
+        slots = slots.view(np.int64)  # which numpy takes as an index as it is
+        page = self._page_of.take(slots >> _PAGE_BITS)
         if not page.any():
             return np.ones(len(slots), np.bool_)
-        byte = self._pages[page, (slots >> np.uint64(3)) & np.uint64(_PAGE_BYTES - 1)]
-        bit = (slots & np.uint64(7)).astype(np.uint8)
+        byte = self._pages.reshape(-1).take(page * _PAGE_BYTES + (slots >> 3 & _PAGE_BYTES - 1))
+        bit = (slots & 7).astype(np.uint8)
         return (byte >> bit) & 1 == 0  # type: ignore[no-any-return]  # numpy's stubs
 
-    def kill_rows(self, file: int, rows: BitMap) -> None:
-        """These rows of a file live no longer; those without a slot never had an entry."""
-        for first, row, count in self.extents_of(file) if rows else ():
-            self.kill_extent(first, row, count, rows)
+    def kill_rows(self, rows: Iterable[tuple[int, BitMap]]) -> None:
+        """These rows of files live no longer; those without a slot never had an entry."""
+        self._kill(np.concatenate([_NONE, *(self._slots(*some) for some in rows)]))
 
-    def kill_extent(self, first: int, row: int, count: int, rows: BitMap) -> None:
-        """Of the rows of one extent, those among `rows` live no longer."""
-        inside = rows & BitMap(range(row, row + count))
-        dead = np.frombuffer(inside.to_array(), np.uint32).astype(np.uint64)
-        self._kill(dead - np.uint64(row) + np.uint64(first))
+    def _slots(self, file: int, rows: BitMap) -> Numbers:
+        numbers = np.frombuffer(rows.to_array(), np.uint32).astype(np.uint64)
+        slots = [
+            numbers[(numbers >= row) & (numbers < row + count)] - np.uint64(row) + np.uint64(first)
+            for first, row, count in self.extents_of(file)
+        ]
+        return slots[0] if len(slots) == 1 else np.concatenate([_NONE, *slots])
 
     def kill_file(self, file: int) -> None:
         """No row of the file lives; it will not come back under this number."""
@@ -117,12 +120,16 @@ class Slots:
     def _kill_range(self, first: int, end: int) -> None:
         whole = range(-(-first // _PAGE), end // _PAGE)
         if len(whole) == 0:
-            self._kill(np.arange(first, end, dtype=np.uint64))
-            return
-        self._kill(np.arange(first, whole.start * _PAGE, dtype=np.uint64))
-        self._kill(np.arange(whole.stop * _PAGE, end, dtype=np.uint64))
+            edges = [(first, end)]
+        else:
+            edges = [(first, whole.start * _PAGE), (whole.stop * _PAGE, end)]
+        for start, stop in edges:
+            self._kill(np.arange(start, stop, dtype=np.uint64))
         for page in whole:
             self._bury(page)
+        for page in {start >> _PAGE_BITS for start, stop in edges if stop > start}:
+            if (self._pages[self._page_of[page]] == 0xFF).all():
+                self._bury(page)
 
     def _bury(self, page: int) -> None:
         if self._page_of[page] > _DEAD:
@@ -130,15 +137,13 @@ class Slots:
         self._page_of[page] = _DEAD
 
     def _kill(self, slots: Numbers) -> None:
-        pages = (slots >> np.uint64(_PAGE_BITS)).astype(np.intp)
-        touched = np.unique(pages)
-        for page in touched[self._page_of[touched] == _ALIVE].tolist():
+        slots = slots.view(np.int64)
+        pages = slots >> _PAGE_BITS
+        for page in np.unique(pages[self._page_of[pages] == _ALIVE]).tolist():
             self._page_of[page] = self._new_page()
-        bits = np.left_shift(1, slots & np.uint64(7), dtype=np.uint8, casting="unsafe")
-        at = (slots >> np.uint64(3)) & np.uint64(_PAGE_BYTES - 1)
-        np.bitwise_or.at(self._pages, (self._page_of[pages], at.astype(np.intp)), bits)
-        for page in touched[(self._pages[self._page_of[touched]] == 0xFF).all(axis=1)].tolist():
-            self._bury(page)
+        bits = np.left_shift(1, slots & 7, dtype=np.uint8, casting="unsafe")
+        at = self._page_of[pages] * _PAGE_BYTES + (slots >> 3 & _PAGE_BYTES - 1)
+        np.bitwise_or.at(self._pages.reshape(-1), at, bits)
 
     def _new_page(self) -> int:
         if not self._free:
