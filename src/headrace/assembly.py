@@ -27,7 +27,7 @@ from headrace.log import CommitDraft, LogReader, LogWriter, Storage, open_storag
 from headrace.log.layout import Layout
 from headrace.log.local import local_path
 from headrace.log.requests import RefreshRequest, put_request
-from headrace.model import TableId
+from headrace.model import SchemaPolicy, TableId
 
 Selection = Mapping[str, Sequence[SelectedTable]]  # by pipeline
 Unfit = Mapping[tuple[str, TableId], HeadraceError]  # by pipeline and the source's table
@@ -214,9 +214,13 @@ def _materialization(
             places.enter_context(place.running(pipeline))
 
     places.enter_context(closing(place))
-    targets = [
-        TableTarget(t.source, target_table(place, t, pipeline), t.key, t.shape) for t in tables
-    ]
+    targets = [_target(place, table, pipeline) for table in tables]
     mine = {table: error for (name, table), error in unfit.items() if name == pipeline}
     policy = refresh_policy(settings.pipelines[pipeline].auto_refresh)
     return Materialization(pipeline, reader, targets, begin=begin, unfit=mine, refresh=policy)
+
+
+def _target(place: Destination, table: SelectedTable, pipeline: str) -> TableTarget:
+    renewed = table.delivery.schema_policy is SchemaPolicy.RESYNC
+    there = target_table(place, table, pipeline)
+    return TableTarget(table.source, there, table.key, table.shape, renewed)

@@ -36,6 +36,7 @@ _PIPELINE_KEYS: Final[Mapping[Route, Mapping[str, str]]] = {
         "drop_columns": LATER,
         **dict.fromkeys(_LAYOUT, _FOR_DELTA_DESTINATION),
         "auto_refresh": LATER,
+        "verify": LATER,
         "rebuild_above": LATER,
         "throttle": LATER,
     },

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
@@ -90,6 +91,7 @@ class Capture:
         self._committer = ThreadPoolExecutor(1, "headrace-commit")
         self._known: set[tuple[TableId, int]] = set()
         self._stopping: dict[TableId, str] = {}
+        self._given_up: Counter[TableId] = Counter()
         self._stream: ChangeStream | None = None
         self.target: Lsn | None = None
         self.progress = CaptureProgress()
@@ -145,6 +147,7 @@ class Capture:
         decoded = taken.decode()
         # A table that failed is given up at once; readers learn it from the next commit there is.
         self._stopping.update({table: error.message for table, error in decoded.failed})
+        self._given_up.update(table for table, _ in decoded.failed)
         with ExitStack() as undo:  # what fails half-way is received, and staged, anew
             staged = self._stage(decoded.batches, undo)
             if decoded.finished is not None:
@@ -191,9 +194,23 @@ class Capture:
         """Record that the log follows `table` no further, and why."""
         self._commit_beside(stopped=[(table, error.message)])
 
-    def commit_snapshot(self, event: SnapshotEvent) -> None:
-        """Make a finished snapshot part of the log, in order with the stream's commits."""
-        self._commit_beside(snapshots=[event])
+    def given_up(self, table: TableId) -> int:
+        """How often the stream has stopped following a table."""
+        return self._given_up[table]
+
+    def commit_snapshot(self, event: SnapshotEvent, given_up: int) -> bool:
+        """Make a finished snapshot part of the log, in order with the stream's commits.
+
+        False, and nothing is done, if the stream stopped following the table since that was so
+        often: changes that came after the snapshot may be missing.
+        """
+        return self._committer.submit(self._commit_snapshot, event, given_up).result()
+
+    def _commit_snapshot(self, event: SnapshotEvent, given_up: int) -> bool:
+        if self._given_up[event.table] != given_up:
+            return False
+        self._log.commit(CommitDraft(None, snapshots=[event]))
+        return True
 
     def _commit_beside(self, **content: Any) -> None:
         """Commit something that the stream did not bring, at the position it has come to."""

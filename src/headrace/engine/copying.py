@@ -66,6 +66,7 @@ class Copier:
         self._connections = connections
         self.progress: dict[TableId, CopyProgress] = {}
         self._files: dict[TableId, list[SnapshotFile]] = {}
+        self._given_up: dict[TableId, int] = {}
         self.error: HeadraceError | None = None  # why the copy is being begun anew
 
     def copy(self, tables: Sequence[TableId]) -> None:
@@ -77,6 +78,7 @@ class Copier:
         """
         self.progress.update({table: CopyProgress() for table in tables})
         self._files = {table: [] for table in tables}
+        self._given_up = {table: self._capture.given_up(table) for table in tables}
         try:
             with (
                 self._source.snapshot(tables, self._connections) as snapshot,
@@ -145,5 +147,9 @@ class Copier:
             tuple(self._files[table]),
             taken_at=snapshot.taken_at,
         )
-        self._capture.commit_snapshot(event)
-        self.progress[table].done = True
+        if self._capture.commit_snapshot(event, self._given_up[table]):
+            self.progress[table].done = True
+        else:
+            self.progress[table].error = TableRewrittenError(
+                f"{table}: the stream could not follow it while it was copied"
+            )

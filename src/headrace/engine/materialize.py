@@ -29,6 +29,7 @@ from headrace.engine.table_state import (
     offer_snapshot,
     queue_stretch,
 )
+from headrace.engine.versions import by_version, committed_at, end_of
 from headrace.errors import (
     DestinationConflictError,
     HeadraceError,
@@ -36,6 +37,7 @@ from headrace.errors import (
     RowsWaitError,
     TableStoppedError,
     UnexpectedError,
+    UnsupportedSchemaChangeError,
 )
 from headrace.log import LogFile, LogReader, Manifest, SnapshotEvent
 from headrace.model import ChangeBatch, Checkpoint, Lsn, RowCounts, TableId
@@ -47,6 +49,11 @@ COMMIT_INTERVAL: Final = 0.040
 
 # How often the positions are recorded beside the log; after a crash at most this much is re-read.
 RECORD_INTERVAL: Final = 1.0
+
+
+# What stops a table whose columns changed. The capture's stops have other causes too: then the copy
+# that is tried finds them again.
+_CHANGED: Final = (UnsupportedSchemaChangeError, TableStoppedError)
 
 
 def _at_once() -> None:
@@ -320,6 +327,8 @@ class Materialization:
 
     def _failed(self, state: TableState, error: HeadraceError) -> None:
         state.error = error
+        if state.target.renewed and isinstance(error, _CHANGED) and not state.refreshing:
+            self._refresher.ask([state.target.table], error.message)
         if isinstance(error, DestinationConflictError) and state.snapshot is None:
             state.unasked = True
         state.blocked = isinstance(error, RowsWaitError)
@@ -404,27 +413,43 @@ class Materialization:
     def _apply_stretch(self, state: TableState, stretch: Sequence[Stretch]) -> None:
         position = state.checkpoint
         assert position is not None  # ready() sees to it
-        last = stretch[-1]
+        last, key = stretch[-1], state.target.key
+        read = (batch for part in stretch for batch in self._read(part, position.lsn))
+        known = (replace(batch, schema=keyed(batch.schema, key)) for batch in read)
+        parts = by_version(known, position.lsn)
+        for part in parts[:-1]:
+            lsn = end_of(part)
+            # Of the commit that this transaction is in, more is to come.
+            commit = next(s.commit for s in stretch if s.to_lsn >= lsn) - 1
+            between = Checkpoint(position.log_id, commit, lsn)
+            self._apply_part(state, stretch, part, committed_at(part), between)
         to = Checkpoint(position.log_id, last.commit, max(position.lsn, last.to_lsn))
-        batches = [b for part in stretch for b in self._read(part, position.lsn)]
-        if batches:
-            key = state.target.key
-            batches = [replace(b, schema=keyed(b.schema, key)) for b in batches]
-            schema = batches[-1].schema
-            target = state.target
-            if schema.version != state.schema_version:
-                target.destination.evolve(shaped(schema, target.shape))
-                state.schema_version = schema.version
-            changes = net_of(target.shape, target.destination, schema, batches, position.lsn)
-            # Changes that come to nothing are committed too: in between, the source was another.
-            after = max(position.lsn, stretch[0].from_lsn)
-            committed = replace(changes, commit_ts=last.commit_ts, after=after)
-            target.destination.apply(committed, to)
-            state.durable = to
-            if not changes.is_empty:
-                self._went_on(state)
-            state.took(sum(batch.num_rows for batch in batches), changes.counts)
+        if parts:
+            self._apply_part(state, stretch, parts[-1], last.commit_ts, to)
         state.checkpoint = to
+
+    def _apply_part(
+        self,
+        state: TableState,
+        stretch: Sequence[Stretch],
+        batches: Sequence[ChangeBatch],
+        commit_ts: datetime | None,
+        to: Checkpoint,
+    ) -> None:
+        """Apply changes to the columns that the newest of them were made under."""
+        position, target, schema = state.checkpoint, state.target, batches[-1].schema
+        assert position is not None
+        if schema.version != state.schema_version:
+            target.destination.evolve(shaped(schema, target.shape))
+            state.schema_version = schema.version
+        changes = net_of(target.shape, target.destination, schema, batches, position.lsn)
+        # Changes that come to nothing are committed too: in between, the source was another.
+        after = max(position.lsn, stretch[0].from_lsn)
+        target.destination.apply(replace(changes, commit_ts=commit_ts, after=after), to)
+        state.checkpoint = state.durable = to
+        if not changes.is_empty:
+            self._went_on(state)
+        state.took(sum(batch.num_rows for batch in batches), changes.counts)
 
     def _read(self, part: Stretch, after: Lsn) -> Sequence[ChangeBatch]:
         if part.to_lsn <= after:

@@ -36,13 +36,14 @@ class Phase(Enum):
 
 @dataclass(frozen=True)
 class TableTarget:
-    """One table of a pipeline: its place at the destination, the key if the user chose one, and
-    what it shows of its source."""
+    """One table of a pipeline: its place at the destination, the key if the user chose one, what it
+    shows of its source, and whether it is to be copied anew where the source's columns change."""
 
     table: TableId
     destination: DestinationTable
     key: tuple[str, ...] | None = None
     shape: Shape = field(default_factory=Shape)
+    renewed: bool = False
 
 
 @dataclass(frozen=True)

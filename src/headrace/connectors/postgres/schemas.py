@@ -103,7 +103,9 @@ class SchemaRegistry:
         with self._lock:
             types = TypeCatalog.read(connection)
             live = read_table_schema(connection, types, table, publication=self._publication)
-            self._wanted.add(table)
+            if table not in self._wanted:  # the stream goes on from here
+                self._streamed.pop(table, None)
+                self._wanted.add(table)
             versioned = self._versioned(live.schema, self._newest.get(table))
             return BoundSchema(versioned, live.mappings)
 
