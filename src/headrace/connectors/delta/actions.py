@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
-from urllib.parse import quote
+from typing import Any
 
 from headrace import __version__
 from headrace.connectors.delta.vectors import unique_id
@@ -18,7 +17,6 @@ from headrace.model import Checkpoint, Lsn
 
 Action = dict[str, Any]
 LSN_SUFFIX = "#lsn"
-_UNQUOTED: Final = "/=!$&'()*+,;:@"  # RFC 3986, what a path may hold as it is
 
 
 def now_ms() -> int:
@@ -49,7 +47,7 @@ def add(
     """A new data file; `size` in bytes, `stats` as "Per-file Statistics" has them."""
     return {
         "add": {
-            "path": quote(path, safe=_UNQUOTED),
+            "path": path,
             "partitionValues": dict(partition_values or {}),
             "size": size,
             "modificationTime": now_ms(),

@@ -90,7 +90,7 @@ def _arranged(
             for values, positions in divided(chunk, layout.partition_by):
                 rows = chunk.take(pa.array(positions))
                 for piece in pieces(in_order(rows, clustering), rows.nbytes // IN_MEMORY):
-                    path = new_name(values)
+                    path = new_name()
                     writer = DataWriter(group.open(path), path, stored, LASTING_COMPRESSION, values)
                     writer.write(rows.take(pa.array(piece)))
                     yield writer.finish()

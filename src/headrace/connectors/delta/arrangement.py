@@ -5,7 +5,9 @@ bounds of the first column are then as tight as can be, rows compress best, and 
 is foreseen as for a database's index. A curve serves each column worse the more there are of them.
 
 Partition columns are in the data files too, which PROTOCOL.md allows (writers with the feature
-materializePartitionColumns must do so): a file tells its rows whole, to us and to who finds it.
+materializePartitionColumns must do so), and all files are in one folder: a reader goes by the log,
+or by the file alone. Hive's folders are no part of the protocol, and Polars 2.1, which goes by
+them, loses deletion vectors where a folder's name has to be escaped.
 """
 
 from __future__ import annotations
@@ -20,12 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.types as t
 
 from headrace.connectors.delta.files import open_parquet
-from headrace.connectors.delta.names import (
-    LONGEST_NAME,
-    NULL_FOLDER,
-    is_ours,
-    partition_folder,
-)
+from headrace.connectors.delta.names import is_ours
 from headrace.errors import DestinationError
 from headrace.log.storage import Storage
 from headrace.model import TableFormat
@@ -123,7 +120,7 @@ def divided(rows: pa.Table, by: Sequence[str]) -> Iterator[tuple[PartitionValues
     """The values of each partition, as add actions have them, and its rows' positions, in order.
 
     Raises:
-        DestinationError: a text cannot name a partition.
+        DestinationError: a text is empty, which Delta takes for null.
     """
     if not rows.num_rows:
         return
@@ -159,20 +156,10 @@ def _texts(values: pa.Array, name: str) -> list[str]:
         local = pc.cast(values, pa.timestamp("us"))
         return [f"{text.replace(' ', 'T')}Z" for text in pc.cast(local, pa.string()).to_pylist()]
     texts: list[str] = pc.cast(values, pa.string()).to_pylist()
-    for text in texts:
-        _check_nameable(name, text)
+    if "" in texts:
+        raise DestinationError(
+            f"the partition column {name} has an empty text, which Delta takes for null",
+            hint=f"leave {name} out of partition_by, or give such rows another value",
+            column=name,
+        )
     return texts
-
-
-def _check_nameable(name: str, text: str) -> None:
-    if text in ("", NULL_FOLDER):
-        what = f"has {text!r}, which readers take for null"
-    elif len(partition_folder(name, text).encode()) > LONGEST_NAME:
-        what = f"has a text of {len(text)} characters, too long for a folder's name"
-    else:
-        return
-    raise DestinationError(
-        f"the partition column {name} {what}",
-        hint=f"leave {name} out of partition_by, or give such rows another value",
-        column=name,
-    )

@@ -108,7 +108,7 @@ def write_change_files(
     told = []
     with storage.write() as group:
         for values, positions in divided(rows, partition_by):
-            path = f"{FOLDER}/{new_name(values)}"
+            path = f"{FOLDER}/{new_name()}"
             file = group.open(path)
             part = rows.take(pa.array(positions)) if values else rows
             pq.write_table(part, file, compression=SMALL_COMPRESSION)

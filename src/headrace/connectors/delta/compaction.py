@@ -251,7 +251,7 @@ def _copied(
     numbers: list[tuple[Hashes, Rows] | None] = []
     for batch in batches:
         if writer is None:
-            path = new_name(partition_values)
+            path = new_name()
             writer = DataWriter(
                 group.open(path), path, schema, LASTING_COMPRESSION, partition_values
             )

@@ -339,7 +339,7 @@ def _written(
 ) -> list[Action]:
     """The add action of a new file with these rows; none if there are no rows."""
     values = former.get("partitionValues") or {}
-    path = new_name(values)
+    path = new_name()
     with storage.write() as group:
         writer = DataWriter(group.open(path), path, schema, LASTING_COMPRESSION, values)
         for batch in batches:

@@ -135,7 +135,7 @@ def write_batches(
             for values, positions in divided(rows, partition_by):
                 partition = tuple(values.values())
                 if partition not in writers:
-                    path = new_name(values)
+                    path = new_name()
                     file = group.open(path)
                     made = DataWriter(file, path, stored, LASTING_COMPRESSION, values)
                     writers[partition] = made

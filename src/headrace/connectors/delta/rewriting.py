@@ -38,7 +38,7 @@ def rewrite(
     adds = []
     for file, gone in touched:
         values = file.get("partitionValues") or {}
-        path = new_name(values)
+        path = new_name()
         with storage.write() as group:
             writer = DataWriter(group.open(path), path, schema, LASTING_COMPRESSION, values)
             for rows in live_rows(storage, file, schema, gone):

@@ -122,7 +122,7 @@ def _write_vectors(
 def _write_rows(
     group: FileGroup, rows: pa.Table, values: PartitionValues, positions: Positions
 ) -> Action:
-    path = new_name(values)
+    path = new_name()
     writer = DataWriter(group.open(path), path, rows.schema, SMALL_COMPRESSION, values)
     writer.write(rows.take(pa.array(positions)) if values else rows)
     return writer.finish()
