@@ -45,6 +45,8 @@ _MODELS: Final = {
     "Pipeline": "A pipeline",
     "Quarantine": "quarantine of a pipeline",
     "Throttle": "throttle of a pipeline",
+    "AutoRefresh": "auto_refresh of a pipeline",
+    "VerifySchedule": "verify of a pipeline",
     "TableEntry": "An entry of tables",
     "ColumnSelection": "columns of an entry",
     "MaskRule": "A mask with a parameter",

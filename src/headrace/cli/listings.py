@@ -105,7 +105,7 @@ def status_view(status: Status) -> RenderableType:
         parts += [_synced(synced), ""]
     if not status.tables:
         parts += [Text("no table has been copied yet: headrace run", "dim"), ""]
-    return Group(*parts[:-1], *_notices(synced), *_errors(status))
+    return Group(*parts[:-1], *_notices(status.tables), *_errors(status))
 
 
 def _captures(captures: Sequence[CaptureStatus]) -> Table:
