@@ -80,3 +80,18 @@ def test_a_run_is_refused_on_a_store_that_ignores_put_if_absent(
     proxy.dropped.clear()
     shop.catch_up()
     shop.assert_equal("public.orders", readers=READERS)
+
+
+def test_change_logs_are_not_kept_where_two_runs_could_write_them(
+    shop: Shop, proxy: ObjectProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in shop.options.items():
+        monkeypatch.setenv(name.upper(), value)
+    shop.carry("public.orders", state=f"{shop.lake}/state")
+    findings = {}
+    for dropped in ({"if-none-match"}, set()):
+        proxy.dropped = dropped
+        (found,) = [f for f in shop.project.check() if f.name == "state-commits"]
+        findings[found.severity] = found.message
+    assert "ignores If-None-Match" in findings[Severity.BLOCKER]
+    assert Severity.OK in findings
