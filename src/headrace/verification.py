@@ -35,6 +35,7 @@ from headrace.model import ChangeBatch, Checkpoint, Lsn, Mode, TableId, TableSch
 from headrace.refreshes import TableFailure
 from headrace.verify import TableVerification
 from headrace.verify.captured import Expected, LakeComparison, verify_transfer
+from headrace.verify.folded import FoldedChanges
 from headrace.verify.pace import Pace
 from headrace.verify.synced import SyncedPair, verify_synced
 
@@ -209,10 +210,10 @@ class _Ends:
 
 def _verify_in_lake(ends: _Ends, place: DeltaDestination) -> TableVerification:
     table, target = ends.table, ends.table.target
-    if table.shape.mode is not Mode.SCD1:
+    if table.shape.mode is Mode.APPEND and not ends.schema.key:
         raise VerificationImpossibleError(
-            f"not compared: {target} keeps more than its source (mode {table.shape.mode.value})",
-            hint=f"headrace resync {target} makes sure of its current rows",
+            f"not compared: {target} keeps every change of a table without a key",
+            hint="a primary key at the source tells which rows its changes leave",
         )
     writer = place.table(target, ends.pipeline, table.shape, table.delivery, table.format)
     app_id = writer.app_id(ends.reader.log_id)
@@ -220,9 +221,10 @@ def _verify_in_lake(ends: _Ends, place: DeltaDestination) -> TableVerification:
     at = pinned.checkpoint
     expected = ends.expected(at)
     assert at is not None
-    compared = LakeComparison(
-        ends.pipeline, ends.schema, expected, ends.moment.pace.paced(pinned.rows), table.shape
-    )
+    read = ends.moment.pace.paced(pinned.rows)
+    if table.shape.mode is Mode.APPEND:
+        read = FoldedChanges(read, ends.schema).rows
+    compared = LakeComparison(ends.pipeline, ends.schema, expected, read, table.shape)
     found = compared.verification(at.lsn)
     if found.differs and ends.moment.mend:
         return replace(found, repaired=_mended(writer, compared, ends.schema, at, pinned.version))

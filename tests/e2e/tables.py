@@ -49,6 +49,8 @@ def exact(value: Any) -> Any:
         return "NaN" if math.isnan(value) else struct.pack(">d", value)
     if isinstance(value, list | tuple):
         return tuple(exact(v) for v in value)
+    if isinstance(value, dict):
+        return tuple(sorted((name, exact(inner)) for name, inner in value.items()))
     if isinstance(value, dt.datetime) and value.tzinfo:
         return ("UTC", value.astimezone(dt.UTC).replace(tzinfo=None))
     if isinstance(value, bool | Decimal):

@@ -7,8 +7,9 @@ import datetime as dt
 from typing import Any
 
 import pytest
+from deltalake import DeltaTable
 from harness import Shop
-from tables import READERS, difference, multiset, source_rows
+from tables import READERS, difference, exact, multiset, source_rows
 
 from headrace.errors import UnsuitableShapeError, UnsuitableTableError
 from toast_orders import ORDERS, STEPS, big, names
@@ -104,7 +105,6 @@ def test_a_truncate_and_a_resync_mark_what_the_source_lost(shop: Shop) -> None:
 
     committed(shop, "insert into t values (6, 6, 'c'), (7, 7, 'd')")
     shop.catch_up()
-    shop.sql("alter table t disable trigger all")
     committed(shop, "delete from t where id = 6")  # applied by the run, before the copy
     assert not shop.project.resync(["public.t"])
     live_equals_source(shop, "t")
@@ -132,6 +132,13 @@ def test_ignored_deletes_leave_rows_as_they_are(shop: Shop) -> None:
 
 
 # -- every change as a row -------------------------------------------------------------------------
+
+
+def equal(shop: Shop, table: str) -> bool:
+    """Whether `headrace verify` finds that the table is as its source says."""
+    (found,) = [v for v in shop.project.verify() if v.table.name == table]
+    assert found.problem is None, found.problem
+    return found.equal
 
 
 def changes(shop: Shop, table: str, *columns: str) -> list[tuple[Any, ...]]:
@@ -166,15 +173,114 @@ def test_every_change_is_a_row_with_what_was_before(shop: Shop, identity: str) -
     ]
     assert [row[0] for row in changes(shop, "t", "_xid")][1:4] == [xid] * 3
     whole = identity == "full"
-    before = [{"id": 2, "n": 2}, {"id": 2, "n": 20}, {"id": 3, "n": 20}] if whole else [None, {"id": 2}, {"id": 3}]
-    assert [row[0] for row in before_of(shop)] == [None, None, *before, None]
+    before = (
+        [{"id": 2, "n": 2}, {"id": 2, "n": 20}, {"id": 3, "n": 20}]
+        if whole
+        else [None, {"id": 2}, {"id": 3}]
+    )
+    told = changes(shop, "t", "_before")
+    assert [row[0] for row in told] == [exact(each) for each in (None, None, *before, None)]
+    assert equal(shop, "t")
 
 
-def before_of(shop: Shop) -> list[tuple[Any, ...]]:
-    import pyarrow as pa
-    from deltalake import DeltaTable, QueryBuilder
+def test_6_values_that_were_not_sent_are_named_and_stand_in_an_earlier_row(shop: Shop) -> None:
+    """Invariant 6 in mode append: `headrace verify` follows the rows to where the values stand."""
+    for table in names().values():
+        shop.sql(f"create table {table} (id int primary key, n int, a text, b text, c text)")
+        for id_ in (1, 2, 3):
+            shop.sql(f"insert into {table} values (%s, 0, %s, %s)", (id_, big(id_), big(-id_)))
+    shop.carry({"source": "public.*", "mode": "append"})
+    shop.catch_up()
+    for step in range(STEPS):
+        for order, table in names().items():
+            with shop.database.connect(autocommit=False) as session:
+                for statement in ORDERS[order][step : step + 1]:
+                    for query, *parameters in statement:
+                        session.execute(query.format(t=table), *parameters)
+        shop.catch_up()
+    verified = shop.project.verify()
+    assert len(verified) == len(ORDERS)
+    assert all(v.equal and v.rows for v in verified), verified
+    table = names()["update of a row in the lake"]
+    assert {row[2] for row in changes(shop, table, "_op", "n", "_unchanged") if row[0] == "u"} == {
+        ("a", "b")
+    }
+    DeltaTable(shop.location(f"public.{table}")).delete("_op = 'u' and id = 2")
+    assert not equal(shop, table)
 
-    table = DeltaTable(shop.location("public.t"))
-    query = "select _before from t order by _lsn, _ordinal"
-    rows = pa.table(QueryBuilder().register("t", table).execute(query))
-    return [(value,) for value in rows.column("_before").to_pylist()]
+
+def test_a_resync_begins_another_snapshot_and_loses_no_change(shop: Shop) -> None:
+    shop.sql("create table t (id int primary key, n int)")
+    shop.sql("insert into t values (1, 1), (2, 2)")
+    shop.carry({"source": "public.t", "mode": "append"})
+    shop.catch_up()
+    committed(shop, "update t set n = 10 where id = 1", "delete from t where id = 2")
+    shop.catch_up()
+    before = changes(shop, "t", "_op", "id", "n")
+    committed(shop, "alter table t rename n to m", "alter table t add x int default 7")
+    assert not shop.project.resync(["public.t"])
+    again = changes(shop, "t", "_op", "id", "m")
+    assert again == [*before, ("t", None, None), ("r", 1, 10)]
+    committed(shop, "insert into t values (3, 3)")
+    shop.catch_up()
+    assert changes(shop, "t", "_op", "id", "m", "x")[-2:] == [("r", 1, 10, 7), ("i", 3, 3, 7)]
+    assert equal(shop, "t")
+    same_for_all_readers(shop, "t", "_op", "_lsn", "id", "m")
+
+
+def test_a_replica_identity_may_change_while_changes_are_kept(shop: Shop) -> None:
+    """What `_before` holds gets wider, and stays so."""
+    shop.sql("create table t (id int primary key, n int)")
+    shop.sql("insert into t values (1, 1)")
+    shop.carry({"source": "public.t", "mode": "append"})
+    shop.catch_up()
+    for identity in ("full", "default", "full"):
+        shop.sql(f"alter table t replica identity {identity}")
+        committed(shop, "update t set n = n + 1")
+        shop.catch_up()
+        shop.sql("delete from t")
+        shop.sql("insert into t values (1, 1)")
+        shop.catch_up()
+    told = changes(shop, "t", "_op", "_before")
+    full, key = exact({"id": 1, "n": 2}), exact({"id": 1, "n": None})
+    assert [row[1] for row in told if row[0] == "d"] == [full, key, full]
+    assert equal(shop, "t")
+
+
+# -- what cannot be --------------------------------------------------------------------------------
+
+
+def test_tables_that_cannot_be_kept_so_stop_alone(shop: Shop) -> None:
+    shop.sql("create table good (id int primary key)")
+    shop.sql("create table no_key (n int)")
+    shop.sql("create table clash (id int primary key, _lsn int)")
+    for table in ("good", "no_key", "clash"):
+        shop.sql(f"alter table {table} replica identity full")
+        shop.sql(f"insert into {table} values (1)")
+    shop.carry({"source": "public.*", "on_delete": "mark", "metadata": ["lsn"]})
+    failures = {f.table.name: f.error for f in shop.run()}
+    assert failures.keys() == {"no_key", "clash"}
+    assert all(isinstance(error, UnsuitableShapeError) for error in failures.values())
+    assert "has no key" in failures["no_key"].message
+    assert "has a column _lsn" in failures["clash"].message
+    assert held(shop, "good", "id") == [(1,)]
+
+
+def test_no_change_of_mode_loses_what_only_the_lake_knows(shop: Shop) -> None:
+    shop.sql("create table t (id int primary key)")
+    shop.sql("insert into t values (1)")
+    shop.carry("public.t")
+    shop.catch_up()
+    committed(shop, "insert into t values (2)")
+    shop.catch_up()
+    shop.carry({"source": "public.t", "mode": "append"})
+    shop.catch_up()
+    kept = [("r", 1), ("i", 2)]
+    assert changes(shop, "t", "_op", "id") == kept, "as the change log still tells it"
+    for entry in ({}, {"on_delete": "mark"}):
+        shop.carry({"source": "public.t", **entry})
+        for failures in (shop.run(), shop.project.resync(["public.t"])):
+            (failure,) = failures
+            assert isinstance(failure.error, UnsuitableTableError)
+            assert "made in mode append, and is to be kept in mode scd1" in failure.error.message
+        assert changes(shop, "t", "_op", "id") == kept

@@ -119,6 +119,7 @@ class Runner:
         self._capture.close()
         for future in (*working, *applied):
             future.result()
+        self._tolerant(self._take_requests)  # a short run has begun what was asked: once is enough
 
     def _to_copy(self) -> list[TableId]:
         """Tables that some destination waits for and the log has no snapshot of."""

@@ -147,10 +147,12 @@ class MergeOnReadTable:
             ForeignTableError: a table stands here that this pipeline did not make.
             DestinationError: Delta cannot hold a column's type.
             UnsupportedSchemaChangeError: rows that are kept cannot stand in the new columns.
+            UnsuitableTableError: rows that only this table has would be lost.
         """
         standing = self._refresh_ours()
         if standing is not None:
             self._check_protocol()
+            self._require_nothing_lost(standing)
         former = standing if standing and mode_of(standing) is self._shape.mode else None
         if former is not None and self._shape.mode is Mode.SCD2:
             self._continue(former, schema, files, at)
@@ -158,6 +160,9 @@ class MergeOnReadTable:
         keeps_files = former is not None and self._shape.mode is Mode.APPEND
         if former is not None and keeps_files:
             require_same_partitions(former, schema, self._layout)
+            known = self._standing(former, at.log_id)
+            if known is not None and at.lsn <= known.lsn:
+                raise self._diverged(f"it holds changes behind the snapshot of {at.lsn}")
             self._evolve(schema, replace(self._delivery, schema_policy=SchemaPolicy.EVOLVE))
         if standing is not None and not keeps_files:
             self._purge()
@@ -297,6 +302,11 @@ class MergeOnReadTable:
                 return
         raise self._conflict()
 
+    @property
+    def index_bytes(self) -> int:
+        """What the key index takes, in memory or mapped."""
+        return 0 if self._rows is None else self._rows.nbytes
+
     def settle(self) -> None:
         """Finish the upkeep that is under way, if any.
 
@@ -435,13 +445,28 @@ class MergeOnReadTable:
 
     def _require_kind(self, state: TableState) -> None:
         """Rows of one mode mean nothing in another."""
-        made, wanted = kind_made(state), kind_of(self._shape)
-        if made != wanted and state.configuration.get(PIPELINE) == self._pipeline:
-            raise UnsuitableTableError(
-                f"{self.name} was made in mode {made}, and is to be kept in mode {wanted}",
-                hint=f"headrace resync {self.name} makes it anew, or set its mode back",
-                table=str(self.name),
+        if state.configuration.get(PIPELINE) == self._pipeline:
+            self._require_nothing_lost(state)
+            if kind_made(state) != kind_of(self._shape):
+                hint = f"headrace resync {self.name} makes it anew, or set its mode back"
+                raise self._of_another_kind(state, hint)
+
+    def _require_nothing_lost(self, state: TableState) -> None:
+        """A table of the current state can be made anew in another mode; others tell what their
+        source no longer does."""
+        if kind_made(state) not in (Mode.SCD1.value, kind_of(self._shape)):
+            hint = (
+                "set it back; or move the table away, or give it another name:, and it begins anew"
             )
+            raise self._of_another_kind(state, hint)
+
+    def _of_another_kind(self, state: TableState, hint: str) -> UnsuitableTableError:
+        made, wanted = kind_made(state), kind_of(self._shape)
+        return UnsuitableTableError(
+            f"{self.name} was made in mode {made}, and is to be kept in mode {wanted}",
+            hint=hint,
+            table=str(self.name),
+        )
 
     def _columns(self, state: TableState) -> pa.Schema:
         """The columns that files are written with: also those that the source dropped."""
@@ -530,7 +555,14 @@ class MergeOnReadTable:
             *([] if marked else rewrite(self.storage, touched, stored)),
             *(add for add, _ in written.adds),
             *closed.adds,
-            *self._told(state, batch, changes.schema.key, rewritten=bool(touched) and not marked),
+            # Versions that a truncate ends are told by the files alone: there may be many.
+            *(
+                []
+                if changes.truncate
+                else self._told(
+                    state, batch, changes.schema.key, rewritten=bool(touched) and not marked
+                )
+            ),
             *actions.transactions(self.app_id(to.log_id), to),
         ]
         self._put(commit)
