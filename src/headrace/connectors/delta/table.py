@@ -307,6 +307,11 @@ class MergeOnReadTable:
         """What the key index takes, in memory or mapped."""
         return 0 if self._rows is None else self._rows.nbytes
 
+    @property
+    def index_bytes(self) -> int:
+        """What the key index takes, in memory or mapped."""
+        return 0 if self._rows is None else self._rows.nbytes
+
     def settle(self) -> None:
         """Finish the upkeep that is under way, if any.
 
