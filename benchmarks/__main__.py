@@ -4,7 +4,7 @@ import argparse
 import importlib
 
 NAMES = (
-    *("capture", "snapshot", "apply", "upkeep", "latency"),
+    *("capture", "snapshot", "apply", "upkeep", "index", "latency"),
     *("reverse_load", "reverse_upsert", "reverse_latency", "reverse_merge_or_rebuild"),
 )
 
