@@ -88,4 +88,4 @@ def test_a_table_of_another_mode_is_not_taken_for_a_history(tmp_path: Path) -> N
     child.main(str(tmp_path), "vectors")
     with pytest.raises(UnsuitableTableError, match="mode scd2") as caught:
         Lake(tmp_path).open().checkpoint(LOG_ID)
-    assert "resync" in caught.value.hint
+    assert "name:" in caught.value.hint

@@ -54,7 +54,7 @@ class LakeComparison:
         self._expected = expected
         self._held = stored_columns(schema)
         self._stored = self._held.arrow()
-        self._found = _Counted(live_rows(destination, shape))
+        self._found = _Counted(live_rows(destination, shape, self._stored))
         fingerprint = Fingerprint.of(self._held, schema.names)
         self._comparison = Comparison(self._wanted, self._standing, fingerprint)
         self._kept = self._kept_extra() if shape.on_delete is OnDelete.IGNORE else 0
@@ -109,7 +109,7 @@ class LakeComparison:
         return mending(self._schema, self._comparison, self._wanted, self._held)
 
 
-def live_rows(read: ReadRows, shape: Shape) -> ReadRows:
+def live_rows(read: ReadRows, shape: Shape, stored: pa.Schema) -> ReadRows:
     """The rows of a table that show the source's current state: none that is marked as deleted, and
     no version that has ended."""
     if shape.mode is Mode.SCD2:
@@ -118,7 +118,14 @@ def live_rows(read: ReadRows, shape: Shape) -> ReadRows:
         past = DELETED_AT
     else:
         return read
-    return lambda: (rows.filter(pc.is_null(rows.column(past))) for rows in read())
+    columns = stored.append(pa.field(past, pa.timestamp("us", "UTC")))
+
+    def live() -> Iterator[pa.Table]:
+        for rows in read():  # may have views of text, which Arrow does not filter
+            plain = to_stored(rows, columns)
+            yield plain.filter(pc.is_null(plain.column(past))).select(stored.names)
+
+    return live
 
 
 def verify_transfer(

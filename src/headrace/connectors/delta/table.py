@@ -160,9 +160,7 @@ class MergeOnReadTable:
         keeps_files = former is not None and self._shape.mode is Mode.APPEND
         if former is not None and keeps_files:
             require_same_partitions(former, schema, self._layout)
-            known = self._standing(former, at.log_id)
-            if known is not None and at.lsn <= known.lsn:
-                raise self._diverged(f"it holds changes behind the snapshot of {at.lsn}")
+            self._require_older(former, at)
             self._evolve(schema, replace(self._delivery, schema_policy=SchemaPolicy.EVOLVE))
         if standing is not None and not keeps_files:
             self._purge()
@@ -209,6 +207,7 @@ class MergeOnReadTable:
             DestinationConflictError: another writer has changed the table meanwhile.
         """
         require_same_partitions(former, schema, self._layout)
+        self._require_older(former, at)
         self._evolve(schema, replace(self._delivery, schema_policy=SchemaPolicy.EVOLVE))
         self._purge()
         state, self._rows, self._exact = self._known_state(), None, False
@@ -230,6 +229,12 @@ class MergeOnReadTable:
             self._refresh_ours()
             raise self._conflict() from error
         self._rows, self._exact = None, True
+
+    def _require_older(self, former: TableState, at: Checkpoint) -> None:
+        """Refuse a snapshot of before what a table holds that keeps its past."""
+        known = self._standing(former, at.log_id)
+        if known is not None and at.lsn <= known.lsn:
+            raise self._diverged(f"it holds changes behind the snapshot of {at.lsn}")
 
     def follows(self) -> str | None:
         """The id of the change log that the content comes from; None where there is no table."""
@@ -301,11 +306,6 @@ class MergeOnReadTable:
                 self._maintain()
                 return
         raise self._conflict()
-
-    @property
-    def index_bytes(self) -> int:
-        """What the key index takes, in memory or mapped."""
-        return 0 if self._rows is None else self._rows.nbytes
 
     @property
     def index_bytes(self) -> int:
