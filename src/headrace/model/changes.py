@@ -53,7 +53,7 @@ class Rejected:
 class RowCounts:
     """Rows of a table that were added or took new values, and rows whose key went.
 
-    What a truncation takes away is not counted; a key that came and went in between is a deleted row.
+    What a truncation takes away is not counted; a key that came and went in between is deleted.
     """
 
     upserted: int = 0
