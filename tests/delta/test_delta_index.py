@@ -130,9 +130,12 @@ def test_a_dictionary_of_many_rows_finds_the_same(
         table.upsert(table.random.choice(400_000, 500, replace=False))
     assert len(table.index.tiers) == 3
     assert table.index.nbytes <= 20 * len(table.rows)
-    table.upsert(keys[-60_000:])
+    table.upsert(keys[-200_000:])
+    assert table.index.waiting
+    table.assert_finds(table.random.permutation(400_000))
     table.delete(keys[:80_000])
-    table.upsert(keys[:10])
+    while table.index.waiting:
+        table.upsert(table.random.choice(400_000, 500, replace=False))
     table.assert_finds(table.random.permutation(400_000))
     assert table.index.entries <= 1.1 * len(table.rows)
 

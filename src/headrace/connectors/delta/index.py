@@ -7,8 +7,10 @@ mean to decode a page of Parquet for each of 1,000 random rows, some 100 times t
 
 Entries stand in tiers (see `leaves`) of which each is 16 times smaller than the one before. A batch
 goes to the smallest, whose excess goes on to the next, a bounded stretch of keys at a time: no
-batch pays for more than some hundred entries moved for each of its own. Whether a row lives is
-told by its slot, and dead entries go wherever a merge comes past, or a sweep for each that died.
+batch pays for more than some hundred entries moved for each of its own. Rows that come by the
+million, as those do that a compaction has moved, wait in a tier of their own to go on so. Whether a
+row lives is told by its slot, and dead entries go wherever a merge comes past, or a sweep for each
+that died.
 """
 
 from __future__ import annotations
@@ -41,6 +43,8 @@ FANOUT: Final = 16  # dead entries are at most a sixteenth, and a step down move
 SMALLEST: Final = 1 << 16  # entries of the smallest tier, which every batch rewrites: 1 ms
 MOVES: Final = 128  # entries moved at most for one that came: three steps down take 51
 MOVES_AT_LEAST: Final = 1 << 16
+MANY: Final = 1 << 17  # entries that come together and do not wait
+LONGEST_WAIT: Final = 16  # tiers that wait; each is searched by every batch
 RUN: Final = 1 << 20  # entries sorted at once where many are taken in: 50 MB at work
 
 
@@ -197,23 +201,28 @@ class KeyIndex:
     """From the numbers of keys to the places of their live rows, in leaves of `pool`."""
 
     def __init__(
-        self, files: LiveFiles, pool: Pool | None = None, tiers: Sequence[TierColumns] = ()
+        self,
+        files: LiveFiles,
+        pool: Pool | None = None,
+        tiers: Sequence[TierColumns] = (),
+        waiting: Sequence[TierColumns] = (),
     ) -> None:
         self._files = files
         self.pool = pool or Pool(INDEX_MEMORY)
         self.tiers = [Tier(self.pool, *columns) for columns in tiers]  # from the biggest on
         if not tiers:
             self.tiers = [Tier(self.pool)]
+        self.waiting = [Tier(self.pool, *columns) for columns in waiting]
 
     @property
     def nbytes(self) -> int:
         """Of what is in memory or mapped."""
-        directories = sum(tier.nbytes for tier in self.tiers)
+        directories = sum(tier.nbytes for tier in [*self.tiers, *self.waiting])
         return self.pool.nbytes + directories + self._files.slots.nbytes
 
     @property
     def entries(self) -> int:
-        return sum(map(len, self.tiers))
+        return sum(map(len, [*self.tiers, *self.waiting]))
 
     # -- finding -----------------------------------------------------------------------------------
 
@@ -225,7 +234,7 @@ class KeyIndex:
         """
         order = np.argsort(wanted.high)  # neighbours share cache lines
         keys = wanted.high[order]
-        found = [tier.find(keys) for tier in self.tiers]
+        found = [tier.find(keys) for tier in [*self.tiers, *self.waiting]]
         which = order[np.concatenate([asked for asked, _ in found])]
         rest = np.concatenate([rest for _, rest in found])
         alive = self._alive(rest)
@@ -247,6 +256,9 @@ class KeyIndex:
         """
         added = 0
         for keys, rest in _runs(self._entries(*part) for part in parts if len(part[1])):
+            if len(keys) > MANY:
+                self.waiting.append(Tier(self.pool, *self.pool.store(keys, rest)))
+                continue
             self._tier_for(len(keys)).absorb(keys, rest, self._alive)
             added += len(keys)
         self._settle(added)
@@ -259,10 +271,11 @@ class KeyIndex:
             OSError: there is no room for them.
         """
         self.pool.reserve((self.entries + expected) // LEAF)
-        runs = list(self.tiers)
+        runs = [*self.tiers, *self.waiting]
         for keys, rest in _runs(self._entries(*part) for part in parts if len(part[1])):
             runs.append(Tier(self.pool, *self.pool.store(keys, rest)))
         self.tiers = [merged(self.pool, runs, self._alive if self.entries else None)]
+        self.waiting = []
         self._settle(0)
 
     def _entries(self, hashes: Hashes, where: Locations) -> tuple[Words, Words]:
@@ -291,6 +304,11 @@ class KeyIndex:
             while (excess := len(self.tiers[at]) - self._room(at)) > 0 and left > 0:
                 keys, rest = self.tiers[at].take(min(max(excess, LEAF), 8 * LEAF))
                 left -= self.tiers[at - 1].absorb(keys, rest, self._alive)
+        while self.waiting and (left > 0 or len(self.waiting) > LONGEST_WAIT):
+            keys, rest = self.waiting[0].take(8 * LEAF)
+            left -= self._tier_for(len(self.waiting[0])).absorb(keys, rest, self._alive)
+            if not len(self.waiting[0]):
+                del self.waiting[0]
         sweep, self._files.deaths = FANOUT * self._files.deaths, 0
         while sweep > 0 and len(self.tiers[0]):
             sweep -= max(self.tiers[0].refresh(sweep, self._alive), LEAF)

@@ -68,9 +68,13 @@ class SavedIndex:
     taken: int  # slots
     files: Sequence[FileEntry]
     tiers: Sequence[TierColumns]
+    waiting: Sequence[TierColumns]
+
+    def all_tiers(self) -> Sequence[TierColumns]:
+        return [*self.tiers, *self.waiting]
 
     def places(self) -> frozenset[int]:
-        return frozenset(place for tier in self.tiers for place in tier[1].tolist())
+        return frozenset(place for tier in self.all_tiers() for place in tier[1].tolist())
 
 
 class IndexFolder:
@@ -111,7 +115,7 @@ class IndexFolder:
             pool = Pool(memory, self._path / leaves)
             places = saved.places()
             pool.restore(places)
-            if not _are_whole(pool, saved.tiers, checksums):
+            if not _are_whole(pool, saved.all_tiers(), checksums):
                 return None
             pool.pin(places)
             return Loaded(saved, pool)
@@ -168,7 +172,8 @@ def _encoded(index: SavedIndex, pool: Pool) -> bytes:
         "seeds": index.seeds,
         "taken": index.taken,
         "leaves": pool.path.name,
-        "tiers": [len(tier[0]) for tier in index.tiers],
+        "tiers": [len(tier[0]) for tier in index.all_tiers()],
+        "waiting": len(index.waiting),
         "files": [
             (entry.path, entry.vector, entry.extents, len(bitmap))
             for entry, bitmap in zip(index.files, bitmaps, strict=True)
@@ -177,7 +182,7 @@ def _encoded(index: SavedIndex, pool: Pool) -> bytes:
     text = json.dumps(header, separators=(",", ":")).encode()
     arrays = [
         words.astype(np.uint64).tobytes()
-        for tier in index.tiers
+        for tier in index.all_tiers()
         for words in (*tier, pool.checksums(tier[1]))
     ]
     content = b"".join([_MAGIC, len(text).to_bytes(8, "little"), text, *arrays, *bitmaps])
@@ -204,7 +209,10 @@ def _decoded(content: bytes) -> tuple[SavedIndex, str, Sequence[Words]]:
         at += size
     stamp = Stamp(header["table"], header["version"], header["columns"])
     seeds = (header["seeds"][0], header["seeds"][1])
-    index = SavedIndex(stamp, header["exact"], seeds, header["taken"], files, tiers)
+    settled = len(tiers) - header["waiting"]
+    index = SavedIndex(
+        stamp, header["exact"], seeds, header["taken"], files, tiers[:settled], tiers[settled:]
+    )
     return index, header["leaves"], checksums
 
 

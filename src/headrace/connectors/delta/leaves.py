@@ -239,6 +239,10 @@ class Tier:
         return self._size
 
     @property
+    def columns(self) -> tuple[Words, Places, Places]:
+        return self.firsts, self.places, self.lengths
+
+    @property
     def nbytes(self) -> int:
         """Of the directory."""
         return 32 * len(self.firsts)

@@ -68,7 +68,7 @@ class Preserved:
     def save(self, index: SavedIndex, pool: Pool, *, last: bool) -> None:
         """Begin to save; as the `last` thing, end it too. Raises DestinationUnavailableError."""
         changed, pool.changed = pool.changed, set()
-        self._size = int(sum(tier[2].sum() for tier in index.tiers))
+        self._size = int(sum(tier[2].sum() for tier in index.all_tiers()))
         pool.pin(self._standing | index.places())
         if last:
             saving: Future[None] = Future()

@@ -108,7 +108,7 @@ class RowIndex:
         index = loaded.index
         self._hasher = Hasher(index.exact, index.seeds)
         self._files = LiveFiles.of(index.files, index.taken)
-        self._index = KeyIndex(self._files, loaded.pool, index.tiers)
+        self._index = KeyIndex(self._files, loaded.pool, index.tiers, index.waiting)
 
     def preserve(self, state: TableState, *, last: bool = False) -> None:
         """Save the index, which is of this state, where that is due: beside the table's commits, or
@@ -125,7 +125,8 @@ class RowIndex:
             self._hasher.seeds,
             self._files.slots.taken,
             self._files.entries(),
-            [(tier.firsts, tier.places, tier.lengths) for tier in self._index.tiers],
+            [tier.columns for tier in self._index.tiers],
+            [tier.columns for tier in self._index.waiting],
         )
         self._fresh = 0
         self._saved.save(index, self._index.pool, last=last)
