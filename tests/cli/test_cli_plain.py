@@ -64,6 +64,7 @@ def test_a_dataclass_becomes_an_object_of_its_fields():
         "notice": None,
         "upserted": None,
         "deleted": None,
+        "verified": None,
     }
 
 

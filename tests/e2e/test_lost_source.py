@@ -20,7 +20,7 @@ def items(shop: Shop) -> Shop:
     shop.sql("insert into items select g, 'o', 'item ' || g from generate_series(1, 1000) g")
     shop.sql("create table bag (a int); alter table bag replica identity full")
     shop.sql("insert into bag select 1 from generate_series(1, 10)")
-    shop.carry("public.*", auto_refresh={"on": ["log_lost"]})
+    shop.carry("public.*", auto_refresh={"on": ["log_lost"], "min_interval": "1ms"})
     shop.catch_up()
     return shop
 

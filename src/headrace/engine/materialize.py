@@ -183,7 +183,7 @@ class Materialization:
 
         May be called from any thread, and before `run`.
         """
-        self._refresher.ask([table for table in tables if table in self.tables], why)
+        self._refresher.ask(self._fit(tables), why)
 
     def suspect(self, table: TableId, why: str) -> None:
         """Tell of a table that goes on, but differs from its source. From any thread."""
@@ -191,12 +191,16 @@ class Materialization:
 
     def asked(self, tables: Collection[TableId]) -> bool:
         """Whether `ask_refresh` was called for one of the tables, and it has not begun yet."""
-        return self._refresher.asked(tables)
+        return self._refresher.asked(self._fit(tables))
+
+    def _fit(self, tables: Collection[TableId]) -> list[TableId]:
+        """Those of the tables that this run writes."""
+        return [t for t in tables if t in self.tables and t not in self._unfit]
 
     def begin_refreshes(self) -> None:
         """Let go of where tables stand that are to be copied anew, until a snapshot has come."""
         now = datetime.now(UTC)
-        due = self._refresher.due(self.tables.values(), now)
+        due = self._refresher.due([self.tables[t] for t in self._fit(self.tables)], now)
         for refresh in due:
             state = self.tables[refresh.table]
             # Only a snapshot yet to be taken counts.

@@ -77,9 +77,9 @@ class Refresher:
 
     def due(self, states: Collection[TableState], now: datetime) -> list[Refresh]:
         """What is to begin at `now`; what was asked for stays so until it is `recorded`."""
-        busy = {state.target.table for state in states if state.comparing is not None}
+        free = {state.target.table for state in states if state.comparing is None}
         with self._lock:
-            asked = {table: why for table, why in self._asked.items() if table not in busy}
+            asked = {table: why for table, why in self._asked.items() if table in free}
         return [*(Refresh(*entry) for entry in asked.items()), *self._answers(states, asked, now)]
 
     def recorded(self, refreshes: Iterable[Refresh]) -> None:
