@@ -1,4 +1,5 @@
-"""Schema changes of a source: those that can be followed, and those that stop one table.
+"""Schema changes of a source: those that any destination follows, those that a Delta table does,
+and those that stop one table.
 
 Each is a list of statements; `{t}` is the case's own table.
 """
@@ -53,13 +54,26 @@ ADDED = {
     ],
 }
 
+MOVED = {
+    "a dropped column": ["alter table {t} add n int", "alter table {t} drop column v"],
+    "a renamed column": ["alter table {t} rename v to w"],
+    "a wider type": ["alter table {t} alter id type bigint"],
+    "names exchanged": [
+        "alter table {t} add w text",
+        "alter table {t} rename v to x",
+        "alter table {t} rename w to v",
+        "alter table {t} rename x to w",
+    ],
+    "no longer required": [
+        "alter table {t} add n int not null default 1",
+        "alter table {t} alter n drop not null",
+    ],
+}
+
 STOPPING = {
     "a volatile default": ["alter table {t} add n float8 default random()"],
     "a default of its own for each row": ["alter table {t} add n bigserial"],
-    "a dropped column": ["alter table {t} add n int", "alter table {t} drop column v"],
-    "a renamed column": ["alter table {t} rename v to w"],
     "a changed type": ["alter table {t} alter v type bytea using v::bytea"],
-    "a wider type": ["alter table {t} alter id type bigint"],
     "dropped and added anew": [
         "alter table {t} drop column v",
         "alter table {t} add column v text",
@@ -68,12 +82,6 @@ STOPPING = {
     "a default set afterwards": [
         "alter table {t} add n int",
         "alter table {t} alter n set default 7",
-    ],
-    "names exchanged": [
-        "alter table {t} add w text",
-        "alter table {t} rename v to x",
-        "alter table {t} rename w to v",
-        "alter table {t} rename x to w",
     ],
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from altered_tables import ADDED, KEYLESS, STOPPING, names
+from altered_tables import ADDED, KEYLESS, MOVED, STOPPING, names
 from headrace.engine.materialize import Materialization
 from headrace.errors import HeadraceError
 
@@ -57,6 +57,32 @@ def test_8_a_column_added_between_log_and_lake_is_followed_after_the_restart(sho
     shop.sql("delete from goods where id = 11; insert into goods (id) values (77)")
     shop.catch_up()
     shop.assert_equal("public.goods")
+
+
+@pytest.mark.parametrize("way", ["while running", "in one transaction", "between runs"])
+def test_8_columns_that_go_or_get_other_names_types_and_rights_are_followed(shop, way):
+    """Invariant 8: rows of before, of between and of after, and those that nothing changed."""
+    with_tables(shop, MOVED)
+
+    def change() -> None:
+        for case, table in names(MOVED).items():
+            with shop.database.connect(autocommit="transaction" not in way) as connection:
+                connection.execute(f"update {table} set v = 'before' where id = 3")
+                for statement in MOVED[case]:
+                    connection.execute(statement.format(t=table))
+                connection.execute(f"insert into {table} (id) values (99)")
+                connection.execute(f"delete from {table} where id = 4")
+
+    if way == "while running":
+        with shop.running() as running:
+            running.catch_up()
+            change()
+            running.catch_up()
+    else:
+        change()
+    shop.catch_up()
+    for table in names(MOVED).values():
+        shop.assert_equal(f"public.{table}")
 
 
 def test_8_a_change_that_cannot_be_followed_stops_that_table_alone(shop):

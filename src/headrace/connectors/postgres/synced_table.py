@@ -460,7 +460,10 @@ def stagings(plan: WritePlan, *, fills: bool = False) -> Iterator[Staging]:
 
 
 def _is_at_or_after(at: Checkpoint | None, to: Checkpoint) -> bool:
-    return at is not None and at.log_id == to.log_id and at.commit >= to.commit
+    """A commit may be applied in parts, which end at LSNs; a log without LSNs may have 0."""
+    if at is None or at.log_id != to.log_id or at.commit < to.commit:
+        return False
+    return at.commit > to.commit or not at.lsn < to.lsn or not at.lsn
 
 
 def _numbered(changes: NetChanges) -> pa.Table:
