@@ -101,7 +101,8 @@ def _take_from_group(
     for batch in file.iter_batches(8192, row_groups=[group], columns=names):
         inside = rows[(rows >= start) & (rows < start + batch.num_rows)]
         if len(inside):
-            yield to_stored(_with_rows(batch).take(pa.array(inside - start)), schema)
+            # As stored first: other writers' text may be read as views, which Arrow cannot take.
+            yield to_stored(_with_rows(batch), schema).take(pa.array(inside - start))
         start += batch.num_rows
         if start > rows[-1]:
             return
