@@ -8,11 +8,14 @@ from dataclasses import dataclass
 
 from headrace import assembly, syncing
 from headrace.config import Capture, SelectedTable, Settings, Sync
+from headrace.connectors.delta.destination import DeltaDestination
+from headrace.connectors.delta.table import MergeOnReadTable
 from headrace.connectors.postgres.catalog import TypeCatalog
 from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.destination import PostgresDestination
 from headrace.connectors.postgres.source import slot_state
-from headrace.errors import DestinationError, UnsupportedSchemaChangeError
+from headrace.engine.shaping import shaped
+from headrace.errors import DestinationError, UnsuitableShapeError, UnsupportedSchemaChangeError
 from headrace.log import LogReader
 from headrace.model import SchemaPolicy, TableId, TableSchema
 from headrace.transferring import wanted_schema
@@ -62,7 +65,7 @@ def make_plan(settings: Settings, capture: Capture) -> Plan:
             if isinstance(place, PostgresDestination):
                 steps += _transferred_steps(capture, pipeline, place, tables, reader)
             else:
-                steps += [_table_step(pipeline, place, table, reader) for table in tables]
+                steps += _lake_steps(capture, pipeline, place, tables, reader)
     return Plan(tuple(steps))
 
 
@@ -90,6 +93,41 @@ def _table_step(
     if standing is not None:
         return Step(pipeline, "keep", "table", str(table.target), f"at {standing.lsn}")
     return Step(pipeline, "copy", "table", str(table.target), f"from {table.source}")
+
+
+def _lake_steps(
+    capture: Capture,
+    pipeline: str,
+    place: DeltaDestination,
+    tables: Sequence[SelectedTable],
+    reader: LogReader | None,
+) -> Iterator[Step]:
+    """Whether rows are copied to Delta tables; else what becomes of their columns when the next
+    changes come."""
+    with source_session(capture.connection) as session:
+        types = TypeCatalog.read(session)
+        for table in tables:
+            rows = _table_step(pipeline, place, table, reader)
+            if rows.action != "keep":
+                yield rows
+                continue
+            schema = wanted_schema(session, types, capture, table)
+            there = place.table(table.target, pipeline, table.shape, table.delivery, table.format)
+            yield from _column_steps(pipeline, table, there, shaped(schema, table.shape)) or [rows]
+
+
+def _column_steps(
+    pipeline: str, table: SelectedTable, there: MergeOnReadTable, schema: TableSchema
+) -> list[Step]:
+    name = str(table.target)
+    try:
+        sentences = there.planned(schema)
+    except UnsupportedSchemaChangeError as error:
+        action = "copy" if table.delivery.schema_policy is SchemaPolicy.RESYNC else "stop"
+        return [Step(pipeline, action, "table", name, error.message)]
+    except (DestinationError, UnsuitableShapeError) as error:
+        return [Step(pipeline, "stop", "table", name, error.message)]
+    return [Step(pipeline, "alter", "table", name, sentence) for sentence in sentences]
 
 
 def _transferred_steps(
