@@ -2,7 +2,8 @@
 
 A table of a million rows takes 3,600 commits, each of 100 updates and 20 inserts and deletes of
 random keys. Every 300 commits its files are counted and it is read as a whole by DuckDB and by
-deltalake. The same life without upkeep, cut off after 900 commits, shows what it is for.
+deltalake. The same life without upkeep, cut off after 300 commits, shows what it is for: beyond 512
+files with deletion vectors deltalake 1.6.6 never ends reading.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from headrace.model import Checkpoint, Lsn, NetChanges
 SIZE = 1_000_000
 HOUR = 3600
 INTERVAL = 300
-WITHOUT = 900
+WITHOUT = 300
 UPDATES, OTHERS = 100, 20
 NEVER = Policy(together=1 << 30, worn=2.0)
 READS = 3

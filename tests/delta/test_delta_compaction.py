@@ -151,7 +151,7 @@ class Life:
         ("timestamp", "by_key"),
     ],
 )
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(script=st.lists(_steps, min_size=3, max_size=12))
 def test_a_copy_committed_at_any_later_moment_changes_no_row(
     kind: str, layout: str, script: list[Any]

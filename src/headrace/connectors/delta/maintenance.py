@@ -58,7 +58,7 @@ class Policy:
     """
 
     together: int = 16
-    small: int = 32 << 20  # bytes
+    small: int = 64 << 20  # bytes
     tiny: int = 1 << 20
     worn: float = 0.3  # each row deleted costs two or three rewritten ones
     bytes: int = 128 << 20  # that one commit rewrites: a few seconds beside the applies
