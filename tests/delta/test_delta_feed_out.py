@@ -34,7 +34,7 @@ from headrace.connectors.delta.columns import Layout
 from headrace.connectors.delta.history import TableHistory
 from headrace.connectors.delta.state import load_state
 from headrace.log.storage import open_storage
-from headrace.model import ChangeFeed, TableFormat
+from headrace.model import ChangeFeed, Column, TableFormat
 
 Told = Counter[Row]  # rows with their change type last
 
@@ -168,3 +168,56 @@ def test_the_feed_of_any_life_is_the_changes_of_its_source(
             assert fed(read(life.lake, life.schema.names), life.schema.names, life.lake) == expected
         assert_holds(life.lake.path, life.model)
         assert life.lake.open().checkpoint(LOG_ID) == at(life.commit)
+
+
+@pytest.mark.parametrize("vectors", [True, False])
+def test_rows_that_get_a_constant_with_a_new_column_are_told_once(
+    lake: Lake, vectors: bool
+) -> None:
+    """A reader that follows the feed must not miss what Postgres wrote into its rows."""
+    layout = TableFormat(deletion_vectors=vectors, change_feed=ChangeFeed.ROWS)
+    life = ToldLife(lake, "int64", layout)
+    life.apply(({1: 5}, {0}))
+    constant = Column("extra", pa.int32(), "int4", 40)
+    schema = replace(
+        life.schema,
+        version=2,
+        columns=(*life.schema.columns, constant),
+        missing={"extra": pa.scalar(7, pa.int32())},
+    )
+    life.table.evolve(schema)
+    feed = pa.table(DeltaTable(lake.path).load_cdf(starting_version=2))
+    kinds = dict(zip(("delete", "insert"), map(list[Any], ([], [])), strict=True))
+    for key, extra, kind in zip(
+        *(feed.column(n).to_pylist() for n in ("id", "extra", "_change_type")), strict=True
+    ):
+        kinds[kind].append((key, extra))
+    keys = sorted(row[0] for row in life.model.rows)
+    assert sorted(kinds["insert"]) == [(key, 7) for key in keys]
+    assert sorted(key for key, _ in kinds["delete"]) == keys
+
+
+def test_what_the_user_no_longer_wants_leaves_the_table(lake: Lake) -> None:
+    """Reader version 1, and no file with a vector: nothing that a reader would have to know."""
+    schema = replace(schema_of("int64"), columns=schema_of("int64").columns[:3])
+    names = [0, 1, 2]
+    rows = [tuple(row_of("int64", key, 1)[i] for i in names) for key in range(9)]
+    table = lake.open()
+    table.load(schema, lake.snapshot(schema, rows), at(1))
+    table.apply(changes(schema, [], rows[:2]), at(2))
+    again = lake.open(layout=TableFormat(deletion_vectors=False))
+    again.apply(changes(schema, [], rows[2:4]), at(3))
+    protocol = DeltaTable(lake.path).protocol()
+    assert (protocol.min_reader_version, protocol.reader_features) == (1, None)
+    files = DeltaTable(lake.path).to_pyarrow_table()  # which refuses deletion vectors
+    assert sorted(files.column("id").to_pylist()) == sorted(row[0] for row in rows[4:])
+    assert lake.open().checkpoint(LOG_ID) == at(3)
+
+
+def test_a_feed_that_somebody_else_switched_on_stays_and_is_told(lake: Lake) -> None:
+    life = ToldLife(lake, "int64", TableFormat(deletion_vectors=False))
+    DeltaTable(lake.path).alter.set_table_properties({"delta.enableChangeDataFeed": "true"})
+    life.apply(({1: 5}, {0}))
+    feed = pa.table(DeltaTable(lake.path).load_cdf(starting_version=2))
+    kinds = Counter(feed.column("_change_type").to_pylist())
+    assert kinds == {"delete": 2, "insert": 1}

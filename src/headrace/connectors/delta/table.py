@@ -346,6 +346,10 @@ class MergeOnReadTable:
         self._evolve(schema, self._delivery)
 
     def _evolve(self, schema: TableSchema, delivery: Delivery) -> None:
+        found = evolution(self._known_state(), schema, delivery)
+        if found is not None and found.touches_files and found.changes_rows:
+            self._purge()
+
         def plan(state: TableState | None) -> list[Action]:
             found = evolution(state or TableState(), schema, delivery)
             if found is None:
@@ -621,6 +625,7 @@ class MergeOnReadTable:
 
     def _mark_all(self, state: TableState, changes: NetChanges, to: Checkpoint) -> None:
         """All rows that stand are marked, but for those whose keys came back."""
+        self._purge()
         stored = self._columns(state)
         rows = self._row_index(state, changes.schema, stored)
         batch = set_against(rows, replace(changes, truncate=False), stored)
