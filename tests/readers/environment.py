@@ -31,8 +31,10 @@ def heavy_python() -> Path:
 def _make(folder: Path) -> None:
     commands = [
         [sys.executable, "-m", "venv", "--clear", str(folder)],
-        [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
-        + ["--disable-pip-version-check", "--no-compile", "--no-deps", "-r", str(REQUIREMENTS)],
+        [
+            *(str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-deps"),
+            *("--no-compile", "--disable-pip-version-check", "-r", str(REQUIREMENTS)),
+        ],
     ]
     for command in commands:
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600)
