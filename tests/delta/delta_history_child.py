@@ -1,6 +1,7 @@
 """Takes a life of rows into a table that keeps their versions, in a process that may be killed.
 
-python delta_history_child.py ROOT LAYOUT, which is `vectors` or `rewrite`.
+python delta_history_child.py ROOT LAYOUT, which is `vectors`, `rewrite`, or `eager`: with a
+compaction at every chance.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
+from delta_crash_child import EAGER, AtOnce
 from delta_samples import LOG_ID, NAME, PIPELINE, Lake, at
 
 from headrace.connectors.delta.destination import DeltaDestination
@@ -95,7 +97,8 @@ def batch(transactions: Sequence[tuple[int, Step]]) -> ChangeBatch:
 
 def main(root: str, layout: str) -> None:
     lake = Lake(Path(root))
-    place = DeltaDestination(str(lake.root / "lake"))
+    policy = EAGER if layout == "eager" else None
+    place = DeltaDestination(str(lake.root / "lake"), beside=AtOnce(), policy=policy)
     table = place.table(NAME, PIPELINE, SHAPE, layout=REWRITTEN if layout == "rewrite" else None)
     standing = table.checkpoint(LOG_ID)
     for commit in range(0 if standing is None else standing.commit, len(LIFE)):

@@ -12,6 +12,7 @@ from pathlib import Path
 import delta_history_child as child
 import pytest
 from delta_samples import LOG_ID, READERS, Lake, at
+from deltalake import DeltaTable
 
 from headrace.errors import UnsuitableTableError
 
@@ -67,11 +68,17 @@ def assert_whole(root: Path) -> None:
     assert lake.open(shape=child.SHAPE).checkpoint(LOG_ID) == at(len(child.LIFE))
 
 
-@pytest.mark.parametrize("layout", ["vectors", "rewrite"])
+@pytest.mark.parametrize("layout", ["vectors", "rewrite", "eager"])
 def test_5_a_life_in_several_commits_comes_to_its_versions(tmp_path: Path, layout: str) -> None:
-    """Through a truncate, a resync, and a clock that goes back."""
+    """Through a truncate, a resync, a clock that goes back, and compactions."""
     child.main(str(tmp_path), layout)
     assert_whole(tmp_path)
+    compacted = "OPTIMIZE" in {entry["operation"] for entry in _history(tmp_path)}
+    assert compacted == (layout == "eager")
+
+
+def _history(root: Path) -> list[dict[str, object]]:
+    return DeltaTable(Lake(root).path).history()
 
 
 @pytest.mark.parametrize(("failpoint", "hits"), child.KILLS)
