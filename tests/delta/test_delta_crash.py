@@ -12,6 +12,7 @@ from pathlib import Path
 
 import delta_crash_child
 import delta_history_child
+import evolving_child
 import pyarrow as pa
 import pytest
 from delta_samples import LOG_ID, Lake, Model, assert_holds, at, schema_of
@@ -36,7 +37,7 @@ REWRITE_KILLS = [("delta.file_rewritten", 2), ("delta.changes_written", 2), ("de
 
 
 def test_every_failpoint_of_the_destination_is_killed_at() -> None:
-    kills = KILLS + UPKEEP_KILLS + REWRITE_KILLS + delta_history_child.KILLS
+    kills = KILLS + UPKEEP_KILLS + REWRITE_KILLS + delta_history_child.KILLS + evolving_child.KILLS
     assert {name for name, _ in kills} == {n for n in FAILPOINTS if n.startswith("delta.")}
 
 

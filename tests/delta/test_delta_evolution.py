@@ -259,12 +259,12 @@ def test_the_plan_tells_what_evolving_would_do_and_does_nothing(lake: Lake) -> N
     assert DeltaTable(lake.path).version() == version
 
 
-@pytest.mark.parametrize("failpoint", ["delta.columns_rewritten=kill@2", "delta.log_put=kill@2"])
+@pytest.mark.parametrize(("failpoint", "hits"), evolving_child.KILLS)
 def test_3_killed_in_the_middle_of_a_rewrite_it_goes_on_exactly_once(
-    tmp_path: Path, failpoint: str
+    tmp_path: Path, failpoint: str, hits: int
 ) -> None:
     """Invariant 3."""
-    assert _child(tmp_path, failpoint) == -signal.SIGKILL
+    assert _child(tmp_path, f"{failpoint}=kill@{hits}") == -signal.SIGKILL
     assert _child(tmp_path, "") == 0
     life = Evolving(Lake(tmp_path))
     evolving_child.live(life, only_model=True)

@@ -28,6 +28,8 @@ from delta_samples import (
 )
 from deltalake import DeltaTable
 
+from headrace import assembly
+from headrace.config import load
 from headrace.connectors.delta import preserving, rows
 from headrace.connectors.delta.destination import DeltaDestination
 from headrace.connectors.delta.leaves import LEAF_BYTES
@@ -252,3 +254,30 @@ def test_killed_while_it_saves_an_index_a_table_goes_on(
         gone = [row_of(kind, 2 * number, 0)]
         model.apply([row_of(kind, key, number) for key in upserts], gone)
     assert_holds(Lake(tmp_path).path, model, ["duckdb"])
+
+
+PROJECT = """
+version: 1
+state: {state}
+connections:
+  shop: {{type: postgres, host: localhost, database: shop, user: me}}
+  lake: {{type: delta, location: ./lake}}
+pipelines:
+  shop_to_lake: {{source: shop, destination: lake, tables: ["public.*"], index_memory: 1MiB}}
+"""
+
+
+def test_a_project_keeps_its_indexes_below_its_state(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preserving, "DUE_LAST", 1)
+    file = lake.root / "headrace.yaml"
+    file.write_text(PROJECT.format(state="./state"))
+    place = assembly.destination(load(file), PIPELINE)
+    table = place.table(NAME, PIPELINE)
+    table.load(SCHEMA, lake.snapshot(SCHEMA, [row_of(KIND, 1, 1)]), at(1))
+    table.apply(changes(SCHEMA, [row_of(KIND, 2, 1)]), at(2))
+    table.settle()
+    place.close()
+    folder = lake.root / "state" / "index" / PIPELINE / NAME.schema / NAME.name
+    assert (folder / "directory").exists()

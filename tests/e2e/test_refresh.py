@@ -1,4 +1,4 @@
-"""A table that is copied anew changes by what differs; beside a run too, and by itself if allowed."""
+"""A table that is copied anew changes by what differs; beside a run, and by itself if allowed."""
 
 from __future__ import annotations
 

@@ -17,8 +17,9 @@ from typing import Any, Final
 
 from headrace import failpoints
 from headrace.engine.keyed import keyed
-from headrace.engine.refresh import Comparer, follows
+from headrace.engine.refresh import Comparer
 from headrace.engine.refreshing import Refresher
+from headrace.engine.resuming import Resumer, stopped_by_log
 from headrace.engine.shaping import net_of, shaped, snapshot_schema
 from headrace.engine.table_state import (
     Phase,
@@ -33,7 +34,6 @@ from headrace.engine.versions import by_version, committed_at, end_of
 from headrace.errors import (
     DestinationConflictError,
     HeadraceError,
-    LogGapError,
     RowsWaitError,
     TableStoppedError,
     UnexpectedError,
@@ -87,6 +87,7 @@ class Materialization:
         self._record = reader.position(name) or {}
         self._refresher = Refresher(refresh, self._record)
         self._comparer = Comparer(name, reader)
+        self._resumer = Resumer(reader, self._record, self._refresher)
         self.tables = {target.table: self._resumed(target) for target in targets}
         self._seen = min((state.resumed for state in self.tables.values()), default=0)
         self.position = self._position_of(self._seen)  # of the newest commit that was queued
@@ -106,7 +107,7 @@ class Materialization:
             return TableState(target, None, floor, Phase.FAILED, self._unfit[target.table])
         try:
             self._ensure_begun()
-            return self._resume(target)
+            return self._resumer.resume(target)
         except HeadraceError as error:
             phase = Phase.RETRYING if error.transient else Phase.FAILED
             return TableState(target, None, floor, phase, error, unasked=error.transient)
@@ -116,47 +117,6 @@ class Materialization:
             if self._begin is not None:
                 self._begin()
                 self._begin = None
-
-    def _resume(self, target: TableTarget) -> TableState:
-        held = target.destination.held()
-        if held is not None:
-            stopped = TableStoppedError(f"{target.table}: {held}", hint=_resync(target.table))
-            return TableState(target, None, self._reader.head(), Phase.HELD, stopped)
-        checkpoint = target.destination.checkpoint(self._reader.log_id)
-        floor = self._reader.floor
-        if checkpoint is None:
-            return self._unknown_to_log(target, floor)
-        resumed = max(checkpoint.commit, self._recorded_pass(target.table, checkpoint))
-        head = self._reader.head()
-        if not floor <= resumed <= head:
-            error = LogGapError(
-                f"{target.table}: the destination stands at commit {resumed}, the change log "
-                f"holds those after {floor} up to {head}",
-                hint="Headrace copies the table again; the old data stays readable until then",
-            )
-            # A log that lost its end gives numbers anew: only what comes from now on counts.
-            floor = head if resumed > head else floor
-            return self._refresher.lost(target, floor, error)
-        return TableState(
-            target, checkpoint, resumed, Phase.STREAMING, durable=checkpoint, passed=resumed
-        )
-
-    def _unknown_to_log(self, target: TableTarget, floor: int) -> TableState:
-        """A table that never took anything of this log: a new one, or one of a log that is lost."""
-        former = follows(target.destination)
-        if former is None:
-            return TableState(target, None, floor, Phase.WAITING)
-        error = LogGapError(
-            f"{target.table}: the destination follows the change log {former}, which was lost or "
-            f"begun anew; the log is {self._reader.log_id} now",
-            hint="Headrace compares the table with its source; the old data stays until then",
-        )
-        return self._refresher.lost(target, floor, error)
-
-    def _recorded_pass(self, table: TableId, checkpoint: Checkpoint) -> int:
-        """The commit that a run before had passed, if the destination still is as it left it."""
-        known = self._record.get("tables", {}).get(str(table), {})
-        return int(known["passed"]) if known.get("applied") == checkpoint.commit else 0
 
     def _position_of(self, commit: int) -> Lsn:
         """Where a commit of the log ends; zero for one that retention has removed."""
@@ -301,7 +261,7 @@ class Materialization:
     def _stop_waiting(self, state: TableState | None, commit: int, reason: str) -> None:
         """A table that waits for its snapshot waits in vain, until somebody has it copied again."""
         if state is not None and state.phase is Phase.WAITING and commit > state.resumed:
-            self._failed(state, _stopped(state.target.table, reason))
+            self._failed(state, stopped_by_log(state.target.table, reason))
 
     # -- one table ---------------------------------------------------------------------------------
 
@@ -351,7 +311,7 @@ class Materialization:
         says; and another run may have been quicker than this one.
         """
         self._ensure_begun()
-        fresh = self._resume(state.target)
+        fresh = self._resumer.resume(state.target)
         fresh.applied_rows, fresh.backoff = state.applied_rows, state.backoff
         fresh.written = state.written
         for manifest in self._reader.manifests(fresh.resumed, max(fresh.resumed, self._seen)):
@@ -405,7 +365,7 @@ class Materialization:
         last = stretch[-1]
         started = time.monotonic()
         if last.stopped is not None:
-            raise _stopped(state.target.table, last.stopped)
+            raise stopped_by_log(state.target.table, last.stopped)
         self._apply_stretch(state, stretch)
         for _ in stretch:
             state.queue.popleft()
@@ -529,12 +489,3 @@ class Materialization:
     def _reached(self, state: TableState, at: Lsn) -> Lsn:
         """Up to where the table is as the source was; `at` is where its last change brought it."""
         return max(at, state.queue[0].from_lsn if state.queue else self.position)
-
-
-def _stopped(table: TableId, reason: str) -> TableStoppedError:
-    where = "" if str(table) in reason else f"{table}: "
-    return TableStoppedError(f"{where}{reason}", hint=_resync(table))
-
-
-def _resync(table: TableId) -> str:
-    return f"headrace resync {table}"

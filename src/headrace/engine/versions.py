@@ -48,9 +48,7 @@ def committed_at(part: list[ChangeBatch]) -> datetime:
     return moment
 
 
-def _divided(
-    part: list[ChangeBatch], at: np.uint64
-) -> tuple[list[ChangeBatch], list[ChangeBatch]]:
+def _divided(part: list[ChangeBatch], at: np.uint64) -> tuple[list[ChangeBatch], list[ChangeBatch]]:
     """The changes of transactions before `at`, and those of that one."""
     before = [_until(batch, at) for batch in part]
     same = [_from(batch, at, "left") for batch in part]

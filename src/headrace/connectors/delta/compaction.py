@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,15 +28,18 @@ from headrace.connectors.delta.rows import Moved, RowIndex, load_vector
 from headrace.connectors.delta.schema import arrow_schema
 from headrace.connectors.delta.state import TableState
 from headrace.connectors.delta.vectors import unique_id
-from headrace.connectors.delta.writer import LASTING_COMPRESSION, DataWriter, write_vectors
+from headrace.connectors.delta.writer import (
+    LASTING_COMPRESSION,
+    ROW_GROUP_ROWS,
+    DataWriter,
+    write_vectors,
+)
 from headrace.failpoints import hit
 from headrace.log.storage import FileGroup, Storage
 from headrace.model.fingerprint import Hashes, NullKeyError, concat_hashes
 
 File = Mapping[str, Any]  # the add action of a data file
 Rows = npt.NDArray[np.uint32]
-
-_BATCH_ROWS: Final = 1 << 17  # rows of a row group, which readers skip or read
 
 
 @dataclass(frozen=True)
@@ -194,7 +197,7 @@ def _living(
     for number, file, deleted in sources:
         gone = np.frombuffer(deleted.to_array(), np.uint32).astype(np.int64)
         start = 0
-        for rows in read_columns(storage, file["path"], schema, _BATCH_ROWS):
+        for rows in read_columns(storage, file["path"], schema, ROW_GROUP_ROWS):
             places = np.arange(start, start + rows.num_rows)
             start += rows.num_rows
             alive = ~np.isin(places, gone, assume_unique=True)
@@ -219,7 +222,7 @@ def _arranged(
     for piece in pieces(order, size):
         yield (
             _Batch(rows.take(pa.array(part)), origins[part])
-            for part in np.split(piece, range(_BATCH_ROWS, len(piece), _BATCH_ROWS))
+            for part in np.split(piece, range(ROW_GROUP_ROWS, len(piece), ROW_GROUP_ROWS))
         )
 
 

@@ -9,7 +9,6 @@ from typing import Any, Final
 from headrace.connectors.delta import actions, conversion
 from headrace.connectors.delta.actions import Action
 from headrace.connectors.delta.maintenance import RETENTION_PROPERTIES
-from headrace.connectors.delta.retained import KIND
 from headrace.connectors.delta.schema import (
     delta_schema,
     protocol_for,
@@ -18,6 +17,7 @@ from headrace.connectors.delta.schema import (
 from headrace.connectors.delta.state import TableState
 from headrace.model import Checkpoint, TableFormat, TableSchema
 
+KIND: Final = "headrace.mode"  # the table property that says what its rows mean
 PIPELINE: Final = "headrace.pipeline"  # the table property that says whose a table is
 LOG_ID: Final = "headrace.log"  # and from which change log its content comes
 SOURCE: Final = "headrace.source"  # and which table it is there

@@ -41,23 +41,7 @@ from headrace.model import (
 )
 from headrace.model.fingerprint import Hasher
 
-KIND: Final = "headrace.mode"  # the table property that says what its rows mean
 TRUNCATE_OP: Final = "t"
-
-
-def kind_of(shape: Shape) -> str:
-    """What a table's rows mean, for its properties: rows of two kinds do not go together."""
-    kept = shape.on_delete is not OnDelete.DELETE
-    return f"{shape.mode.value}, {shape.on_delete.value}" if kept else shape.mode.value
-
-
-def kind_made(state: TableState) -> str:
-    """The same of a table that stands; tables from before this was noted hold the current state."""
-    return state.configuration.get(KIND, Mode.SCD1.value)
-
-
-def mode_of(state: TableState) -> Mode:
-    return Mode(kind_made(state).partition(",")[0])
 
 
 # -- another snapshot ------------------------------------------------------------------------------

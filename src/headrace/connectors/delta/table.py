@@ -27,17 +27,11 @@ from headrace.connectors.delta.changeset import Changeset, RowsMissingError, set
 from headrace.connectors.delta.compaction import Compaction, Replacement
 from headrace.connectors.delta.conversion import converted, has_feed, has_vectors, purged
 from headrace.connectors.delta.evolution import commit, evolution
+from headrace.connectors.delta.kinds import kind_of, mode_of, require_kind, require_nothing_lost
 from headrace.connectors.delta.maintenance import Policy
 from headrace.connectors.delta.plans import LOG_ID, PIPELINE, replacement
 from headrace.connectors.delta.preserving import Preserved
-from headrace.connectors.delta.retained import (
-    all_marked,
-    kind_made,
-    kind_of,
-    mode_of,
-    require_same_partitions,
-    retained,
-)
+from headrace.connectors.delta.retained import all_marked, require_same_partitions, retained
 from headrace.connectors.delta.rewriting import rewrite
 from headrace.connectors.delta.rows import RowIndex, count_rows, load_vector
 from headrace.connectors.delta.schema import arrow_schema, check_protocol
@@ -56,7 +50,6 @@ from headrace.errors import (
     DestinationConflictError,
     DivergedError,
     ForeignTableError,
-    UnsuitableTableError,
     UnsupportedSchemaChangeError,
 )
 from headrace.failpoints import hit
@@ -134,7 +127,7 @@ class MergeOnReadTable:
         """
         state = self._refresh()
         if state is not None:
-            self._require_kind(state)
+            require_kind(state, self.name, self._pipeline, self._shape)
         return None if state is None else self._standing(state, log_id)
 
     def load(self, schema: TableSchema, files: Sequence[str], at: Checkpoint) -> None:
@@ -152,7 +145,7 @@ class MergeOnReadTable:
         standing = self._refresh_ours()
         if standing is not None:
             self._check_protocol()
-            self._require_nothing_lost(standing)
+            require_nothing_lost(standing, self.name, self._shape)
         former = standing if standing and mode_of(standing) is self._shape.mode else None
         if former is not None and self._shape.mode is Mode.SCD2:
             self._continue(former, schema, files, at)
@@ -452,31 +445,6 @@ class MergeOnReadTable:
             )
         self._checked = seen
 
-    def _require_kind(self, state: TableState) -> None:
-        """Rows of one mode mean nothing in another."""
-        if state.configuration.get(PIPELINE) == self._pipeline:
-            self._require_nothing_lost(state)
-            if kind_made(state) != kind_of(self._shape):
-                hint = f"headrace resync {self.name} makes it anew, or set its mode back"
-                raise self._of_another_kind(state, hint)
-
-    def _require_nothing_lost(self, state: TableState) -> None:
-        """A table of the current state can be made anew in another mode; others tell what their
-        source no longer does."""
-        if kind_made(state) not in (Mode.SCD1.value, kind_of(self._shape)):
-            hint = (
-                "set it back; or move the table away, or give it another name:, and it begins anew"
-            )
-            raise self._of_another_kind(state, hint)
-
-    def _of_another_kind(self, state: TableState, hint: str) -> UnsuitableTableError:
-        made, wanted = kind_made(state), kind_of(self._shape)
-        return UnsuitableTableError(
-            f"{self.name} was made in mode {made}, and is to be kept in mode {wanted}",
-            hint=hint,
-            table=str(self.name),
-        )
-
     def _columns(self, state: TableState) -> pa.Schema:
         """The columns that files are written with: also those that the source dropped."""
         return arrow_schema(state.metadata["schemaString"])
@@ -531,13 +499,13 @@ class MergeOnReadTable:
     ) -> None:
         stored = self._columns(state)
         if self._shape.mode is Mode.APPEND:
-            self._append(state, to_stored(changes.upserts, stored), changes.after, to)
+            self._put_rows("WRITE", state, to_stored(changes.upserts, stored), changes, to)
             return
         if changes.truncate and self._shape.on_delete is OnDelete.MARK:
             self._mark_all(state, changes, to)
             return
         if changes.truncate and self._shape.mode is not Mode.SCD2:
-            self._truncate(state, to_stored(changes.upserts, stored), to, changes.after)
+            self._truncate(state, changes, to)
             return
         rows = self._row_index(state, changes.schema, stored)
         batch = set_against(rows, changes, stored)
@@ -594,34 +562,36 @@ class MergeOnReadTable:
         told = changes_of(self._rows, batch, key, images=images, rewritten=rewritten)
         return [] if told is None else write_change_files(self.storage, told, state.partition_by)
 
-    def _truncate(
-        self, state: TableState, upserts: pa.Table, to: Checkpoint, after: Lsn | None
+    def _put_rows(
+        self,
+        operation: str,
+        state: TableState,
+        rows: pa.Table,
+        changes: NetChanges,
+        to: Checkpoint,
+        *,
+        kept: Sequence[Action] | None = None,
+        deleted: int = 0,
     ) -> None:
-        self._purge()
-        written = write_files(self.storage, upserts, {}, state.partition_by)
-        live = sum(self._total(file) - _cardinality(file) for file in state.files.values())
-        metrics = {"numUpsertedRows": upserts.num_rows, "numDeletedRows": live}
+        """Add rows; with `kept` these files stand in the place of all that stood."""
+        written = write_files(self.storage, rows, {}, state.partition_by)
+        metrics = {"numUpsertedRows": rows.num_rows, "numDeletedRows": deleted}
         self._put(
             [
-                actions.commit_info("TRUNCATE", at=to, after=after, metrics=metrics),
-                *(actions.remove(file) for file in state.files.values()),
+                actions.commit_info(operation, at=to, after=changes.after, metrics=metrics),
+                *(actions.remove(file) for file in state.files.values() if kept is not None),
+                *(kept or ()),
                 *(add for add, _ in written.adds),
                 *actions.transactions(self.app_id(to.log_id), to),
             ]
         )
         self._sync()
 
-    def _append(self, state: TableState, rows: pa.Table, after: Lsn | None, to: Checkpoint) -> None:
-        written = write_files(self.storage, rows, {}, state.partition_by)
-        self._put(
-            [
-                actions.commit_info(
-                    "WRITE", at=to, after=after, metrics={"numUpsertedRows": rows.num_rows}
-                ),
-                *(add for add, _ in written.adds),
-                *actions.transactions(self.app_id(to.log_id), to),
-            ]
-        )
+    def _truncate(self, state: TableState, changes: NetChanges, to: Checkpoint) -> None:
+        self._purge()
+        live = sum(self._total(file) - _cardinality(file) for file in state.files.values())
+        upserts = to_stored(changes.upserts, self._columns(state))
+        self._put_rows("TRUNCATE", state, upserts, changes, to, kept=(), deleted=live)
 
     def _mark_all(self, state: TableState, changes: NetChanges, to: Checkpoint) -> None:
         """All rows that stand are marked, but for those whose keys came back."""
@@ -629,22 +599,10 @@ class MergeOnReadTable:
         stored = self._columns(state)
         rows = self._row_index(state, changes.schema, stored)
         batch = set_against(rows, replace(changes, truncate=False), stored)
-        moment = changes.truncated_at
-        assert moment is not None  # Postgres tells it of every change
+        assert changes.truncated_at is not None  # Postgres tells it of every change
         replaced = rows.deletions(batch.doomed)
-        marked = all_marked(self.storage, state, replaced, stored, moment)
-        written = write_files(self.storage, batch.upserts, {}, state.partition_by)
-        metrics = {"numUpsertedRows": batch.upserts.num_rows, "numDeletedRows": 0}
-        self._put(
-            [
-                actions.commit_info("TRUNCATE", at=to, after=changes.after, metrics=metrics),
-                *(actions.remove(file) for file in state.files.values()),
-                *marked,
-                *(add for add, _ in written.adds),
-                *actions.transactions(self.app_id(to.log_id), to),
-            ]
-        )
-        self._sync()
+        marked = all_marked(self.storage, state, replaced, stored, changes.truncated_at)
+        self._put_rows("TRUNCATE", state, batch.upserts, changes, to, kept=marked)
 
     def _total(self, file: Mapping[str, Any]) -> int:
         return count_rows(self.storage, file, maintenance.known_rows(file))
