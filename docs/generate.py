@@ -26,6 +26,7 @@ from headrace.failpoints import FAILPOINTS
 ROOT: Final = Path(__file__).parents[1]
 REFERENCE: Final = ROOT / "docs" / "reference"
 README: Final = ROOT / "README.md"
+UPKEEP: Final = ROOT / "docs" / "explanation" / "upkeep.md"
 REPORTS: Final = ROOT / "benchmarks" / "reports"
 BEGIN: Final = "<!-- figures -->\n"
 END: Final = "<!-- /figures -->\n"
@@ -69,7 +70,11 @@ def main() -> int:
 def generated() -> dict[Path, str]:
     """Every page that is generated, or has a generated part, as it must be."""
     reference = {REFERENCE / name: page() for name, page in PAGES.items()}
-    return {**reference, README: with_figures(README.read_text("utf-8"))}
+    return {
+        **reference,
+        README: with_figures(README.read_text("utf-8")),
+        UPKEEP: with_curve(UPKEEP.read_text("utf-8")),
+    }
 
 
 def _current(path: Path) -> str:
@@ -260,16 +265,41 @@ class Figure(NamedTuple):
 
 
 def with_figures(page: str, folder: Path = REPORTS) -> str:
-    """The page with the table between its marks.
+    """The README with the table of all reports between its marks.
 
     Raises:
         ValueError: a mark is missing.
     """
+    return _between_marks(page, figures(_reports(folder)))
+
+
+def with_curve(page: str, folder: Path = REPORTS) -> str:
+    """The page on upkeep, with what an hour of commits came to between its marks."""
+    report = _reports(folder).get("upkeep")
+    return _between_marks(page, "" if report is None else f"{_curve(report)}\n")
+
+
+def _between_marks(page: str, text: str) -> str:
     before, _, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:
         raise ValueError(f"the page lacks {BEGIN.strip()} or {END.strip()}")
-    return f"{before}{BEGIN}{figures(_reports(folder))}{END}{after}"
+    return f"{before}{BEGIN}{text}{END}{after}"
+
+
+def _curve(report: Report) -> str:
+    """What stands after each interval of commits; without upkeep, where it was cut off."""
+    columns = ("commits", "files", "MiB", "apply, p50", "apply, p99", "read: DuckDB", "deltalake")
+    without = report["without_upkeep_after_300"]
+    rows = [_stretch(str(at.get("commits", 0)), at) for at in report["curve"]]
+    rows.append(_stretch(f"{without['commits']}, without upkeep", without))
+    return f"{_table(columns, rows)}\n\n{_provenance([report])}"
+
+
+def _stretch(commits: str, at: Mapping[str, Any]) -> tuple[str, ...]:
+    timed = ("apply_p50_ms", "apply_p99_ms", "read_duckdb_ms", "read_deltalake_ms")
+    times = (f"{at[name]:.0f} ms" if name in at else "" for name in timed)
+    return (commits, str(at["files"]), f"{at['table_mib']:.0f}", *times)
 
 
 def figures(reports: Mapping[str, Report]) -> str:
