@@ -12,9 +12,9 @@ from delta_samples import LOG_ID, Lake, Model, Row, assert_holds, at, changes, r
 from deltalake import DeltaTable
 
 from headrace.connectors.delta import actions
+from headrace.connectors.delta.live import ATTEMPTS
 from headrace.connectors.delta.maintenance import Policy, Sweep, choose, retention_ms
 from headrace.connectors.delta.state import load_state
-from headrace.connectors.delta.table import ATTEMPTS
 from headrace.errors import DestinationConflictError, DestinationError
 from headrace.log import open_storage
 

@@ -55,42 +55,41 @@ class Copy:
     hashes: Hashes | None
     keyed: Rows
 
+    @property
+    def path(self) -> str:
+        path: str = self.add["add"]["path"]
+        return path
+
     def carried(self, lost: Locations) -> BitMap:
         """The rows of this file that came from the places `lost`."""
         at = np.minimum(np.searchsorted(self.origins, lost), len(self.origins) - 1)
         return BitMap(self.rows[at[self.origins[at] == lost]])
 
-    def moved(self, descriptor: Mapping[str, Any] | None, deleted: BitMap) -> Moved | None:
-        if self.hashes is None:
-            return None
-        return Moved(self.add["add"]["path"], descriptor, deleted, self.hashes, self.keyed)
+    def moved(self, descriptor: Mapping[str, Any] | None, deleted: BitMap) -> Moved:
+        assert self.hashes is not None
+        return Moved(self.path, descriptor, deleted, self.hashes, self.keyed)
 
 
 @dataclass(frozen=True)
 class Replacement:
-    """A commit that puts copies in the place of their sources; `moved` is for the index, None where
-    that has to read the copies. `empty` are copies that lost all of their rows."""
+    """A commit that puts copies in the place of their sources, and how the index that numbered them
+    follows. `empty` are copies that lost all of their rows."""
 
     commit: Sequence[Action]
-    removed: Sequence[str]
-    moved: Sequence[Moved | None]
+    follow: Callable[[RowIndex], None]
     empty: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Compaction:
     """Copies that are durable and that no commit names yet; `deleted` are the rows of each source
-    that were gone when it was copied. The numbers of keys are those of `index`."""
+    that were gone when it was copied. `index` numbered the keys; None where it could not."""
 
     metadata: Mapping[str, Any]
     sources: Sequence[File]
     deleted: Sequence[BitMap]
     copies: Sequence[Copy]
     index: RowIndex | None
-
-    @property
-    def paths(self) -> list[str]:
-        return [copy.add["add"]["path"] for copy in self.copies]
 
     def against(
         self, storage: Storage, state: TableState, deleted: Callable[[File], BitMap]
@@ -105,26 +104,23 @@ class Compaction:
             return None
         files = [file for file in current if file is not None]
         lost = self._lost(files, deleted)
-        gone = {copy.add["add"]["path"]: copy.carried(lost) for copy in self.copies}
-        empty = [
-            path
-            for path, copy in zip(self.paths, self.copies, strict=True)
-            if len(gone[path]) == len(copy.rows)
-        ]
-        kept = [copy for copy in self.copies if copy.add["add"]["path"] not in empty]
+        gone = {copy.path: copy.carried(lost) for copy in self.copies}
+        empty = [copy.path for copy in self.copies if len(gone[copy.path]) == len(copy.rows)]
+        kept = [copy for copy in self.copies if copy.path not in empty]
         vectors = {path: rows for path, rows in gone.items() if rows and path not in empty}
         descriptors = write_vectors(storage, vectors)
         metrics = {"numRemovedFiles": len(files), "numAddedFiles": len(kept)}
         commit = [
             actions.commit_info("OPTIMIZE", metrics=metrics),
             *(actions.remove(file, data_change=False) for file in files),
-            *(_added(copy, descriptors.get(copy.add["add"]["path"])) for copy in kept),
+            *(_added(copy, descriptors.get(copy.path)) for copy in kept),
         ]
-        moved = [
-            copy.moved(descriptors.get(path := copy.add["add"]["path"]), gone[path])
-            for copy in kept
-        ]
-        return Replacement(commit, [file["path"] for file in files], moved, empty)
+
+        def follow(index: RowIndex) -> None:
+            moved = [copy.moved(descriptors.get(copy.path), gone[copy.path]) for copy in kept]
+            index.moved([file["path"] for file in files], moved)
+
+        return Replacement(commit, follow, empty)
 
     def _lost(self, files: Sequence[File], deleted: Callable[[File], BitMap]) -> Locations:
         """Where in the sources rows were deleted since they were copied; sorted."""
@@ -137,7 +133,7 @@ class Compaction:
 
     def abandon(self, storage: Storage) -> None:
         """Delete the copies: nothing names them."""
-        storage.delete(self.paths)
+        storage.delete([copy.path for copy in self.copies])
 
 
 def _added(copy: Copy, descriptor: Mapping[str, Any] | None) -> Action:

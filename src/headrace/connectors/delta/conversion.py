@@ -17,7 +17,6 @@ from headrace.connectors.delta.rows import load_vector
 from headrace.connectors.delta.schema import (
     CHANGE_DATA_FEED,
     DELETION_VECTORS,
-    arrow_schema,
     with_features,
     without_feature,
 )
@@ -78,19 +77,21 @@ def converted(storage: Storage, state: TableState, layout: TableFormat) -> list[
 
 
 def purged(storage: Storage, state: TableState) -> list[Action]:
-    """A commit that writes files that have a deletion vector anew; none if there are none.
+    """A commit that writes files that have a deletion vector anew, before all files are removed;
+    none if there are none, or no feed: of a file that is removed, `load_cdf` (deltalake 1.6.6)
+    tells the rows that its vector had taken before.
 
     Raises:
         LogError: a file cannot be read or written.
     """
-    rewritten = _without_vectors(storage, state)
+    rewritten = _without_vectors(storage, state) if has_feed(state) else []
     return [actions.commit_info("REORG"), *rewritten] if rewritten else []
 
 
 def _without_vectors(storage: Storage, state: TableState) -> list[Action]:
     worn = [file for file in state.files.values() if file.get("deletionVector")]
     touched = ((file, load_vector(storage, file["deletionVector"])) for file in worn)
-    stored = arrow_schema(state.metadata["schemaString"])
+    stored = state.columns
     return [
         *(actions.remove(file, data_change=False) for file in worn),
         *rewrite(storage, touched, stored, data_change=False),

@@ -13,19 +13,21 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 import pyarrow as pa
 
 from headrace.connectors.delta import actions
 from headrace.connectors.delta.actions import Action
+from headrace.connectors.delta.conversion import purged
 from headrace.connectors.delta.files import open_parquet
+from headrace.connectors.delta.live import LiveTable
 from headrace.connectors.delta.names import new_name
 from headrace.connectors.delta.rows import live_rows
 from headrace.connectors.delta.schema import (
     ATTNUM,
     SOURCE_TYPE,
-    arrow_schema,
     delta_schema,
     keeping_fields,
     protocol_for,
@@ -109,7 +111,7 @@ def evolution(state: TableState, schema: TableSchema, delivery: Delivery) -> Evo
     sentences = tuple(_sentences(old, new, columns, lost, kept))
     if sentences and delivery.schema_policy is not SchemaPolicy.EVOLVE:
         raise _unwanted(schema, sentences, delivery)
-    stored = arrow_schema(state.metadata["schemaString"])
+    stored = state.columns
     behind = _left_behind(state) | {name.lower() for name in lost if name not in kept}
     filled = any(c.constant is not None for c in columns)
     moved = any(c.former not in (None, c.name) for c in columns)
@@ -129,7 +131,7 @@ def evolution(state: TableState, schema: TableSchema, delivery: Delivery) -> Evo
 
 def _require_partitions(state: TableState, schema: TableSchema, columns: Sequence[Column]) -> None:
     """The values that name a table's partitions stand in its log, and are not written anew."""
-    stands = arrow_schema(state.metadata["schemaString"])
+    stands = state.columns
     for name in state.partition_by:
         if Column(name, stands.field(name).type, name) not in columns:
             raise UnsupportedSchemaChangeError(
@@ -141,7 +143,29 @@ def _require_partitions(state: TableState, schema: TableSchema, columns: Sequenc
             )
 
 
-def commit(storage: Storage, state: TableState, plan: Evolution) -> list[Action]:
+def evolve(live: LiveTable, schema: TableSchema, delivery: Delivery) -> None:
+    """Make the table hold `schema`, in one commit.
+
+    Raises:
+        UnsupportedSchemaChangeError, DestinationError: as `evolution` does.
+        DestinationConflictError: other writers commit faster than we can follow.
+    """
+    found = evolution(live.known(), schema, delivery)
+    if found is not None and found.touches_files and found.changes_rows:
+        live.revise(partial(purged, live.storage))
+
+    def plan(state: TableState) -> list[Action]:
+        found = evolution(state, schema, delivery)
+        if found is None:
+            return []
+        if found.touches_files or not schema.key:
+            live.forget_index()
+        return _commit(live.storage, state, found)
+
+    live.revise(plan)
+
+
+def _commit(storage: Storage, state: TableState, plan: Evolution) -> list[Action]:
     """The commit that carries the evolution out; a batch of rows is in memory at a time.
 
     Raises:
@@ -202,7 +226,7 @@ def _formers(old: Mapping[str, Field], new: Mapping[str, Field]) -> dict[str, st
 def _require_carried(
     state: TableState, schema: TableSchema, formers: Mapping[str, str], old: Mapping[str, Field]
 ) -> None:
-    stands = arrow_schema(state.metadata["schemaString"])
+    stands = state.columns
     stored = stored_schema(schema.arrow())
     for column in schema.columns:
         former = formers.get(column.name)
@@ -303,7 +327,7 @@ def _rewritten(
     storage: Storage, state: TableState, plan: Evolution, schema: pa.Schema
 ) -> Iterator[Action]:
     """The files that do not read right as they are are taken away, and their rows come back."""
-    stands = arrow_schema(state.metadata["schemaString"])
+    stands = state.columns
     names = [c.former for c in plan.columns if c.former is not None] or stands.names[:1]
     reading = pa.schema([stands.field(name) for name in names])
     for file in state.files.values():

@@ -43,8 +43,7 @@ class Leaving:
         emptied = [
             path
             for path, gone in deletions.items()
-            if len(gone) == totals[path]
-            and not (stays and state.files[path].get("deletionVector"))
+            if len(gone) == totals[path] and not (stays and state.files[path].get("deletionVector"))
         ]
         touched = {path: gone for path, gone in deletions.items() if path not in set(emptied)}
         return cls(state, touched, emptied, totals)

@@ -24,7 +24,7 @@ SOURCE: Final = "headrace.source"  # and which table it is there
 
 
 def replacement(
-    state: TableState | None,
+    old: TableState,
     schema: TableSchema,
     adds: Sequence[Action],
     checkpoint: Sequence[Action],
@@ -39,7 +39,6 @@ def replacement(
 
     With `keeps_files` the content that stands stays beside the other, and the schema too.
     """
-    old = state or TableState()
     needed = protocol_for(schema)
     standing = with_features_of(old.protocol, needed) or old.protocol
     protocol = conversion.protocol(standing, layout)
@@ -62,7 +61,9 @@ def replacement(
     }
     replaced = [] if keeps_files else list(old.files.values())
     metrics = {"numFiles": len(adds), "numRemovedFiles": len(replaced)}
-    operation = "CREATE OR REPLACE TABLE AS SELECT" if state else "CREATE TABLE AS SELECT"
+    operation = (
+        "CREATE OR REPLACE TABLE AS SELECT" if old.version >= 0 else "CREATE TABLE AS SELECT"
+    )
     return [
         actions.commit_info(operation, at=at, metrics=metrics),
         *_of_protocol(None if protocol == old.protocol else protocol),

@@ -33,7 +33,6 @@ from headrace.model import (
     ORDINAL,
     Checkpoint,
     Metadata,
-    Mode,
     OnDelete,
     Shape,
     TableFormat,
@@ -64,7 +63,6 @@ def retained(
     state: TableState,
     schema: TableSchema,
     fresh: Sequence[Action],
-    at: Checkpoint,
     shape: Shape,
     layout: TableFormat,
 ) -> list[Action]:
@@ -74,8 +72,6 @@ def retained(
         LogError: a file cannot be read or written.
         DestinationError: a row's value does not fit the column that the source has now.
     """
-    if shape.mode is Mode.APPEND:
-        return _boundary(storage, stored_schema(schema.arrow()), at, layout)
     if shape.on_delete is OnDelete.DELETE:
         return []
     survivors = _survivors(storage, state, schema, fresh)
@@ -85,12 +81,14 @@ def retained(
     return write_batches(storage, survivors, stored_schema(schema.arrow()), layout.partition_by)
 
 
-def _boundary(
-    storage: Storage, stored: pa.Schema, at: Checkpoint, layout: TableFormat
+def boundary(
+    storage: Storage, schema: TableSchema, at: Checkpoint, layout: TableFormat
 ) -> list[Action]:
+    """The add action of a row of operation `t`, which stands before those of another snapshot, of
+    the current state, in a table of changes. Raises LogError."""
     row = {OP: [TRUNCATE_OP], Metadata.LSN.column: [int(at.lsn)], ORDINAL: [0]}
-    written = write_files(storage, to_stored(pa.table(row), stored), {}, layout.partition_by)
-    return [add for add, _ in written.adds]
+    rows = to_stored(pa.table(row), stored_schema(schema.arrow()))
+    return write_files(storage, rows, {}, layout.partition_by).actions
 
 
 def _survivors(

@@ -286,8 +286,9 @@ def live_rows(
         yield rows.filter(pa.array(alive)) if len(inside) else rows
 
 
-def count_rows(storage: Storage, file: Mapping[str, Any], known: int | None) -> int:
+def count_rows(storage: Storage, file: Mapping[str, Any]) -> int:
     """Rows of a data file, dead ones too, by its statistics or else its footer."""
+    known = known_rows(file)
     if known is not None:
         return known
     with open_parquet(storage, file["path"]) as parquet:

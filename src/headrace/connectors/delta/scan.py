@@ -29,6 +29,7 @@ from headrace.connectors.delta.columns import (
 from headrace.connectors.delta.failures import source_errors
 from headrace.connectors.delta.files import BATCH_ROWS, open_parquet
 from headrace.connectors.delta.rows import load_vector
+from headrace.connectors.delta.vectors import cardinality
 from headrace.log.storage import Storage
 from headrace.model import RowPart, TableId
 
@@ -77,10 +78,10 @@ class FileRows:
     def rows(self) -> int | None:
         """As the statistics and the descriptors tell it; None where they do not."""
         if self.between is not None:
-            before, after = (_cardinality(vector) for vector in self.between)
+            before, after = (cardinality(vector) for vector in self.between)
             return max(after - before, 0)
         records = num_records(self.add)
-        return None if records is None else records - _cardinality(self.add.get("deletionVector"))
+        return None if records is None else records - cardinality(self.add.get("deletionVector"))
 
     def keep(self, storage: Storage) -> Callable[[int, int], npt.NDArray[np.bool_] | None]:
         """Which of the rows from one to before another are wanted; None for all."""
@@ -96,10 +97,6 @@ def num_records(add: AddFile) -> int | None:
     stats = add.get("stats")
     records = json.loads(stats).get("numRecords") if stats else None
     return None if records is None else int(records)
-
-
-def _cardinality(vector: Mapping[str, Any] | None) -> int:
-    return int(vector["cardinality"]) if vector else 0
 
 
 def _mask(rows: BitMap, wanted: bool, start: int, end: int) -> npt.NDArray[np.bool_]:

@@ -15,7 +15,7 @@ from deltalake import DeltaTable
 
 from headrace.connectors.delta.plans import LOG_ID
 from headrace.connectors.delta.reading import read_all
-from headrace.connectors.delta.schema import ATTNUM, arrow_schema, delta_schema
+from headrace.connectors.delta.schema import ATTNUM, delta_schema
 from headrace.connectors.delta.state import TableState
 from headrace.connectors.delta.types import stored_schema, to_stored
 from headrace.model import TableSchema
@@ -49,7 +49,7 @@ def stored_columns(schema: TableSchema) -> TableSchema:
 
 def has_columns(state: TableState, schema: TableSchema) -> bool:
     """Whether the table has just the columns of `schema`, in their types."""
-    there = {field.name: field.type for field in arrow_schema(state.metadata["schemaString"])}
+    there = {field.name: field.type for field in state.columns}
     wanted = {field.name: field.type for field in stored_schema(schema.arrow())}
     return there == wanted
 

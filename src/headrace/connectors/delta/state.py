@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import unquote
 
+import pyarrow as pa
+
 from headrace.connectors.delta.actions import Action, decode, log_path
 from headrace.connectors.delta.checkpoints import (
     LOG,
@@ -22,6 +24,7 @@ from headrace.connectors.delta.checkpoints import (
     is_v2,
     read_checkpoint,
 )
+from headrace.connectors.delta.schema import arrow_schema
 from headrace.connectors.delta.vectors import unique_id, vector_path
 from headrace.errors import DestinationError, ObjectMissingError
 from headrace.log.storage import Storage
@@ -54,6 +57,11 @@ class TableState:
     @property
     def partition_by(self) -> Sequence[str]:
         return self.metadata.get("partitionColumns") or ()
+
+    @property
+    def columns(self) -> pa.Schema:
+        """The columns that files are written with: also those that the source dropped."""
+        return arrow_schema(self.metadata["schemaString"])
 
     def replay(self, version: int, actions: Iterable[Action]) -> None:
         """Go to `version` by its actions; their order inside a commit means nothing."""

@@ -13,9 +13,12 @@ from dataclasses import dataclass
 
 from headrace.connectors.delta import actions, maintenance
 from headrace.connectors.delta.compaction import Compaction, compact
+from headrace.connectors.delta.live import Commit, LiveTable
 from headrace.connectors.delta.maintenance import Policy, Sweep
 from headrace.connectors.delta.rows import RowIndex
 from headrace.connectors.delta.state import TableState
+from headrace.errors import DestinationConflictError
+from headrace.failpoints import hit
 from headrace.log.storage import Storage
 
 
@@ -47,7 +50,44 @@ class Upkeep:
         self._looked = 0  # the version at which there was nothing to rewrite
         self._swept = 0
 
-    def begin(self, state: TableState, index: RowIndex | None) -> None:
+    def between(self, live: LiveTable, *, last: bool = False) -> None:
+        """Between two commits: take up what was done beside them, and begin what is due; with
+        `last`, what has been begun is waited for, and nothing else begins.
+
+        Raises:
+            DestinationUnavailableError, LogError: it failed; the table stands as it is.
+        """
+        if live.state is None:
+            return
+        compaction = self._finished(live.state, wait=last)
+        if compaction is not None:
+            self._put_in_place(live, compaction)
+        live.preserve_index(last=last)
+        if not last and live.state is not None:
+            self._begin(live.state, live.rows)
+
+    def _put_in_place(self, live: LiveTable, compaction: Compaction) -> None:
+        """Commit copies in the place of their sources, unless the table has gone another way."""
+        empty: list[str] = []
+
+        def plan() -> Commit | None:
+            made = compaction.against(live.storage, live.known(), live.deleted)
+            if made is None:
+                return None
+            empty[:] = made.empty
+            return Commit(made.commit, made.follow if live.rows is compaction.index else None)
+
+        try:
+            committed = live.commit(plan)
+        except DestinationConflictError:
+            committed = False
+        if committed:
+            hit("delta.compacted")
+            live.storage.delete(empty)
+        else:
+            compaction.abandon(live.storage)
+
+    def _begin(self, state: TableState, index: RowIndex | None) -> None:
         """Begin what is due, unless something is going on."""
         if self._work is None:
             work = self._due(state, index)
@@ -83,7 +123,7 @@ class Upkeep:
             due.sweep.run(self._storage)
         return due
 
-    def finished(self, state: TableState, *, wait: bool = False) -> Compaction | None:
+    def _finished(self, state: TableState, *, wait: bool = False) -> Compaction | None:
         """Take up what was finished since; gives the copies that are to be committed, if any.
 
         With `wait`, what has been begun is waited for, and what has not is let go of.

@@ -107,6 +107,11 @@ def unique_id(descriptor: Mapping[str, Any] | None) -> str | None:
     return text if offset is None else f"{text}@{offset}"
 
 
+def cardinality(descriptor: Mapping[str, Any] | None) -> int:
+    """How many rows a descriptor takes away."""
+    return int(descriptor["cardinality"]) if descriptor else 0
+
+
 def read_vector(descriptor: Mapping[str, Any] | None, read: ReadBytes) -> BitMap:
     """The rows that a descriptor takes away.
 

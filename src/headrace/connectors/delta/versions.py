@@ -21,14 +21,12 @@ import pyarrow.compute as pc
 import pyarrow.types as t
 from pyroaring import BitMap
 
-from headrace.connectors.delta import actions, maintenance
 from headrace.connectors.delta.actions import Action
-from headrace.connectors.delta.conversion import has_vectors
 from headrace.connectors.delta.files import read_columns
 from headrace.connectors.delta.index import Locations
+from headrace.connectors.delta.leaving import Leaving
 from headrace.connectors.delta.retained import write_batches
-from headrace.connectors.delta.rewriting import rewrite
-from headrace.connectors.delta.rows import RowIndex, count_rows, load_vector
+from headrace.connectors.delta.rows import RowIndex, load_vector
 from headrace.connectors.delta.state import TableState
 from headrace.connectors.delta.types import to_stored
 from headrace.connectors.delta.writer import write_vectors
@@ -55,7 +53,6 @@ def standing(
     state: TableState,
     rows: RowIndex,
     keys: pa.Table,
-    stored: pa.Schema,
     since: datetime,
 ) -> Standing:
     """The current rows under `keys`, and of keys without one the versions that ended at `since` or
@@ -64,7 +61,7 @@ def standing(
     Raises:
         NullKeyError: as `Hasher.hash` does.
     """
-    wanted = rows.hash(to_stored(keys, rows.schema))
+    wanted, stored = rows.hash(to_stored(keys, rows.schema)), state.columns
     which, where = rows.find(wanted)
     found = [(which, rows.read(where, stored))]
     lacking = np.setdiff1d(np.arange(len(wanted)), which)
@@ -197,7 +194,6 @@ def continued(
     state: TableState,
     index: RowIndex,
     schema: TableSchema,
-    stored: pa.Schema,
     snapshot: Iterable[pa.Table],
     shape: Shape,
 ) -> list[Action]:
@@ -212,6 +208,7 @@ def continued(
         LogError: a file cannot be read or written.
         NullKeyError: as `Hasher.hash` does.
     """
+    stored = state.columns
     moment = max(schema.missing[START_AT].as_py(), _newest(storage, state) + TICK)
     met = _Met(index, _source_columns(schema, stored, shape), shape.track)
     differing = (met.differing(rows, moment) for rows in snapshot)
@@ -231,7 +228,8 @@ def continued(
 
     adds += write_batches(storage, ended(), stored, state.partition_by)
     hit("delta.versions_closed")
-    return adds + _without(storage, state, deletions, stored)
+    leaving = Leaving.of(storage, state, deletions)
+    return adds + leaving.actions(storage, write_vectors(storage, leaving.vectors))
 
 
 @dataclass
@@ -306,22 +304,3 @@ def _newest(storage: Storage, state: TableState) -> datetime:
             for name in _PERIOD.names:
                 newest = max(newest, pc.max(rows[name]).as_py() or newest)
     return newest
-
-
-def _without(
-    storage: Storage, state: TableState, deletions: Mapping[str, BitMap], stored: pa.Schema
-) -> list[Action]:
-    """The actions that take rows from files; `deletions` are all that a file then lacks."""
-    totals = {
-        path: count_rows(storage, state.files[path], maintenance.known_rows(state.files[path]))
-        for path in deletions
-    }
-    left = {path: gone for path, gone in deletions.items() if len(gone) < totals[path]}
-    removes = [actions.remove(state.files[path]) for path in deletions]
-    if not has_vectors(state):
-        touched = [(state.files[path], gone) for path, gone in left.items()]
-        return removes + rewrite(storage, touched, stored)
-    vectors = write_vectors(storage, left)
-    return removes + [
-        actions.with_vector(state.files[path], vectors[path], totals[path]) for path in left
-    ]

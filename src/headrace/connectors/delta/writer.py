@@ -76,6 +76,10 @@ class Written:
     adds: Sequence[tuple[Action, Positions]]
     descriptors: Mapping[str, Mapping[str, Any]]
 
+    @property
+    def actions(self) -> list[Action]:
+        return [add for add, _ in self.adds]
+
 
 def write_files(
     storage: Storage,
