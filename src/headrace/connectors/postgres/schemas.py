@@ -8,10 +8,10 @@ FULL, and the constant that rows older than an added column have.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import psycopg
 import pyarrow as pa
@@ -46,6 +46,42 @@ SELECT attnum, attname, attisdropped FROM pg_catalog.pg_attribute
 """
 
 
+class CatalogSession:
+    """What Relations that came together are looked up by: one session, opened at first need.
+
+    A session of its own for each would be most of what 250 tables take that begin to change.
+    """
+
+    def __init__(self, connect: Callable[[], AbstractContextManager[Connection]]) -> None:
+        self._connect = connect
+        self._open = ExitStack()
+        self._connection: Connection | None = None
+        self._types: TypeCatalog | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    @contextmanager
+    def use(self) -> Iterator[Connection]:
+        """The session. An error inside ends it, and comes out as one of ours."""
+        connection, self._connection = self._connection, None
+        with self._open.pop_all() as ending:
+            if connection is None:
+                connection = ending.enter_context(self._connect())
+                self._types = None
+            yield connection
+            self._open, self._connection = ending.pop_all(), connection
+
+    def types(self, connection: Connection) -> TypeCatalog:
+        """All types, read after the Relations have come."""
+        if self._types is None:
+            self._types = TypeCatalog.read(connection)
+        return self._types
+
+
 class SchemaRegistry:
     """All schema versions of a capture's tables; used by the stream and by snapshots together.
 
@@ -76,7 +112,11 @@ class SchemaRegistry:
         """Skip this table's changes from now on."""
         self._wanted.discard(table)
 
-    def of_relation(self, relation: Relation) -> BoundSchema:
+    def catalog(self) -> CatalogSession:
+        """For Relations that have come, and not for those that come later."""
+        return CatalogSession(self._connect)
+
+    def of_relation(self, relation: Relation, catalog: CatalogSession) -> BoundSchema:
         """The version that rows under this Relation message have.
 
         A message that tells the same as the one before still may mean other columns: one was
@@ -90,18 +130,18 @@ class SchemaRegistry:
             latest = self._bound.get(relation.relation_id)
             if latest is not None and latest[0] is relation:
                 return latest[1]
-            with self._connect() as connection:
+            with catalog.use() as connection:
                 same = latest is not None and latest[0] == relation
                 if latest is None or not (same and _stands(connection, relation, latest[1])):
-                    latest = (relation, self._bind(connection, relation))
+                    types = catalog.types(connection)
+                    latest = (relation, self._bind(connection, types, relation))
             self._bound[relation.relation_id] = (relation, latest[1])
             self._streamed[latest[1].schema.table] = latest[1].schema
             return latest[1]
 
-    def of_table(self, connection: Connection, table: TableId) -> BoundSchema:
+    def of_table(self, connection: Connection, types: TypeCatalog, table: TableId) -> BoundSchema:
         """The version that the catalog shows in this session's snapshot."""
         with self._lock:
-            types = TypeCatalog.read(connection)
             live = read_table_schema(connection, types, table, publication=self._publication)
             if table not in self._wanted:  # the stream goes on from here
                 self._streamed.pop(table, None)
@@ -109,10 +149,9 @@ class SchemaRegistry:
             versioned = self._versioned(live.schema, self._newest.get(table))
             return BoundSchema(versioned, live.mappings)
 
-    def _bind(self, connection: Connection, relation: Relation) -> BoundSchema:
+    def _bind(self, connection: Connection, types: TypeCatalog, relation: Relation) -> BoundSchema:
         table = TableId(relation.namespace, relation.name)
         former = self._streamed.get(table) or self._newest.get(table)
-        types = TypeCatalog.read(connection)
         live = read_table_schema(
             connection, types, table, publication=self._publication, missing_ok=True
         )

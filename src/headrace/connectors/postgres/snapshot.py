@@ -24,6 +24,7 @@ import psycopg
 import pyarrow as pa
 from psycopg import sql
 
+from headrace.connectors.postgres.catalog import TypeCatalog
 from headrace.connectors.postgres.config import LIFT_LIMITS
 from headrace.connectors.postgres.decoding import BoundSchema
 from headrace.connectors.postgres.identifiers import qualified, quoted
@@ -201,7 +202,8 @@ def open_snapshot(
             taken_at = _clock(session)
             session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             session.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(name))
-            plans = {t: _plan(session, registry, publication, t) for t in tables}
+            types = TypeCatalog.read(session)
+            plans = {t: _plan(session, types, registry, publication, t) for t in tables}
             for reader in opening:
                 readers.put(_import(reader.result(), name))
         yield PostgresSnapshot(lsn, taken_at, plans, readers)
@@ -259,9 +261,13 @@ def _import(reader: adbc.Connection, snapshot: str) -> adbc.Connection:
 
 
 def _plan(
-    session: psycopg.Connection[Any], registry: SchemaRegistry, publication: str, table: TableId
+    session: psycopg.Connection[Any],
+    types: TypeCatalog,
+    registry: SchemaRegistry,
+    publication: str,
+    table: TableId,
 ) -> _Plan:
-    bound = registry.of_table(session, table)
+    bound = registry.of_table(session, types, table)
     found = session.execute(RELATION_SIZE, (table.schema, table.name)).fetchone()
     if found is None:
         raise SourceError(f"{table} does not exist", hint="headrace plan shows what is selected")

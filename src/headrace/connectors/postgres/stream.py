@@ -264,20 +264,21 @@ class TakenChanges:
         whole: list[ChangeBatch] = []
         unfinished: list[ChangeBatch] = []
         failed: dict[TableId, HeadraceError] = {}
-        for raw in self.decoded.batches:
-            table = TableId(raw.relation.namespace, raw.relation.name)
-            if table in failed or not self.registry.wanted(table):
-                continue
-            try:
-                batch = decode_batch(raw, self.registry.of_relation(raw.relation))
-            except SourceUnavailableError:
-                raise
-            except HeadraceError as error:
-                failed[table] = error
-                self.registry.give_up(table)
-                continue
-            whole.extend(_part(batch, 0, raw.complete))
-            unfinished.extend(map(without_commit, _part(batch, raw.complete, batch.num_rows)))
+        with self.registry.catalog() as catalog:
+            for raw in self.decoded.batches:
+                table = TableId(raw.relation.namespace, raw.relation.name)
+                if table in failed or not self.registry.wanted(table):
+                    continue
+                try:
+                    batch = decode_batch(raw, self.registry.of_relation(raw.relation, catalog))
+                except SourceUnavailableError:
+                    raise
+                except HeadraceError as error:
+                    failed[table] = error
+                    self.registry.give_up(table)
+                    continue
+                whole.extend(_part(batch, 0, raw.complete))
+                unfinished.extend(map(without_commit, _part(batch, raw.complete, batch.num_rows)))
         return DecodedChanges(
             _without(whole, failed),
             _without(unfinished, failed),
