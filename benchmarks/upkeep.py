@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 from deltalake import DeltaTable, QueryBuilder
@@ -28,6 +26,7 @@ from headrace.connectors.delta.state import load_state
 from headrace.connectors.delta.table import MergeOnReadTable
 from headrace.log import open_storage
 from headrace.model import Checkpoint, Lsn, NetChanges
+from headrace.testing.duckdb_delta import duckdb_with_delta
 
 SIZE = 1_000_000
 HOUR = 3600
@@ -108,12 +107,7 @@ def _by_deltalake(path: Path) -> None:
 
 
 def _by_duckdb(path: Path) -> None:
-    spec = find_spec("duckdb_extension_delta")
-    assert spec is not None
-    assert spec.origin is not None
-    extension = next(Path(spec.origin).parent.rglob("delta.duckdb_extension"))
-    with duckdb.connect(config={"allow_unsigned_extensions": "true"}) as connection:
-        connection.execute(f"load '{extension}'")
+    with duckdb_with_delta() as connection:
         connection.execute(
             f"select count(*), sum(a), max(note) from delta_scan('{path}')"
         ).fetchall()

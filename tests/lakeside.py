@@ -15,12 +15,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
-from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import polars as pl
 import psycopg
 import pyarrow as pa
@@ -34,6 +31,7 @@ from headrace.model.feed import CHANGE_TYPE, COMMIT_VERSION
 from headrace.project import Project, TableFailure, View, load
 from headrace.status import TableStatus
 from headrace.testing.database import Database
+from headrace.testing.duckdb_delta import duckdb_with_delta
 
 PIPELINE = "lake_to_shop"
 FEED_ON = {"delta.enableChangeDataFeed": "true"}
@@ -85,23 +83,13 @@ def by_deltalake(path: Path, version: int, columns: Sequence[str]) -> Counter[Ro
 
 
 def by_duckdb(path: Path, version: int, columns: Sequence[str]) -> Counter[Row]:
-    with duckdb.connect(config={"allow_unsigned_extensions": "true"}) as connection:
-        connection.execute(f"load '{_delta_extension()}'; set timezone = 'UTC'")
+    with duckdb_with_delta() as connection:
         query = "select * from delta_scan($1, version := $2)"
         found = connection.execute(query, [str(path), version]).to_arrow_table()
     return multiset(zip(*[found.column(name).to_pylist() for name in columns], strict=True))
 
 
 READERS = (by_polars, by_deltalake, by_duckdb)
-
-
-@cache
-def _delta_extension() -> Path:
-    spec = find_spec("duckdb_extension_delta")
-    assert spec is not None
-    assert spec.origin is not None
-    (found,) = Path(spec.origin).parent.rglob("delta.duckdb_extension")
-    return found
 
 
 def people(*ids: int, name: str = "n") -> pa.Table:

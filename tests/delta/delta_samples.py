@@ -8,11 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -22,6 +20,7 @@ from deltalake import DeltaTable, QueryBuilder
 from headrace.connectors.delta.destination import DeltaDestination
 from headrace.connectors.delta.table import MergeOnReadTable
 from headrace.model import Checkpoint, Column, Fill, Lsn, NetChanges, TableId, TableSchema
+from headrace.testing.duckdb_delta import duckdb_with_delta
 
 Row = tuple[Any, ...]
 
@@ -197,12 +196,7 @@ def by_polars(path: Path, names: Sequence[str]) -> Counter[Row]:
 def by_duckdb(
     path: Path, names: Sequence[str], where: tuple[str, Any] | None = None
 ) -> Counter[Row]:
-    spec = find_spec("duckdb_extension_delta")
-    assert spec is not None
-    assert spec.origin is not None
-    extension = next(Path(spec.origin).parent.rglob("delta.duckdb_extension"))
-    with duckdb.connect(config={"allow_unsigned_extensions": "true"}) as connection:
-        connection.execute(f"load '{extension}'; set timezone = 'UTC'")
+    with duckdb_with_delta() as connection:
         condition = f'where "{where[0]}" = ?' if where else ""
         values = [where[1]] if where else []
         rows = connection.execute(f"select * from delta_scan('{path}') {condition}", values)

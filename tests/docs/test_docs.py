@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from pages import EXECUTABLE, ROOT, Block, blocks, name, pages
 from place import Place
 from terminal import Step, Terminal, difference, steps
+
+from headrace.testing.duckdb_delta import delta_extension
 
 GUIDES = [page for page in pages() if any(block.executed for block in blocks(page))]
 
@@ -78,13 +79,6 @@ with duckdb.connect(config={"allow_unsigned_extensions": "true"}) as connection:
     connection.execute(f"LOAD '{sys.argv[1]}'")
     assert connection.execute(sys.stdin.read()).fetchall()
 """
-
-
-def delta_extension() -> Path:
-    spec = find_spec("duckdb_extension_delta")
-    assert spec is not None
-    assert spec.origin is not None
-    return next(Path(spec.origin).parent.rglob("delta.duckdb_extension"))
 
 
 def test_a_block_that_is_not_executed_says_why() -> None:

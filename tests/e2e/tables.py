@@ -12,12 +12,8 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
-from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
-import duckdb
 import polars as pl
 import psycopg
 import pyarrow as pa
@@ -25,6 +21,8 @@ from deltalake import DeltaTable, QueryBuilder
 from psycopg import sql
 from psycopg.types import TypeInfo
 from psycopg.types.string import TextLoader
+
+from headrace.testing.duckdb_delta import duckdb_with_delta
 
 Row = tuple[Any, ...]
 Options = Mapping[str, str] | None
@@ -132,8 +130,7 @@ def by_polars(location: str, columns: Sequence[str], options: Options = None) ->
 
 def by_duckdb(location: str, columns: Sequence[str], options: Options = None) -> Counter[Row]:
     assert not options  # its httpfs is another extension
-    with duckdb.connect(config={"allow_unsigned_extensions": "true"}) as connection:
-        connection.execute(f"load '{_delta_extension()}'; set timezone = 'UTC'")
+    with duckdb_with_delta() as connection:
         found = connection.execute("select * from delta_scan($1)", [location])
         return _rows(found.to_arrow_table(), columns)
 
@@ -143,14 +140,6 @@ READERS: Mapping[str, Callable[[str, Sequence[str], Options], Counter[Row]]] = {
     "polars": by_polars,
     "duckdb": by_duckdb,
 }
-
-
-@cache
-def _delta_extension() -> Path:
-    spec = find_spec("duckdb_extension_delta")
-    assert spec is not None
-    assert spec.origin is not None
-    return next(Path(spec.origin).parent.rglob("delta.duckdb_extension"))
 
 
 def _rows(table: pa.Table, columns: Sequence[str]) -> Counter[Row]:
