@@ -77,7 +77,7 @@ DUCKDB = """
 import duckdb, sys
 with duckdb.connect(config={"allow_unsigned_extensions": "true"}) as connection:
     connection.execute(f"LOAD '{sys.argv[1]}'")
-    assert connection.execute(sys.stdin.read()).fetchall()
+    assert connection.execute(sys.stdin.read()).fetch_arrow_table().num_rows
 """
 
 

@@ -14,6 +14,7 @@ import yaml
 import headrace
 from headrace import assembly
 from headrace.connectors.postgres.coverage import Coverage, departures
+from headrace.continuity import opened_log
 from headrace.model import Lsn, TableId
 from headrace.project import Project, TableFailure
 from headrace.testing.database import Database
@@ -114,8 +115,15 @@ def test_a_run_that_begins_where_the_log_ends_has_caught_up_already(
 ) -> None:
     (capture,) = project.settings.captures()
     selection = assembly.select(project.settings, capture)
-    pipelines = capture.pipelines
-    running = assembly.running(project.settings, capture, pipelines, selection, threading.Event())
+    storage = assembly.log_storage(project.settings)
+    running = assembly.running(
+        project.settings,
+        capture,
+        opened_log(project.settings, capture, storage),
+        capture.pipelines,
+        selection,
+        threading.Event(),
+    )
     with running as runner:
         (materialization,) = runner.view.materializations
         assert materialization.position == durable_lsn(tmp_path) > Lsn(0)

@@ -82,7 +82,7 @@ class IndexFolder:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock: int | None = None
+        self._lock: weakref.finalize[[int], IndexFolder] | None = None
 
     def claim(self) -> bool:
         """Whether the folder is ours. Raises OSError: it cannot be made."""
@@ -94,9 +94,14 @@ class IndexFolder:
             except BlockingIOError:
                 os.close(lock)
                 return False
-            self._lock = lock
-            weakref.finalize(self, os.close, lock)
+            self._lock = weakref.finalize(self, os.close, lock)
         return True
+
+    def release(self) -> None:
+        """Let another process have it."""
+        if self._lock is not None:
+            self._lock()
+            self._lock = None
 
     def new_leaves(self) -> Path:
         """Where another index may keep its leaves."""

@@ -216,6 +216,12 @@ class LiveTable:
         if self.rows is not None and self.state is not None:
             self.rows.preserve(self.state, last=last)
 
+    def release_index(self) -> None:
+        """Let others have its file. Raises DestinationUnavailableError: it could not be saved."""
+        self.rows = None
+        if self._saved_index is not None:
+            self._saved_index.release()
+
     def deleted(self, file: Mapping[str, Any]) -> BitMap:
         """All rows deleted from a file of the table."""
         if self.rows is not None:

@@ -84,6 +84,17 @@ class Preserved:
         saving = self._beside.submit(self._folder.save, index, pool, sorted(changed))
         self._under_way = (saving, index, pool, changed)
 
+    def release(self) -> None:
+        """End a save that is under way, and let others have the folder.
+
+        Raises:
+            DestinationUnavailableError: the save failed.
+        """
+        try:
+            self._wait()
+        finally:
+            self._folder.release()
+
     def _wait(self) -> None:
         if self._under_way is not None:
             self._end()

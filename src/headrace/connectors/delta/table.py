@@ -278,12 +278,15 @@ class MergeOnReadTable:
     # -- between commits ---------------------------------------------------------------------------
 
     def settle(self) -> None:
-        """Finish the upkeep that is under way, if any.
+        """Finish the upkeep that is under way, if any, and let go of the key index.
 
         Raises:
             DestinationUnavailableError, LogError: it failed; what was applied before stands.
         """
-        self._upkeep.between(self._live, last=True)
+        try:
+            self._upkeep.between(self._live, last=True)
+        finally:
+            self._live.release_index()
 
     def rest(self) -> float:
         """Seconds from the last commit to the next, for the table's log to stay readable."""
