@@ -201,7 +201,7 @@ def test_no_key_is_read_again_for_the_index(
 ) -> None:
     table, beside, model = aged
     beside.let_go()
-    monkeypatch.setattr(rows_module, "read_columns", None)  # would fail
+    monkeypatch.setattr(rows_module.RowIndex, "_entries", None)  # would fail
     table.apply(changes(SCHEMA, [], rows(range(1))), at(3))
     table.apply(changes(SCHEMA, [], rows(range(8, 9))), at(4))
     model.apply([], [*rows(range(1)), *rows(range(8, 9))])

@@ -13,6 +13,7 @@ from headrace.connectors.delta.arrangement import check_layout, divided, in_orde
 from headrace.connectors.delta.constants import with_constants
 from headrace.connectors.delta.files import open_parquet, take_over
 from headrace.connectors.delta.names import new_name
+from headrace.connectors.delta.rewriting import write_anew
 from headrace.connectors.delta.rows import live_rows
 from headrace.connectors.delta.stats import file_stats
 from headrace.connectors.delta.types import same_in_parquet, stored_schema
@@ -51,8 +52,7 @@ def adopt(
         adds = list(_arranged(storage, names, stored, schema.missing, layout))
         storage.delete(names)
     else:
-        found = (_adopted(storage, name, stored, schema.missing) for name in names)
-        adds = [add for add in found if add is not None]
+        adds = [a for name in names for a in _adopted(storage, name, stored, schema.missing)]
     hit("delta.load_linked")
     return adds
 
@@ -112,26 +112,16 @@ def _chunks(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 def _adopted(
     storage: Storage, name: str, stored: pa.Schema, missing: Mapping[str, pa.Scalar]
-) -> Action | None:
+) -> list[Action]:
     with open_parquet(storage, name) as file:
         metadata, arrow = file.metadata, file.schema_arrow
     as_it_stands = _readable_as(arrow, stored) and not missing.keys() - set(arrow.names)
     if metadata.num_rows and as_it_stands:
-        return actions.add(name, storage.size(name), file_stats(metadata))
-    add = _rewritten(storage, name, stored, missing) if metadata.num_rows else None
+        return [actions.add(name, storage.size(name), file_stats(metadata))]
+    rows = _rows(storage, name, stored, missing)
+    adds = write_anew(storage, rows, stored, {}) if metadata.num_rows else []
     storage.delete([name])
-    return add
-
-
-def _rewritten(
-    storage: Storage, name: str, stored: pa.Schema, missing: Mapping[str, pa.Scalar]
-) -> Action:
-    path = new_name()
-    with storage.write() as group:
-        writer = DataWriter(group.open(path), path, stored, LASTING_COMPRESSION)
-        for rows in _rows(storage, name, stored, missing):
-            writer.write(rows)
-        return writer.finish()
+    return adds
 
 
 def _rows(

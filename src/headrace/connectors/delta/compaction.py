@@ -21,10 +21,9 @@ from pyroaring import BitMap
 from headrace.connectors.delta import actions
 from headrace.connectors.delta.actions import Action
 from headrace.connectors.delta.arrangement import in_order, pieces
-from headrace.connectors.delta.files import read_columns
 from headrace.connectors.delta.index import Locations, locations
 from headrace.connectors.delta.names import new_name
-from headrace.connectors.delta.rows import Moved, RowIndex, load_vector
+from headrace.connectors.delta.rows import Moved, RowIndex, load_vector, numbered_rows
 from headrace.connectors.delta.schema import arrow_schema
 from headrace.connectors.delta.state import TableState
 from headrace.connectors.delta.vectors import unique_id
@@ -191,15 +190,9 @@ def _living(
     storage: Storage, sources: Iterable[tuple[int, File, BitMap]], schema: pa.Schema
 ) -> Iterator[_Batch]:
     for number, file, deleted in sources:
-        gone = np.frombuffer(deleted.to_array(), np.uint32).astype(np.int64)
-        start = 0
-        for rows in read_columns(storage, file["path"], schema, ROW_GROUP_ROWS):
-            places = np.arange(start, start + rows.num_rows)
-            start += rows.num_rows
-            alive = ~np.isin(places, gone, assume_unique=True)
-            if alive.any():
-                living = rows if alive.all() else rows.filter(pa.array(alive))
-                yield _Batch(living, locations(number, places[alive]))
+        for places, rows in numbered_rows(storage, file, schema, deleted, ROW_GROUP_ROWS):
+            if len(places):
+                yield _Batch(rows, locations(number, places))
 
 
 def _arranged(

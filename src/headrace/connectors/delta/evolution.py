@@ -11,7 +11,7 @@ then written anew too.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
@@ -23,7 +23,7 @@ from headrace.connectors.delta.actions import Action
 from headrace.connectors.delta.conversion import purged
 from headrace.connectors.delta.files import open_parquet
 from headrace.connectors.delta.live import LiveTable
-from headrace.connectors.delta.names import new_name
+from headrace.connectors.delta.rewriting import write_anew
 from headrace.connectors.delta.rows import live_rows
 from headrace.connectors.delta.schema import (
     ATTNUM,
@@ -35,17 +35,31 @@ from headrace.connectors.delta.schema import (
 )
 from headrace.connectors.delta.state import TableState
 from headrace.connectors.delta.types import same_in_parquet, stored_schema
-from headrace.connectors.delta.writer import LASTING_COMPRESSION, DataWriter
 from headrace.errors import UnsupportedSchemaChangeError
 from headrace.failpoints import hit
 from headrace.log.storage import Storage
-from headrace.model import Delivery, SchemaPolicy, TableSchema
+from headrace.model import (
+    DELETED_AT,
+    END_AT,
+    FEED_COLUMNS,
+    START_AT,
+    Delivery,
+    Metadata,
+    SchemaPolicy,
+    TableSchema,
+)
 from headrace.model.widening import carries_over
 
 DROPPED: Final = "headrace.dropped"  # a field's metadata: the source has this column no more
 
 # A table property: names, in lower case, whose values files may have and the table has not.
 LEFT_BEHIND: Final = "headrace.left_behind"
+
+# Columns that say more than the source's do, as the user chose.
+_OWN: Final = frozenset(
+    [DELETED_AT, START_AT, END_AT, *(field.name for field in FEED_COLUMNS)]
+    + [metadata.column for metadata in Metadata]
+)
 
 Field = Mapping[str, Any]  # of a schemaString
 
@@ -102,6 +116,7 @@ def evolution(state: TableState, schema: TableSchema, delivery: Delivery) -> Evo
     formers = _formers(old, new)
     _require_carried(state, wanted, formers, old)
     lost = [name for name in old if name not in formers.values()]
+    _require_ours(schema, {name: old[name] for name in lost})
     taken = {name.lower() for name in new}
     kept = [n for n in lost if not delivery.drop_columns and n.lower() not in taken]
     fields = [*new.values(), *(_dropped(old[name]) for name in kept)]
@@ -223,6 +238,19 @@ def _formers(old: Mapping[str, Field], new: Mapping[str, Field]) -> dict[str, st
     return found
 
 
+def _require_ours(schema: TableSchema, lost: Mapping[str, Field]) -> None:
+    """A column that never was the source's is another writer's; its values are not ours to lose."""
+    for name, field in lost.items():
+        if not {ATTNUM, DROPPED} & field["metadata"].keys() and name not in _OWN:
+            raise UnsupportedSchemaChangeError(
+                f"{schema.table}: column {name} is not the source's; another writer added it, and "
+                "nothing tells what it shall hold in the rows that come",
+                hint=f"drop it; or headrace resync {schema.table} copies the table anew without it",
+                column=name,
+                table=str(schema.table),
+            )
+
+
 def _require_carried(
     state: TableState, schema: TableSchema, formers: Mapping[str, str], old: Mapping[str, Field]
 ) -> None:
@@ -337,7 +365,8 @@ def _rewritten(
             continue
         rows = (_as_planned(part, plan, schema) for part in live_rows(storage, file, reading))
         yield actions.remove(file, data_change=plan.changes_rows)
-        yield from _written(storage, rows, schema, file, data_change=plan.changes_rows)
+        values = file.get("partitionValues") or {}
+        yield from write_anew(storage, rows, schema, values, data_change=plan.changes_rows)
         hit("delta.columns_rewritten")
 
 
@@ -351,25 +380,3 @@ def _values(rows: pa.Table, column: Column) -> pa.ChunkedArray:
     if column.constant is None:
         return pa.chunked_array([pa.nulls(rows.num_rows, column.type)])
     return pa.chunked_array([pa.repeat(column.constant.cast(column.type), rows.num_rows)])
-
-
-def _written(
-    storage: Storage,
-    batches: Iterable[pa.Table],
-    schema: pa.Schema,
-    former: Mapping[str, Any],
-    *,
-    data_change: bool,
-) -> list[Action]:
-    """The add action of a new file with these rows; none if there are no rows."""
-    values = former.get("partitionValues") or {}
-    path = new_name()
-    with storage.write() as group:
-        writer = DataWriter(group.open(path), path, schema, LASTING_COMPRESSION, values)
-        for batch in batches:
-            writer.write(batch)
-        add = writer.finish(data_change=data_change)
-    if writer.rows:
-        return [add]
-    storage.delete([path])
-    return []

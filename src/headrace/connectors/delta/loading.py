@@ -77,20 +77,23 @@ class Loader:
         *,
         keeps_files: bool = False,
     ) -> None:
-        self.live.forget_index()
-        self.live.revise(
-            lambda state: replacement(
+        checkpoint = actions.transactions(self.live.app_id(at.log_id), at)
+
+        def plan(state: TableState) -> list[Action]:
+            replaced = replacement(
                 state,
                 schema,
                 adds,
-                actions.transactions(self.live.app_id(at.log_id), at),
                 at,
                 pipeline=self.live.pipeline,
                 layout=self.layout,
                 kind=kind_of(self.shape),
                 keeps_files=keeps_files,
             )
-        )
+            return replaced + checkpoint
+
+        self.live.forget_index()
+        self.live.revise(plan)
 
     def _continue(self, schema: TableSchema, files: Sequence[str], at: Checkpoint) -> None:
         """Take a snapshot as changes to the versions that stand, unless another writer changes the

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 from headrace.connectors.delta import actions, conversion
 from headrace.connectors.delta.actions import Action
@@ -27,7 +27,6 @@ def replacement(
     old: TableState,
     schema: TableSchema,
     adds: Sequence[Action],
-    checkpoint: Sequence[Action],
     at: Checkpoint,
     *,
     pipeline: str,
@@ -61,18 +60,11 @@ def replacement(
     }
     replaced = [] if keeps_files else list(old.files.values())
     metrics = {"numFiles": len(adds), "numRemovedFiles": len(replaced)}
-    operation = (
-        "CREATE OR REPLACE TABLE AS SELECT" if old.version >= 0 else "CREATE TABLE AS SELECT"
-    )
+    verb = "CREATE" if old.version < 0 else "CREATE OR REPLACE"
     return [
-        actions.commit_info(operation, at=at, metrics=metrics),
-        *_of_protocol(None if protocol == old.protocol else protocol),
+        actions.commit_info(f"{verb} TABLE AS SELECT", at=at, metrics=metrics),
+        *([] if protocol == old.protocol else [{"protocol": protocol}]),
         {"metaData": metadata},
         *(actions.remove(file) for file in replaced),
         *adds,
-        *checkpoint,
     ]
-
-
-def _of_protocol(protocol: Mapping[str, Any] | None) -> list[Action]:
-    return [] if protocol is None else [{"protocol": dict(protocol)}]

@@ -37,16 +37,29 @@ def rewrite(
     """
     adds = []
     for file, gone in touched:
+        rows = live_rows(storage, file, schema, gone)
         values = file.get("partitionValues") or {}
-        path = new_name()
-        with storage.write() as group:
-            writer = DataWriter(group.open(path), path, schema, LASTING_COMPRESSION, values)
-            for rows in live_rows(storage, file, schema, gone):
-                writer.write(rows)
-            add = writer.finish(data_change=data_change)
+        adds += write_anew(storage, rows, schema, values, data_change=data_change)
         hit("delta.file_rewritten")
-        if writer.rows:
-            adds.append(add)
-        else:
-            storage.delete([path])
     return adds
+
+
+def write_anew(
+    storage: Storage,
+    batches: Iterable[pa.Table],
+    schema: pa.Schema,
+    partition_values: Mapping[str, str | None],
+    *,
+    data_change: bool = True,
+) -> list[Action]:
+    """The add action of one new file; none if there are no rows. Raises LogError."""
+    path = new_name()
+    with storage.write() as group:
+        writer = DataWriter(group.open(path), path, schema, LASTING_COMPRESSION, partition_values)
+        for rows in batches:
+            writer.write(rows)
+        add = writer.finish(data_change=data_change)
+    if writer.rows:
+        return [add]
+    storage.delete([path])
+    return []

@@ -15,7 +15,13 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyroaring import BitMap
 
-from headrace.connectors.delta.files import open_parquet, read_columns, read_range, read_rows
+from headrace.connectors.delta.files import (
+    BATCH_ROWS,
+    open_parquet,
+    read_columns,
+    read_range,
+    read_rows,
+)
 from headrace.connectors.delta.index import KeyIndex, LiveFiles, Locations, by_file, locations
 from headrace.connectors.delta.index_file import SavedIndex, Stamp
 from headrace.connectors.delta.leaves import Pool
@@ -274,16 +280,30 @@ def live_rows(
 ) -> Iterator[pa.Table]:
     """The rows of a data file but for those `gone`, a batch at a time: by default those that its
     deletion vector takes away."""
+    return (rows for _, rows in numbered_rows(storage, file, schema, gone))
+
+
+def numbered_rows(
+    storage: Storage,
+    file: Mapping[str, Any],
+    schema: pa.Schema,
+    gone: BitMap | None = None,
+    batch_rows: int = BATCH_ROWS,
+) -> Iterator[tuple[npt.NDArray[np.int64], pa.Table]]:
+    """The same, with the rows' numbers in the file."""
     if gone is None:
         gone = load_vector(storage, file.get("deletionVector"))
     deleted = np.frombuffer(gone.to_array(), np.uint32).astype(np.int64)
     start = 0
-    for rows in read_columns(storage, file["path"], schema):
-        inside = deleted[(deleted >= start) & (deleted < start + rows.num_rows)] - start
+    for rows in read_columns(storage, file["path"], schema, batch_rows):
+        numbers = np.arange(start, start + rows.num_rows)
+        first, last = np.searchsorted(deleted, [start, start + rows.num_rows])
         start += rows.num_rows
-        alive = np.ones(rows.num_rows, np.bool_)
-        alive[inside] = False
-        yield rows.filter(pa.array(alive)) if len(inside) else rows
+        if first < last:
+            alive = np.ones(rows.num_rows, np.bool_)
+            alive[deleted[first:last] - numbers[0]] = False
+            numbers, rows = numbers[alive], rows.filter(pa.array(alive))
+        yield numbers, rows
 
 
 def count_rows(storage: Storage, file: Mapping[str, Any]) -> int:

@@ -22,11 +22,10 @@ import pyarrow.types as t
 from pyroaring import BitMap
 
 from headrace.connectors.delta.actions import Action
-from headrace.connectors.delta.files import read_columns
 from headrace.connectors.delta.index import Locations
 from headrace.connectors.delta.leaving import Leaving
 from headrace.connectors.delta.retained import write_batches
-from headrace.connectors.delta.rows import RowIndex, load_vector
+from headrace.connectors.delta.rows import RowIndex, live_rows, load_vector, numbered_rows
 from headrace.connectors.delta.state import TableState
 from headrace.connectors.delta.types import to_stored
 from headrace.connectors.delta.writer import write_vectors
@@ -94,7 +93,7 @@ def _ended(
     columns = pa.schema([*rows.schema, *_PERIOD])
     order = np.argsort(wanted.high)
     sorted_by_key = wanted.take(order)
-    for _, part in _live(storage, file, columns):
+    for part in live_rows(storage, file, columns):
         late = part.filter(
             pc.fill_null(pc.greater_equal(part[END_AT], pa.scalar(since, TIME)), False)
         )
@@ -107,31 +106,13 @@ def _ended(
         yield positions[order[place[hits]]], to_stored(late.take(pa.array(hits)), stored)
 
 
-def _live(
-    storage: Storage, file: Mapping[str, Any], schema: pa.Schema, gone: BitMap | None = None
-) -> Iterator[tuple[npt.NDArray[np.int64], pa.Table]]:
-    """The rows of a file but for those `gone` (or deleted), with their numbers, batch by batch."""
-    if gone is None:
-        gone = load_vector(storage, file.get("deletionVector"))
-    start = 0
-    for rows in read_columns(storage, file["path"], schema):
-        numbers = np.arange(start, start + rows.num_rows)
-        start += rows.num_rows
-        inside = gone & BitMap(range(int(numbers[0]), start)) if len(numbers) else BitMap()
-        if inside:
-            keep = np.ones(len(numbers), np.bool_)
-            keep[np.frombuffer(inside.to_array(), np.uint32) - numbers[0]] = False
-            numbers, rows = numbers[keep], rows.filter(pa.array(keep))
-        yield numbers, rows
-
-
 def _current(
     storage: Storage, file: Mapping[str, Any], schema: pa.Schema, gone: BitMap | None = None
 ) -> Iterator[tuple[npt.NDArray[np.int64], pa.Table]]:
-    """The same, current versions only; a file without any, by its statistics, is not read."""
+    """Likewise, but current versions only; a file without any, by its statistics, is not read."""
     if json.loads(file.get("stats") or "{}").get("nullCount", {}).get(END_AT) == 0:
         return
-    for numbers, rows in _live(storage, file, schema, gone):
+    for numbers, rows in numbered_rows(storage, file, schema, gone):
         is_current = rows[END_AT].is_null().to_numpy()
         yield numbers[is_current], rows.filter(pa.array(is_current))
 
@@ -300,7 +281,7 @@ def _newest(storage: Storage, state: TableState) -> datetime:
     """The newest time of any version."""
     newest = datetime.fromtimestamp(0, UTC)
     for file in state.files.values():
-        for _, rows in _live(storage, file, _PERIOD):
+        for rows in live_rows(storage, file, _PERIOD):
             for name in _PERIOD.names:
                 newest = max(newest, pc.max(rows[name]).as_py() or newest)
     return newest
