@@ -7,15 +7,13 @@ chance.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from concurrent.futures import Executor, Future
 from pathlib import Path
-from typing import Any
 
 from delta_samples import (
     LOG_ID,
     NAME,
     PIPELINE,
+    AtOnce,
     Lake,
     Row,
     at,
@@ -45,15 +43,6 @@ def batch(number: int, kind: str) -> tuple[list[Row], list[Row]]:
     if kind == "none":
         return upserts, first(kind)[number : number + 1]
     return upserts, rows(kind, range(2 * number - 2, 2 * number), 0)
-
-
-class AtOnce(Executor):
-    """Does work where it is asked for, so that a failpoint is hit as often each time."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        future.set_result(fn(*args, **kwargs))
-        return future
 
 
 EAGER = Policy(together=2, tiny=0, worn=0.01, every=1)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
-from delta_crash_child import EAGER, AtOnce
-from delta_samples import LOG_ID, NAME, PIPELINE, Lake, at
+from delta_crash_child import EAGER
+from delta_samples import LOG_ID, NAME, PIPELINE, AtOnce, Lake, at
 
 from headrace.connectors.delta.destination import DeltaDestination
 from headrace.engine.shaping import net_of, snapshot_schema

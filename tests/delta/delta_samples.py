@@ -6,6 +6,7 @@ import datetime as dt
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -216,6 +217,15 @@ def assert_holds(path: Path, model: Model, readers: Iterable[str] = READERS) -> 
         assert READERS[reader](path, model.schema.names) == expected, reader
 
 
+class AtOnce(Executor):
+    """Does work where it is asked for, so that it comes to the same each time."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+
 @dataclass
 class Lake:
     """A Delta location in a test's folder."""
@@ -227,8 +237,16 @@ class Lake:
     def path(self) -> Path:
         return self.root / "lake" / NAME.schema / NAME.name
 
-    def open(self, name: TableId = NAME, pipeline: str = PIPELINE, **more: Any) -> MergeOnReadTable:
-        return DeltaDestination(str(self.root / "lake")).table(name, pipeline, **more)
+    def open(
+        self,
+        name: TableId = NAME,
+        pipeline: str = PIPELINE,
+        *,
+        beside: Executor | None = None,
+        **more: Any,
+    ) -> MergeOnReadTable:
+        place = DeltaDestination(str(self.root / "lake"), beside=beside)
+        return place.table(name, pipeline, **more)
 
     def snapshot(self, schema: TableSchema, *parts: Sequence[Row]) -> list[str]:
         """Snapshot files as the change log holds them."""

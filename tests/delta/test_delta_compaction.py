@@ -26,10 +26,10 @@ from deltalake import DeltaTable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.connectors.delta import rows as rows_module
 from headrace.connectors.delta import upkeep
 from headrace.connectors.delta.destination import DeltaDestination
 from headrace.connectors.delta.maintenance import Policy
+from headrace.connectors.delta.rows import RowIndex
 from headrace.connectors.delta.table import MergeOnReadTable
 from headrace.model import TableFormat
 
@@ -201,7 +201,7 @@ def test_no_key_is_read_again_for_the_index(
 ) -> None:
     table, beside, model = aged
     beside.let_go()
-    monkeypatch.setattr(rows_module.RowIndex, "_entries", None)  # would fail
+    monkeypatch.setattr(RowIndex, "_entries", None)  # would fail
     table.apply(changes(SCHEMA, [], rows(range(1))), at(3))
     table.apply(changes(SCHEMA, [], rows(range(8, 9))), at(4))
     model.apply([], [*rows(range(1)), *rows(range(8, 9))])

@@ -8,7 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from delta_samples import LOG_ID, Lake, Model, Row, assert_holds, at, changes, row_of, schema_of
+from delta_samples import (
+    LOG_ID,
+    AtOnce,
+    Lake,
+    Model,
+    Row,
+    assert_holds,
+    at,
+    changes,
+    row_of,
+    schema_of,
+)
 from deltalake import DeltaTable
 
 from headrace.connectors.delta import actions
@@ -28,7 +39,7 @@ def rows(keys: range, value: int = 1) -> list[Row]:
 def live(lake: Lake, commits: int) -> Model:
     """A table that took so many commits, and what it must hold."""
     model = Model(SCHEMA)
-    table = lake.open()
+    table = lake.open(beside=AtOnce())
     table.load(SCHEMA, lake.snapshot(SCHEMA, rows(range(30)), rows(range(30, 60))), at(1))
     model.apply(rows(range(60)), [])
     for number in range(2, commits + 1):
