@@ -38,16 +38,7 @@ from headrace.connectors.delta.types import same_in_parquet, stored_schema
 from headrace.errors import UnsupportedSchemaChangeError
 from headrace.failpoints import hit
 from headrace.log.storage import Storage
-from headrace.model import (
-    DELETED_AT,
-    END_AT,
-    FEED_COLUMNS,
-    START_AT,
-    Delivery,
-    Metadata,
-    SchemaPolicy,
-    TableSchema,
-)
+from headrace.model import Delivery, Metadata, SchemaPolicy, TableSchema
 from headrace.model.widening import carries_over
 
 DROPPED: Final = "headrace.dropped"  # a field's metadata: the source has this column no more
@@ -55,11 +46,8 @@ DROPPED: Final = "headrace.dropped"  # a field's metadata: the source has this c
 # A table property: names, in lower case, whose values files may have and the table has not.
 LEFT_BEHIND: Final = "headrace.left_behind"
 
-# Columns that say more than the source's do, as the user chose.
-_OWN: Final = frozenset(
-    [DELETED_AT, START_AT, END_AT, *(field.name for field in FEED_COLUMNS)]
-    + [metadata.column for metadata in Metadata]
-)
+# Columns that the user may choose to have no longer; a change of mode is another matter.
+_OWN: Final = frozenset(metadata.column for metadata in Metadata)
 
 Field = Mapping[str, Any]  # of a schemaString
 
