@@ -181,7 +181,11 @@ class DestinationTable(Protocol):
         ...
 
     def evolve(self, schema: TableSchema) -> None:
-        """Follow added columns. Raises UnsupportedSchemaChangeError on anything else."""
+        """Follow the source's columns, before rows come that have them.
+
+        Raises:
+            UnsupportedSchemaChangeError: the table cannot, or its user does not want it to.
+        """
         ...
 
 
