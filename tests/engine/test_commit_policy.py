@@ -49,9 +49,14 @@ def test_a_busy_stream_is_due_after_the_longest_delay() -> None:
 
 
 def test_dear_commits_are_followed_by_longer_rests() -> None:
-    took = 0.5
+    took = 0.2
     assert not due(rows=1, since_commit=POLICY.rest * took - 0.01, commit_took=took)
     assert due(rows=1, since_commit=POLICY.rest * took, commit_took=took)
+
+
+def test_no_rest_is_longer_than_a_reader_may_wait() -> None:
+    assert not due(rows=1, since_commit=POLICY.max_rest - 0.01, commit_took=10.0)
+    assert due(rows=1, since_commit=POLICY.max_rest, commit_took=10.0)
 
 
 @pytest.mark.parametrize("wanted", [True, False])

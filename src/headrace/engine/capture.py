@@ -31,12 +31,18 @@ class CommitPolicy:
 
     Commits rest `rest` times as long as the last one took, so that writing keeps to a share of one
     core and batches grow by themselves under load; an idle stream is flushed at once otherwise.
+    A commit of many tables takes long by its files, which no wait makes fewer: hence `max_rest`.
     """
 
     max_delay: float = 0.020  # one frame of human patience is 100 ms; five hops share it
     max_bytes: int = 32 << 20  # two such buffers, text and Arrow, stay far below the memory bound
     rest: float = 3.0
+    max_rest: float = 1.0  # seconds; 250 tables that change take as long to be written
     progress_interval: float = 10.0  # an idle source's position is recorded this often, in seconds
+
+    def pause(self, took: float) -> float:
+        """Seconds from the end of a commit that took so long to the next."""
+        return min(self.rest * took, self.max_rest)
 
     def due(self, state: Pending) -> bool:
         """Whether to close a commit now; pure."""
@@ -45,7 +51,7 @@ class CommitPolicy:
         if state.in_transaction:
             return False
         if state.rows:
-            rested = state.since_commit >= self.rest * state.commit_took
+            rested = state.since_commit >= self.pause(state.commit_took)
             return rested and (state.idle or state.since_commit >= self.max_delay)
         return state.behind and (
             state.position_wanted or state.since_commit >= self.progress_interval
@@ -261,7 +267,7 @@ class _Session:
         """Seconds that `receive` may wait: not at all where only its idleness is waited for."""
         policy, elapsed = self._capture.policy, time.monotonic() - self._ended
         if self._stream.pending_rows and self._writing is None and not self._stream.in_transaction:
-            return max(0.0, policy.rest * self._took - elapsed)
+            return max(0.0, policy.pause(self._took) - elapsed)
         return 1.0
 
     def _overfull(self) -> bool:
