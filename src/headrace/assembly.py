@@ -83,7 +83,10 @@ def destination(settings: Settings, pipeline: str) -> Destination:
     options = {k: v.get_secret_value() for k, v in connection.storage_options.items()}
     state = local_path(settings.state)
     return DeltaDestination(
-        connection.location, options, indexes=None if state is None else state / "index"
+        connection.location,
+        options,
+        storage_root=connection.storage_root,
+        indexes=None if state is None else state / "index",
     )
 
 

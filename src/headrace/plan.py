@@ -107,6 +107,7 @@ def _lake_steps(
     with source_session(capture.connection) as session:
         types = TypeCatalog.read(session)
         for table in tables:
+            yield from _registrations(pipeline, place, table.target)
             rows = _table_step(pipeline, place, table, reader)
             if rows.action != "keep":
                 yield rows
@@ -114,6 +115,18 @@ def _lake_steps(
             schema = wanted_schema(session, types, capture, table)
             there = place.table(table.target, pipeline, table.shape, table.delivery, table.format)
             yield from _column_steps(pipeline, table, there, shaped(schema, table.shape)) or [rows]
+
+
+def _registrations(pipeline: str, place: DeltaDestination, name: TableId) -> Iterator[Step]:
+    """What becomes of a table that its catalog does not have yet."""
+    if place.catalog is None or place.catalog.registration(name) is not None:
+        return
+    try:
+        where = place.catalog.url_of_new(name)
+    except DestinationError as error:
+        yield Step(pipeline, "stop", "table", str(name), error.message)
+    else:
+        yield Step(pipeline, "create", "external table", str(name), f"at {where}")
 
 
 def _column_steps(

@@ -15,6 +15,7 @@ import psycopg
 
 from headrace import assembly
 from headrace.config import Capture, SelectedTable, Settings
+from headrace.connectors.delta.check_catalog import check_catalog
 from headrace.connectors.delta.destination import DeltaDestination
 from headrace.connectors.postgres.catalog import TypeCatalog, read_table_schema
 from headrace.connectors.postgres.check_target import AWAY, unreached
@@ -73,7 +74,7 @@ def check_destination(
     """What a pipeline's destination lets us do, and what it is for each table."""
     place = assembly.destination(settings, pipeline)
     if not isinstance(place, PostgresDestination):
-        return _writable(pipeline, place)
+        return _in_lake(pipeline, place, tables)
     with closing(place):
         try:
             return _reached(capture, place, pipeline, tables)
@@ -165,6 +166,20 @@ def _writable(pipeline: str, place: DeltaDestination) -> DestinationCheck:
             return DestinationCheck(pipeline, found, away=error.transient)
         found.append(Finding(Severity.OK, name, fine, where))
     return DestinationCheck(pipeline, found)
+
+
+def _in_lake(
+    pipeline: str, place: DeltaDestination, tables: Sequence[SelectedTable]
+) -> DestinationCheck:
+    if place.catalog is None:
+        return _writable(pipeline, place)
+    try:
+        with closing(place):
+            found = check_catalog(place.catalog, [table.target for table in tables])
+    except DestinationUnavailableError as error:
+        return DestinationCheck(pipeline, [unreached(error)], away=True)
+    checked = {table.source: found.tables[table.target] for table in tables}
+    return DestinationCheck(pipeline, found.place, tables=checked)
 
 
 def check_state(settings: Settings) -> Iterator[Finding]:

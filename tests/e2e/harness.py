@@ -86,6 +86,7 @@ class Shop:
     root: Path
     lake: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
+    storage_root: str = ""  # of a catalog's new tables
 
     def __post_init__(self) -> None:
         self.lake = self.lake or str(self.root / "lake")
@@ -117,6 +118,8 @@ class Shop:
         lake: dict[str, Any] = {"type": "delta", "location": self.lake}
         if self.options:
             lake["storage_options"] = dict(self.options)
+        if self.storage_root:
+            lake["storage_root"] = self.storage_root
         document = {
             "version": 1,
             "state": state,
@@ -163,7 +166,7 @@ class Shop:
     # -- what must be true -------------------------------------------------------------------------
 
     def location(self, target: str) -> str:
-        return f"{self.lake}/{target.replace('.', '/', 1)}"
+        return f"{self.storage_root or self.lake}/{target.replace('.', '/', 1)}"
 
     def assert_equal(
         self,
@@ -180,12 +183,18 @@ class Shop:
         columns = columns or source_columns(self.database.dsn, table)
         expected = source_rows(self.database.dsn, table, columns)
         for reader in readers:
-            found = READERS[reader](self.location(target or table), columns, self.options)
+            found = READERS[reader](self.location(target or table), columns, self._of_store)
             wrong = difference(expected, found)
             assert not wrong, f"{table} by {reader}: {wrong}"
 
+    @property
+    def _of_store(self) -> Mapping[str, str]:
+        """The options without those of a catalog."""
+        catalog = ("databricks_", "unity_")
+        return {k: v for k, v in self.options.items() if not k.startswith(catalog)}
+
     def version(self, target: str) -> int:
-        return DeltaTable(self.location(target), storage_options=dict(self.options)).version()
+        return DeltaTable(self.location(target), storage_options=dict(self._of_store)).version()
 
     def status(self, table: str) -> TableStatus:
         (found,) = [t for t in self.project.status().tables if t.table == table]

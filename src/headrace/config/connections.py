@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -18,6 +18,8 @@ from pydantic import (
 from headrace.config.quantities import Port
 
 SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
+
+UNITY_CATALOG: Final = "uc://"
 
 # Types the file may name that this version cannot serve.
 FUTURE_TYPES = ("clickhouse", "duckdb", "files", "iceberg", "kafka", "mysql")
@@ -84,17 +86,43 @@ class PostgresConnection(Frozen):
 
 
 class DeltaConnection(Frozen):
-    """A place that holds Delta tables, at `<location>/<schema>/<table>`."""
+    """A place that holds Delta tables, at `<location>/<schema>/<table>`, or a Unity Catalog that
+    registers them."""
 
     type: Literal["delta"] = Field(description="The kind of system.")
     location: str = Field(
         min_length=1,
-        description="A folder, or s3://, gs://, az:// or abfss:// and a path, or uc:// and a "
-        "Unity Catalog catalog (as a source).",
+        description="A folder, or s3://, gs://, az:// or abfss:// and a path, or uc://catalog or "
+        "uc://catalog.schema of a Unity Catalog.",
     )
     storage_options: dict[str, SecretStr] = Field(
-        default_factory=dict, description="Credentials and options of the object store."
+        default_factory=dict,
+        description="Credentials and options of the object store; for uc:// also databricks_host, "
+        "databricks_token and unity_allow_http_url.",
     )
+    storage_root: str | None = Field(
+        default=None,
+        min_length=1,
+        description="For uc:// as destination: the folder or URL below which tables lie that the "
+        "catalog does not have yet, at <storage_root>/<schema>/<table>.",
+    )
+
+    @property
+    def is_catalog(self) -> bool:
+        """Whether a Unity Catalog tells where the tables lie."""
+        return self.location.startswith(UNITY_CATALOG)
+
+    @property
+    def only_schema(self) -> str | None:
+        """The one schema of a catalog that the location means, if it names one."""
+        _, dot, schema = self.location.partition(".")
+        return schema.strip("/") if self.is_catalog and dot else None
+
+    @model_validator(mode="after")
+    def _has_a_root_only_for_a_catalog(self) -> Self:
+        if self.storage_root is not None and not self.is_catalog:
+            raise ValueError("storage_root is for uc://: other tables lie below their location")
+        return self
 
 
 class FutureConnection(BaseModel):

@@ -86,7 +86,7 @@ def _resolved(settings: Settings, folder: Path) -> Settings:
 def _resolve_paths(connection: BaseModel, folder: Path) -> BaseModel:
     names: tuple[str, ...] = ()
     if isinstance(connection, DeltaConnection):
-        names = ("location",)
+        names = ("location", "storage_root")
     elif isinstance(connection, PostgresConnection):
         names = ("sslrootcert", "sslcert", "sslkey")
     paths = {name: getattr(connection, name) for name in names}

@@ -145,7 +145,9 @@ def _selected(
     leads = settings.route(pipeline)
     return SelectedTable(
         source=table,
-        target=table if entry.name is None else TableId.parse(entry.name),
+        target=_target(settings, pipeline, table)
+        if entry.name is None
+        else TableId.parse(entry.name),
         key=entry.key,
         shape=shape_of(entry, keeps_deleted=leads is Route.CAPTURE),
         format=format_of(settings.pipelines[pipeline], entry),
@@ -154,6 +156,13 @@ def _selected(
         ),
         rules=rules_of(entry),
     )
+
+
+def _target(settings: Settings, pipeline: str, table: TableId) -> TableId:
+    """The place of a table that is given no name: its own, or the one schema that there is."""
+    destination = settings.destination(pipeline)
+    schema = destination.only_schema if isinstance(destination, DeltaConnection) else None
+    return TableId(schema or table.schema, table.name)
 
 
 def _matches_nothing(
@@ -185,11 +194,12 @@ def _shared_places(
         other = places.setdefault(target, source)
         if other != source:
             what = f"{other} and {source} would both become {target}"
-            path = ("pipelines", pipeline, "tables", _naming_entry(settings, pipeline, target))
+            path: KeyPath = ("pipelines", pipeline, "tables")
+            path += _naming_entry(settings, pipeline, target)
             yield settings.origin.problem(path, what, "give one of them another name:")
 
 
-def _naming_entry(settings: Settings, pipeline: str, target: TableId) -> int:
-    """The last entry that sends a table to `target`; there is one, since no two are born alike."""
+def _naming_entry(settings: Settings, pipeline: str, target: TableId) -> KeyPath:
+    """The last entry that sends a table to `target`; none where its name does, in one schema."""
     entries = settings.pipelines[pipeline].tables
-    return max(number for number, entry in enumerate(entries) if entry.name == str(target))
+    return tuple(n for n, entry in enumerate(entries) if entry.name == str(target))[-1:]

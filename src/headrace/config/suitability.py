@@ -13,7 +13,6 @@ from headrace.config.problems import KeyPath, Problem
 from headrace.config.routes import Route, route
 from headrace.config.settings import Pipeline, Settings
 
-UNITY_CATALOG: Final = "uc://"
 LATER: Final = "is not yet supported"
 _FOR_DELTA_SOURCE: Final = "is for a Delta source: Postgres tells of each change by itself"
 _FOR_POSTGRES_SOURCE: Final = "is for a Postgres source: Delta tables are read without"
@@ -102,15 +101,26 @@ def _of_pipeline(
             what = "a delta connection as destination of a delta source is not yet supported"
             yield problem((*path, "destination"), what, "name a connection of type postgres")
     else:
-        yield from _places(settings, path, destination)
+        yield from _places(settings, path, pipeline, destination)
         yield from _keys(settings, path, pipeline, leads)
 
 
-def _places(settings: Settings, path: KeyPath, destination: Connection) -> Iterator[Problem]:
-    if isinstance(destination, DeltaConnection) and destination.location.startswith(UNITY_CATALOG):
-        what = f"{destination.location} as destination {LATER}"
-        hint = "name a connection whose location is a folder or an object store"
+def _places(
+    settings: Settings, path: KeyPath, pipeline: Pipeline, destination: Connection
+) -> Iterator[Problem]:
+    """What a Unity Catalog as destination cannot be together with."""
+    if not (isinstance(destination, DeltaConnection) and destination.is_catalog):
+        return
+    if "://" in settings.state and not settings.state.startswith("file://"):
+        what = f"{destination.location} as destination {LATER} with state on an object store"
+        hint = "state: a folder; the credentials that a catalog lends are for its tables alone"
         yield settings.origin.problem((*path, "destination"), what, hint)
+    schema = destination.only_schema
+    for number, entry in enumerate(pipeline.tables):
+        if schema and entry.name is not None and entry.name.partition(".")[0] != schema:
+            what = f"{entry.name} is not in {schema}, which is all of {destination.location}"
+            hint = f"name: {schema}.{entry.name.partition('.')[2]}, or a location without a schema"
+            yield settings.origin.problem((*path, "tables", number, "name"), what, hint)
 
 
 def _keys(settings: Settings, path: KeyPath, pipeline: Pipeline, leads: Route) -> Iterator[Problem]:

@@ -37,8 +37,12 @@ class Storage(Protocol):
     left; LogUnavailableError where an object store does not answer.
     """
 
-    url: str  # of the root: an absolute path, or s3://bucket/prefix
     latency: float  # seconds that one request takes, roughly: paces polling and reading ahead
+
+    @property
+    def url(self) -> str:
+        """Of the root: an absolute path, or s3://bucket/prefix."""
+        ...
 
     def get(self, path: str) -> bytes:
         """The whole content. Raises ObjectMissingError."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from headrace.log.interface import Entry, FileGroup, Storage
 from headrace.log.local import LocalStorage, local_path
+from headrace.log.lock import Lock
 from headrace.log.objects import RETRIES, ObjectStorage
 from headrace.log.probing import check_put_if_absent
 from headrace.log.told import told
@@ -14,6 +15,7 @@ from headrace.log.told import told
 __all__ = [
     "Entry",
     "FileGroup",
+    "Lock",
     "Storage",
     "check_put_if_absent",
     "is_local",

@@ -1,4 +1,7 @@
-"""A Delta location as a destination: its tables, and SQL over them."""
+"""A Delta location as a destination: its tables, and SQL over them.
+
+It is a lake of folders, or one of tables that a Unity Catalog registers.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import re
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -14,21 +18,26 @@ import pyarrow as pa
 from deltalake import DeltaTable, QueryBuilder
 from deltalake.exceptions import DeltaError
 
-from headrace.connectors.delta.discovery import folder_of, tables_in
+from headrace.connectors.delta.checkpoints import LOG
+from headrace.connectors.delta.discovery import folder_of
 from headrace.connectors.delta.failures import plain
+from headrace.connectors.delta.folders import Folders
 from headrace.connectors.delta.maintenance import Policy
 from headrace.connectors.delta.plans import PIPELINE
 from headrace.connectors.delta.preserving import Preserved
+from headrace.connectors.delta.registered import Registered, RegisteredTable
 from headrace.connectors.delta.state import load_state
 from headrace.connectors.delta.table import MergeOnReadTable
 from headrace.connectors.delta.timeline import Timeline
+from headrace.connectors.delta.unity import UnityCatalog, is_unity
 from headrace.errors import (
     DestinationError,
     DestinationUnavailableError,
     LogError,
     NoVersionError,
+    ObjectMissingError,
 )
-from headrace.log.storage import Storage, check_put_if_absent, open_storage, with_retries
+from headrace.log.storage import Storage, check_put_if_absent, with_retries
 from headrace.model import Delivery, Reached, Shape, TableFormat, TableId
 
 _SWEPT: Final = (
@@ -39,7 +48,8 @@ _TABLE_NAME: Final = re.compile(r'(?:"([^"]+)"|([\w$]+))\s*\.\s*(?:"([^"]+)"|([\
 
 
 class DeltaDestination:
-    """Tables at `<location>/<schema>/<table>`; `location` is a path or an object store's URL.
+    """Tables at `<location>/<schema>/<table>`, `location` being a path or an object store's URL; or
+    those of a Unity Catalog, where new ones lie at `<storage_root>/<schema>/<table>`.
 
     `storage_options` are the object store's settings in the names that deltalake knows. The upkeep
     of its tables runs in `beside` (default: one thread for all), by `policy`. Key indexes are saved
@@ -51,18 +61,16 @@ class DeltaDestination:
         location: str,
         storage_options: Mapping[str, str] | None = None,
         *,
+        storage_root: str | None = None,
         beside: Executor | None = None,
         policy: Policy | None = None,
         indexes: Path | None = None,
     ) -> None:
         self.location = location.rstrip("/")
-        self._options = with_retries(self.location, storage_options or {})
+        self._lake = _lake(self.location, storage_options or {}, storage_root)
         self._beside = beside or ThreadPoolExecutor(1, "headrace-upkeep")
         self._policy = policy
         self._indexes = indexes
-
-    def _storage(self, path: str = "") -> Storage:
-        return open_storage(f"{self.location}/{path}".rstrip("/"), self._options)
 
     def table(
         self,
@@ -77,11 +85,13 @@ class DeltaDestination:
         Raises:
             DestinationError: there can be no folder of this name.
         """
-        return MergeOnReadTable(
-            self._storage(folder_of(name)),
+        lake, site = self._lake, self._lake.writing(name)
+        kind = partial(RegisteredTable, lake) if isinstance(lake, Registered) else MergeOnReadTable
+        return kind(
+            site.storage,
             name,
             pipeline,
-            self._options,
+            site.options,
             shape=shape or Shape(),
             delivery=delivery or Delivery(),
             layout=layout or TableFormat(),
@@ -100,29 +110,39 @@ class DeltaDestination:
         """Let go of the thread for upkeep, which ends with what it has begun."""
         self._beside.shutdown(wait=False, cancel_futures=True)
 
+    @property
+    def catalog(self) -> Registered | None:
+        """What registers the tables; None for a lake of folders."""
+        return self._lake if isinstance(self._lake, Registered) else None
+
     def check_writable(self) -> None:
-        """Write and delete a file at the location.
+        """Write and delete a file at the location, a lake of folders.
 
         Raises:
             DestinationError: it cannot be done; says why.
         """
         probe = f".headrace-{uuid.uuid4()}"
         try:
-            self._storage().put(probe, b"")
-            self._storage().delete([probe])
+            self._root.put(probe, b"")
+            self._root.delete([probe])
         except LogError as error:
             raise self._refused("write to", error) from error
 
     def check_commits(self) -> None:
-        """Make sure that only one of two writers can make a commit.
+        """Make sure that only one of two writers can make a commit, in a lake of folders.
 
         Raises:
             DestinationError: the store does not see to it.
         """
         try:
-            check_put_if_absent(self._storage())
+            check_put_if_absent(self._root)
         except LogError as error:
             raise self._refused("commit safely to", error) from error
+
+    @property
+    def _root(self) -> Storage:
+        assert isinstance(self._lake, Folders)  # registered tables lie anywhere
+        return self._lake.storage
 
     def _refused(self, what: str, error: LogError) -> DestinationError:
         kind = DestinationUnavailableError if error.transient else DestinationError
@@ -131,11 +151,11 @@ class DeltaDestination:
 
     def tables(self) -> list[TableId]:
         """The Delta tables at this location, whoever made them."""
-        return tables_in(self._storage())
+        return self._lake.tables()
 
     def owner(self, name: TableId) -> str | None:
         """The pipeline that made a table; None for another's table, or where there is none."""
-        state = load_state(self._storage(folder_of(name)))
+        state = load_state(self._lake.reading(name).storage)
         return None if state is None else state.configuration.get(PIPELINE)
 
     def timeline(
@@ -146,8 +166,11 @@ class DeltaDestination:
         Raises:
             DestinationError: the table cannot be read.
         """
+        site = self._lake.reading(name)
         try:
-            found = Timeline(name, self._storage(folder_of(name)), self._options, reached)
+            if self.catalog is not None and not site.storage.list(LOG):
+                return None  # registered, but nobody has written to it yet
+            found = Timeline(name, site.storage, site.options, reached)
         except DeltaError as error:
             raise DestinationError(
                 f"{name} cannot be read: {plain(error)}", hint="see whether its folder is whole"
@@ -191,9 +214,26 @@ class DeltaDestination:
             ) from error
 
     def open(self, name: TableId, version: int | None = None) -> DeltaTable:
-        """The table in the deltalake library, at a version or at its newest."""
-        url = self._storage(folder_of(name)).url
-        return DeltaTable(url, version, storage_options=self._options or None)
+        """The table in the deltalake library, at a version or at its newest.
+
+        Raises:
+            DestinationError: the catalog has no such table.
+        """
+        site = self._lake.reading(name)
+        try:
+            options = dict(site.options) or None
+            return DeltaTable(site.storage.url, version, storage_options=options)
+        except ObjectMissingError as error:
+            hint = error.hint or "headrace run"
+            raise DestinationError(error.message, hint=hint, table=str(name)) from error
+
+
+def _lake(
+    location: str, options: Mapping[str, str], storage_root: str | None
+) -> Folders | Registered:
+    if is_unity(location):
+        return Registered(UnityCatalog.of(location, options), storage_root)
+    return Folders(location, with_retries(location, options))
 
 
 def _alias(table: TableId) -> str:
