@@ -4,7 +4,7 @@ import argparse
 import importlib
 
 NAMES = (
-    *("capture", "snapshot", "apply", "upkeep", "index", "latency"),
+    *("capture", "snapshot", "apply", "merges", "upkeep", "latency", "many_tables"),
     *("reverse_load", "reverse_upsert", "reverse_latency", "reverse_merge_or_rebuild"),
 )
 

@@ -18,8 +18,7 @@ import pyarrow as pa
 from deltalake import DeltaTable, QueryBuilder
 
 from benchmarks import report
-from benchmarks.apply import fill
-from benchmarks.wide import SCHEMA, TABLE, rows
+from benchmarks.wide import SCHEMA, TABLE, fill, rows
 from headrace.connectors.delta.destination import DeltaDestination
 from headrace.connectors.delta.maintenance import Policy
 from headrace.connectors.delta.state import load_state

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from headrace.model import Column, TableId, TableSchema
 
@@ -47,3 +50,13 @@ def rows(ids: np.ndarray, seed: int) -> pa.Table:
         ],
         schema=SCHEMA.arrow(),
     )
+
+
+def fill(folder: str, size: int) -> list[str]:
+    """Parquet files of `size` rows, sorted by id."""
+    files = []
+    for first in range(0, size, ROWS_PER_FILE):
+        path = Path(folder) / f"{first:010d}.parquet"
+        pq.write_table(rows(np.arange(first, min(first + ROWS_PER_FILE, size)), first), path)
+        files.append(str(path))
+    return files
