@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from headrace import failpoints
 from headrace.engine.keyed import keyed
-from headrace.engine.refresh import Comparer
+from headrace.engine.mending import Comparer
 from headrace.engine.refreshing import Refresher
 from headrace.engine.resuming import Resumer, stopped_by_log
 from headrace.engine.shaping import net_of, shaped, snapshot_schema

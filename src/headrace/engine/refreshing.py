@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from headrace.engine.refresh import Compared
+from headrace.engine.mending import Compared
 from headrace.engine.table_state import Phase, TableState, TableTarget
 from headrace.errors import (
     DivergedError,

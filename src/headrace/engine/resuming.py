@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from headrace.engine.refresh import follows
+from headrace.engine.mending import follows
 from headrace.engine.refreshing import Refresher
 from headrace.engine.table_state import Phase, TableState, TableTarget
 from headrace.errors import LogGapError, TableStoppedError

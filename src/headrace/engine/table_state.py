@@ -10,8 +10,8 @@ from datetime import datetime
 from enum import Enum
 from typing import Final
 
+from headrace.engine.mending import Compared
 from headrace.engine.protocols import DestinationTable
-from headrace.engine.refresh import Compared
 from headrace.engine.retry import Backoff
 from headrace.errors import HeadraceError
 from headrace.log import LogFile, Manifest, SnapshotEvent

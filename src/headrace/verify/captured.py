@@ -19,7 +19,7 @@ from headrace.connectors.delta.standing import stored_columns
 from headrace.connectors.delta.types import to_stored
 from headrace.connectors.postgres.reading import Reading
 from headrace.engine.compare import Comparison, Fingerprint, ReadRows, among
-from headrace.engine.refresh import mending, worth_mending
+from headrace.engine.mending import mending, worth_mending
 from headrace.errors import DivergedError
 from headrace.model import (
     DELETED_AT,
