@@ -12,6 +12,7 @@ from place import Place
 
 from headrace.testing.database import temporary_database
 from headrace.testing.postgres import EmbeddedPostgres
+from unity_server import unity_server
 
 
 @pytest.fixture(scope="session")
@@ -23,9 +24,11 @@ def docs_server() -> Iterator[EmbeddedPostgres]:
 
 @pytest.fixture
 def place(docs_server: EmbeddedPostgres, tmp_path: Path) -> Iterator[Place]:
-    with temporary_database(docs_server.dsn()) as database:
+    with temporary_database(docs_server.dsn()) as database, unity_server() as catalog:
+        catalog.schemas.add("main.crm")
         url = docs_server.dsn(database.name)
-        yield Place(tmp_path, database, _environment(docs_server, url))
+        lent = {"CATALOG_URL": catalog.url, "CATALOG_TOKEN": catalog.token}
+        yield Place(tmp_path, database, {**_environment(docs_server, url), **lent})
 
 
 def _environment(server: EmbeddedPostgres, url: str) -> dict[str, str]:
