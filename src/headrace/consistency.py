@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from headrace import assembly
-from headrace.config import Settings
+from headrace.config import Settings, targets
 from headrace.config.connections import DeltaConnection
 from headrace.connectors.delta.destination import DeltaDestination
 from headrace.connectors.delta.timeline import Timeline
@@ -60,7 +60,10 @@ def moment(settings: Settings, pipeline: str, at: Lsn | None = None) -> Moment |
     carried = positions.tables(pipeline)
     timelines = [
         timeline
-        for timeline in (place.timeline(name, positions) for name in place.tables())
+        for timeline in (
+            place.timeline(name, positions)
+            for name in _candidates(settings, pipeline, place, carried)
+        )
         if timeline and timeline.pipeline == pipeline
         if carried is None or timeline.source in carried
     ]
@@ -72,6 +75,18 @@ def moment(settings: Settings, pipeline: str, at: Lsn | None = None) -> Moment |
         TableMoment(t.name, t.version_at(lsn), t.span(lsn).first, t.reached) for t in timelines
     )
     return Moment(pipeline, lsn, tuple(tables))
+
+
+def _candidates(
+    settings: Settings, pipeline: str, place: DeltaDestination, carried: frozenset[str] | None
+) -> Sequence[TableId]:
+    """The tables that may be the pipeline's: a catalog has others' too, and lends credentials for
+    each that is looked at, or refuses them."""
+    names = place.tables()
+    if place.catalog is None or carried is None:
+        return names
+    mine = targets(settings, pipeline, [TableId.parse(source) for source in carried])
+    return [name for name in names if name in mine]
 
 
 def common(timelines: Sequence[Timeline], lsn: Lsn) -> Lsn:

@@ -213,7 +213,7 @@ def retrying(views: Any) -> bool:
 
 
 def test_every_command_serves_tables_of_a_catalog(shop: Shop, catalog: UnityServer) -> None:
-    catalog.add("main.crm.events", "file:///nowhere")  # somebody's, and still empty
+    catalog.add("main.crm.events", "s3://bucket/theirs")  # for which no credentials are lent
     shop.catch_up()
     project = shop.project
     assert shop.status("public.orders").phase is Phase.STREAMING

@@ -4,7 +4,7 @@ from headrace.config.connections import Connection, DeltaConnection, PostgresCon
 from headrace.config.entries import Mode, TableEntry
 from headrace.config.load import DEFAULT_FILE, load, parse
 from headrace.config.routes import Route
-from headrace.config.selection import SelectedTable, select_tables
+from headrace.config.selection import SelectedTable, select_tables, targets
 from headrace.config.settings import Capture, Pipeline, Settings, Sync, Throttle, json_schema
 
 __all__ = [
@@ -25,4 +25,5 @@ __all__ = [
     "load",
     "parse",
     "select_tables",
+    "targets",
 ]

@@ -74,6 +74,12 @@ def select_tables(
     return list(selected.values())
 
 
+def targets(settings: Settings, pipeline: str, sources: Collection[TableId]) -> set[TableId]:
+    """Where the pipeline carries those of the tables `sources` that it selects."""
+    refined = _refine(settings.pipelines[pipeline].tables, sources)
+    return {_selected(settings, pipeline, t, refined[t].entry).target for t in refined}
+
+
 def contradictory(settings: Settings) -> Iterator[Problem]:
     """What contradicts itself about tables that have an entry by name: no source need be asked."""
     for pipeline in settings.pipelines:
