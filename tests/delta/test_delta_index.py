@@ -16,7 +16,7 @@ from pyroaring import BitMap
 
 from headrace.connectors.delta import index as index_module
 from headrace.connectors.delta.index import KeyIndex, LiveFiles, by_file, locations
-from headrace.connectors.delta.leaves import Pool, Tier
+from headrace.connectors.delta.leaves import Pool, Tier, in_order
 from headrace.model.fingerprint import LONG, Hasher, Hashes, NullKeyError
 
 
@@ -155,6 +155,14 @@ def test_what_a_batch_moves_follows_the_batch(monkeypatch: pytest.MonkeyPatch) -
         moved.clear()
         table.upsert(table.random.choice(3_000_000, 1_000, replace=False))
         assert sum(moved) < 600_000  # of three million
+
+
+@pytest.mark.parametrize("apart", [1, 1 << 40])
+def test_entries_are_in_order_also_where_keys_differ_in_their_lowest_bits_alone(apart: int) -> None:
+    keys = np.random.default_rng(5).permutation(5000).astype(np.uint64) // 2 * np.uint64(apart)
+    ordered, rest = in_order(keys, ~keys)
+    assert np.array_equal(ordered, np.sort(keys))
+    assert np.array_equal(rest, ~ordered)
 
 
 def test_groups_by_file_keep_every_row() -> None:

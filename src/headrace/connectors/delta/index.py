@@ -23,7 +23,7 @@ import numpy.typing as npt
 from pyroaring import BitMap
 
 from headrace.connectors.delta.index_file import FileEntry, TierColumns
-from headrace.connectors.delta.leaves import LEAF, Pool, Tier, merged
+from headrace.connectors.delta.leaves import LEAF, Pool, Tier, in_order, merged
 from headrace.connectors.delta.slots import SLOT_BITS, Slots
 from headrace.connectors.delta.vectors import unique_id
 from headrace.model.fingerprint import Hashes, Words
@@ -317,8 +317,7 @@ class KeyIndex:
 def _sorted(keys: Words, rest: Words) -> tuple[Words, Words]:
     if np.all(keys[:-1] <= keys[1:]):
         return keys, rest
-    order = np.argsort(keys)
-    return keys[order], rest[order]
+    return in_order(keys, rest)
 
 
 def _runs(parts: Iterable[tuple[Words, Words]]) -> Iterable[tuple[Words, Words]]:

@@ -341,6 +341,23 @@ class Tier:
         self._count()
 
 
+def in_order(keys: Words, rest: Words) -> tuple[Words, Words]:
+    """Entries sorted by their keys, in half the time of `np.argsort`.
+
+    Positions are sorted in the low bits of keys, in place of bits by which two keys differ only if
+    they have all others in common: by rare chance.
+    """
+    low = np.uint64((1 << max(len(keys) - 1, 0).bit_length()) - 1)
+    packed = (keys & ~low) | np.arange(len(keys), dtype=np.uint64)
+    packed.sort()
+    order = (packed & low).view(np.int64)
+    ordered = keys.take(order)
+    if not np.all(ordered[:-1] <= ordered[1:]):
+        order = np.argsort(keys)
+        ordered = keys.take(order)
+    return ordered, rest.take(order)
+
+
 def _living(keys: Words, rest: Words, alive: Alive) -> tuple[Words, Words]:
     living = alive(rest)
     return (keys, rest) if living.all() else (keys[living], rest[living])
@@ -423,8 +440,7 @@ def merged(pool: Pool, tiers: Sequence[Tier], alive: Alive | None) -> Tier:
         found = [part for reader in readers if len((part := reader.until(end))[0])]
         more = np.concatenate([np.empty(0, np.uint64), *(part[0] for part in found)])
         more_rest = np.concatenate([np.empty(0, np.uint64), *(part[1] for part in found)])
-        order = np.argsort(more)
-        more, more_rest = more[order], more_rest[order]
+        more, more_rest = in_order(more, more_rest)
         if alive is not None:
             more, more_rest = _living(more, more_rest, alive)
         keys, rest = np.concatenate([keys, more]), np.concatenate([rest, more_rest])
