@@ -112,7 +112,9 @@ def measure() -> dict[str, Any]:
         arguments = (run_pipeline, str(path), ready, quit_)
         runner = threading.Thread(target=lambda: measured.append(report.in_child(*arguments)))
         runner.start()
-        ready.wait()
+        while not ready.wait(1.0):
+            if not runner.is_alive():
+                raise RuntimeError("the pipeline ended before it was loaded")
         began = time.time()
         rows = write_rows(server.dsn())
         took = time.time() - began
