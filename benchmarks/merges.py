@@ -44,7 +44,7 @@ from headrace.model import (
 )
 
 KEYS = 1000
-ROUNDS, WARM_UP = 12, 2
+ROUNDS, WARM_UP = 8, 2
 DLT_ROUNDS = 4  # one takes seconds
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 GONE = "_gone"
@@ -217,7 +217,9 @@ class DuckDb:
         self._connection = duckdb.connect(str(folder.with_suffix(".duckdb")))
         rows = _loaded(kind, pa.concat_tables(map(pq.read_table, files)))
         self._connection.register("loaded", rows)
-        self._connection.execute("SET TimeZone = 'UTC'; CREATE TABLE t AS SELECT * FROM loaded")
+        self._connection.execute(
+            "SET enable_progress_bar = false; CREATE TABLE t AS SELECT * FROM loaded"
+        )
         if kind.mode is Mode.SCD1:
             self._connection.execute("ALTER TABLE t ADD PRIMARY KEY (id)")
 
