@@ -30,7 +30,7 @@ from deltalake import DeltaTable
 
 from headrace import assembly
 from headrace.config import load
-from headrace.connectors.delta import preserving, rows
+from headrace.connectors.delta import preserving, rows, slots
 from headrace.connectors.delta.destination import DeltaDestination
 from headrace.connectors.delta.leaves import LEAF_BYTES
 from headrace.connectors.delta.table import MergeOnReadTable
@@ -213,6 +213,16 @@ def test_rows_that_came_back_to_life_are_found(home: Home) -> None:
         home.change(table)
     home.assert_holds()
     home.live(2)
+    home.assert_holds()
+
+
+def test_an_index_that_has_few_slots_left_is_built_anew(
+    home: Home, read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the saved one goes on, nor the one at hand."""
+    monkeypatch.setattr(slots, "SLOTS", 100)  # more rows than half of these came
+    home.live(2)
+    assert read.count(read[0]) == 2
     home.assert_holds()
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from headrace import __version__
+from headrace.connectors.delta.stats import stats_of
 from headrace.connectors.delta.vectors import unique_id
 from headrace.model import Checkpoint, Lsn
 
@@ -68,8 +69,7 @@ def with_vector(
 
     "Writer Requirement for Deletion Vectors": numRecords must be there. Bounds are wide from now.
     """
-    stats = json.loads(file.get("stats") or "{}")
-    stats |= {"numRecords": rows, "tightBounds": False}
+    stats = stats_of(file) | {"numRecords": rows, "tightBounds": False}
     text = json.dumps(stats, separators=(",", ":"), ensure_ascii=False)
     vector = {"stats": text, "deletionVector": dict(descriptor)}
     return {"add": {**file, "dataChange": data_change, **vector}}

@@ -6,7 +6,6 @@ deltalake's `vacuum(full=True)` is never called: it deletes deletion vectors tha
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +20,8 @@ from headrace.connectors.delta.arrangement import CLUSTERED_BYTES
 from headrace.connectors.delta.failures import plain
 from headrace.connectors.delta.names import made_at_ms
 from headrace.connectors.delta.state import TableState
-from headrace.connectors.delta.stats import PREFIX
+from headrace.connectors.delta.stats import PREFIX, known_rows, stats_of
+from headrace.connectors.delta.vectors import cardinality
 from headrace.errors import DestinationUnavailableError
 from headrace.log.storage import Storage
 
@@ -128,7 +128,7 @@ def _overlapping(
         return []
     spans: defaultdict[tuple[Any, ...], list[tuple[Any, Any, File]]] = defaultdict(list)
     for file in files:
-        stats = json.loads(file.get("stats") or "{}")
+        stats = stats_of(file)
         low, high = (stats.get(kind, {}).get(cluster_by[0]) for kind in ("minValues", "maxValues"))
         if low is not None and high is not None and low < high and not _is_cut(low, high):
             spans[_partition(file)].append((low, high, file))
@@ -156,15 +156,9 @@ def _deepest(spans: Iterable[tuple[Any, Any, File]]) -> list[File]:
 
 
 def _deleted_share(file: File) -> float:
-    vector = file.get("deletionVector")
-    rows = known_rows(file) if vector else None
-    return vector["cardinality"] / rows if vector and rows else 0.0
-
-
-def known_rows(file: File) -> int | None:
-    """Rows of a data file, dead ones too, if its statistics tell."""
-    rows = json.loads(file.get("stats") or "{}").get("numRecords")
-    return None if rows is None else int(rows)
+    deleted = cardinality(file.get("deletionVector"))
+    rows = known_rows(file) if deleted else None
+    return deleted / rows if rows else 0.0
 
 
 def write_checkpoint(url: str, options: Mapping[str, str]) -> None:

@@ -25,10 +25,11 @@ from headrace.connectors.delta.files import (
 from headrace.connectors.delta.index import KeyIndex, LiveFiles, Locations, by_file, locations
 from headrace.connectors.delta.index_file import SavedIndex, Stamp
 from headrace.connectors.delta.leaves import Pool
-from headrace.connectors.delta.maintenance import known_rows
 from headrace.connectors.delta.preserving import Preserved
 from headrace.connectors.delta.side_by_side import side_by_side
+from headrace.connectors.delta.slots import are_spent
 from headrace.connectors.delta.state import TableState
+from headrace.connectors.delta.stats import known_rows
 from headrace.connectors.delta.vectors import read_vector
 from headrace.errors import DestinationError
 from headrace.log.storage import Storage
@@ -76,9 +77,11 @@ class RowIndex:
 
     @property
     def is_worn(self) -> bool:
-        """Whether it must be built anew: so many files have come and gone, or an error came
+        """Whether it must be built anew: so many files or rows have come and gone, or an error came
         between, and it stands half-way to another version."""
-        return self._following or max(self._files.numbered, self._files.slots.extents) > MANY_FILES
+        slots = self._files.slots
+        many = max(self._files.numbered, slots.extents) > MANY_FILES
+        return self._following or many or are_spent(slots.taken)
 
     @property
     def entries(self) -> int:
@@ -110,6 +113,8 @@ class RowIndex:
             return
         loaded = self._saved.load(self._stamp(state), self._memory)
         if loaded is None or (loaded.index.exact and not self._hasher.exact):
+            return
+        if are_spent(loaded.index.taken):
             return
         index = loaded.index
         self._hasher = Hasher(index.exact, index.seeds)

@@ -8,7 +8,6 @@ in batches whose memory is bounded.
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -29,6 +28,7 @@ from headrace.connectors.delta.columns import (
 from headrace.connectors.delta.failures import source_errors
 from headrace.connectors.delta.files import BATCH_ROWS, open_parquet
 from headrace.connectors.delta.rows import load_vector
+from headrace.connectors.delta.stats import known_rows
 from headrace.connectors.delta.vectors import cardinality
 from headrace.log.storage import Storage
 from headrace.model import RowPart, TableId
@@ -80,7 +80,7 @@ class FileRows:
         if self.between is not None:
             before, after = (cardinality(vector) for vector in self.between)
             return max(after - before, 0)
-        records = num_records(self.add)
+        records = known_rows(self.add)
         return None if records is None else records - cardinality(self.add.get("deletionVector"))
 
     def keep(self, storage: Storage) -> Callable[[int, int], npt.NDArray[np.bool_] | None]:
@@ -90,13 +90,6 @@ class FileRows:
             return functools.partial(_mask, deleted, False) if deleted else lambda *_: None
         before, after = (load_vector(storage, vector) for vector in self.between)
         return functools.partial(_mask, after - before, True)
-
-
-def num_records(add: AddFile) -> int | None:
-    """Rows of a file, dead ones too, by its statistics."""
-    stats = add.get("stats")
-    records = json.loads(stats).get("numRecords") if stats else None
-    return None if records is None else int(records)
 
 
 def _mask(rows: BitMap, wanted: bool, start: int, end: int) -> npt.NDArray[np.bool_]:

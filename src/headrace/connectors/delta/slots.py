@@ -19,7 +19,7 @@ from pyroaring import BitMap
 Numbers = npt.NDArray[np.uint64]
 
 SLOT_BITS: Final = 40
-SLOTS: Final = 1 << SLOT_BITS
+SLOTS: Final = 1 << SLOT_BITS  # given away once each: 120 days of 100,000 rows a second
 _PAGE_BITS: Final = 16  # slots of a page: 8 KiB of bits
 _PAGE: Final = 1 << _PAGE_BITS
 _PAGE_BYTES: Final = _PAGE // 8
@@ -27,6 +27,11 @@ _ALIVE: Final = 0  # the page of slots that all live, or were never given away
 _DEAD: Final = 1
 _NONE: Final = np.empty(0, np.uint64)
 _ROW_BITS: Final = np.uint64(32)
+
+
+def are_spent(taken: int) -> bool:
+    """Whether so many were given away that an index has to begin anew."""
+    return taken > SLOTS // 2
 
 
 class Slots:

@@ -7,7 +7,6 @@ log's id (DESIGN.md §1 and §11).
 from __future__ import annotations
 
 import difflib
-import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from headrace.connectors.delta.files import inside
 from headrace.connectors.delta.history import Commit, Header, TableHistory, lost
 from headrace.connectors.delta.places import Locator, Place
 from headrace.connectors.delta.scan import READABLE, FileRows, row_parts
+from headrace.connectors.delta.stats import stats_of
 from headrace.connectors.delta.unity import UnityCatalog, is_unity
 from headrace.errors import SourceUnavailableError, TableNotFoundError, UnusableKeyError
 from headrace.log.storage import Storage
@@ -287,7 +287,7 @@ class DeltaSourceTable:
             if state is None:
                 raise lost(self.name, version)
             columns = Layout.of(state.metadata).only(self._key).columns
-            told = [json.loads(file.get("stats") or "{}") for file in state.files.values()]
+            told = [stats_of(file) for file in state.files.values()]
             counts = [(stats.get("nullCount") or {}) for stats in told]
             return {c.name: sum(n.get(c.physical) or 0 for n in counts) for c in columns}
 

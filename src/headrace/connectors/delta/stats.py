@@ -1,4 +1,5 @@
-"""Per-file statistics from a Parquet footer. PROTOCOL.md, "Per-file Statistics".
+"""Per-file statistics: from a Parquet footer, and in add actions. PROTOCOL.md, "Per-file
+Statistics".
 
 Bounds are true for every row, or absent. Text is cut, with an upper bound that is above all that
 was cut. Columns of floating-point numbers have none: a footer does not tell whether there is a NaN,
@@ -8,7 +9,7 @@ which readers order differently. Nested columns have no statistics.
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -19,6 +20,18 @@ PREFIX: Final = 32  # characters of a text bound; Delta's own writers cut there 
 _EPOCH_DAY: Final = date(1970, 1, 1)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _EXACT_DIGITS: Final = 15  # decimal digits that survive a reader's conversion to double
+
+
+def stats_of(file: Mapping[str, Any]) -> dict[str, Any]:
+    """What the add action of a file tells; may be nothing."""
+    stats: dict[str, Any] = json.loads(file.get("stats") or "{}")
+    return stats
+
+
+def known_rows(file: Mapping[str, Any]) -> int | None:
+    """Rows of a file, dead ones too, if its add action tells."""
+    rows = stats_of(file).get("numRecords")
+    return None if rows is None else int(rows)
 
 
 def file_stats(metadata: pq.FileMetaData, partition_columns: Container[str] = ()) -> str:

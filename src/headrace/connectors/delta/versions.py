@@ -8,7 +8,6 @@ batch of rows is in memory, besides the index of keys.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -27,6 +26,7 @@ from headrace.connectors.delta.leaving import Leaving
 from headrace.connectors.delta.retained import write_batches
 from headrace.connectors.delta.rows import RowIndex, live_rows, load_vector, numbered_rows
 from headrace.connectors.delta.state import TableState
+from headrace.connectors.delta.stats import stats_of
 from headrace.connectors.delta.types import to_stored
 from headrace.connectors.delta.writer import write_vectors
 from headrace.failpoints import hit
@@ -74,7 +74,7 @@ def standing(
 
 def _may_hold_end(file: Mapping[str, Any], since: datetime) -> bool:
     """Whether, by its statistics, a version in a file may have ended at a time or later."""
-    stats = json.loads(file.get("stats") or "{}")
+    stats = stats_of(file)
     if stats.get("nullCount", {}).get(END_AT) == stats.get("numRecords", -1):
         return False
     top = stats.get("maxValues", {}).get(END_AT)
@@ -110,7 +110,7 @@ def _current(
     storage: Storage, file: Mapping[str, Any], schema: pa.Schema, gone: BitMap | None = None
 ) -> Iterator[tuple[npt.NDArray[np.int64], pa.Table]]:
     """Likewise, but current versions only; a file without any, by its statistics, is not read."""
-    if json.loads(file.get("stats") or "{}").get("nullCount", {}).get(END_AT) == 0:
+    if stats_of(file).get("nullCount", {}).get(END_AT) == 0:
         return
     for numbers, rows in numbered_rows(storage, file, schema, gone):
         is_current = rows[END_AT].is_null().to_numpy()
