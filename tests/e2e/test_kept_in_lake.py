@@ -96,12 +96,16 @@ def test_a_truncate_and_a_resync_mark_what_the_source_lost(shop: Shop) -> None:
     committed(shop, "delete from t where id = 1")
     shop.catch_up()
     ((deleted,),) = [row[1:] for row in held(shop, "t", "id", "_deleted_at") if row[0] == 1]
+    committed(shop, "update t set n = 40 where id = 4")
+    committed(shop, "update t set id = 50 where id = 5", "insert into t values (9, 9, 'i')")
     committed(shop, "truncate t", "insert into t values (2, 20, 'b')")
     shop.catch_up()
     live_equals_source(shop, "t")
+    gone = {1: (1, "a"), 3: (3, "a"), 4: (40, "a"), 5: (5, "a"), 50: (5, "a"), 9: (9, "i")}
+    assert marks(shop, "t") == gone
     at = dict(held(shop, "t", "id", "_deleted_at"))
     assert at[1] == deleted, "the first mark stands"
-    assert at[3] == at[4] == at[5] > deleted
+    assert at[3] == at[4] == at[50] == at[9] > at[5] > deleted
 
     committed(shop, "insert into t values (6, 6, 'c'), (7, 7, 'd')")
     shop.catch_up()

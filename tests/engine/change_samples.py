@@ -123,7 +123,10 @@ class Keyed:
         return canonical([row[k] for k in self.key])
 
     def apply(self, net: NetChanges) -> None:
-        if net.truncate:
+        if net.truncated_at:
+            for row in self.rows.values():
+                row["_deleted_at"] = row["_deleted_at"] or net.truncated_at
+        elif net.truncate:
             self.rows.clear()
         upserts = net.upserts.to_pylist()
         for fill in net.fills:

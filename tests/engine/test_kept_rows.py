@@ -122,6 +122,12 @@ class Source:
             self._leaves(key, "u", lsn)
             self._stands(row, "u", lsn)
 
+    def truncate(self, *_: int) -> None:
+        at = {"_deleted_at": moment(self._tell(TRUNCATE))}
+        for key in self.live if self.on_delete is OnDelete.MARK else ():
+            self.kept[key] |= at
+        self.live.clear()
+
 
 def told_of(op: str, lsn: int) -> dict[str, Any]:
     return {"_lsn": lsn, "_commit_ts": moment(lsn), "_op": op, "_xid": lsn + 7}
@@ -129,7 +135,10 @@ def told_of(op: str, lsn: int) -> dict[str, Any]:
 
 keys = st.integers(0, 3)
 steps = st.lists(
-    st.tuples(st.sampled_from(["put", "put", "delete", "move"]), keys, keys), max_size=14
+    st.tuples(
+        st.sampled_from(["put"] * 4 + ["delete", "delete", "move", "move", "truncate"]), keys, keys
+    ),
+    max_size=14,
 )
 
 
@@ -152,7 +161,8 @@ def test_6_rows_that_stay_have_their_last_values_however_the_stream_is_cut(
     held = Keyed()
     bounds = sorted({0, len(source.told), *(c for c in cuts if c < len(source.told))})
     for first, last in pairwise(bounds):
-        changes = net(shape, schema, source.told[first:last])
+        batches = [batch(schema, [change]) for change in source.told[max(first - 2, 0) : last]]
+        changes = net_of(shape, None, schema, batches, Lsn(first))  # type: ignore[arg-type]
         assert not changes.deletes.num_rows
         held.apply(changes)
     expected = [

@@ -129,11 +129,29 @@ def undecorate(changes: NetChanges, schema: TableSchema) -> NetChanges:
     return replace(changes, schema=inside, upserts=changes.upserts.rename_columns(schema.names))
 
 
-def truncated_at(batches: Sequence[ChangeBatch]) -> datetime | None:
-    """When the newest truncate among the changes was committed."""
-    times = [b.data[COMMIT_TS].filter(pc.equal(b.data[OP], "t")) for b in batches]
-    found: datetime | None = pc.max(pa.chunked_array(times)).as_py()
-    return found
+def marked_by_truncates(
+    batches: Sequence[ChangeBatch], after: Lsn
+) -> tuple[list[ChangeBatch], datetime | None]:
+    """Decorated batches in which each row that a truncate takes is marked and the truncates are
+    left out; and when the first one behind `after` was committed, which marks all other rows."""
+    kept: list[ChangeBatch] = []
+    next_one, first = pa.nulls(1, _MOMENT.type), None
+    for batch in reversed(batches):
+        data, place = batch.data, np.arange(batch.num_rows)
+        truncates = np.flatnonzero(pc.equal(data[OP], "t").to_numpy(zero_copy_only=False))
+        if len(truncates):
+            moments = pa.concat_arrays([data[COMMIT_TS].take(pa.array(truncates)), next_one])
+            behind = data[COMMIT_LSN].to_numpy()[truncates] > np.uint64(after)
+            first = moments[int(np.argmax(behind))].as_py() if behind.any() else first
+        else:
+            moments = next_one
+        times = moments.take(pa.array(np.searchsorted(truncates, place)))
+        mark = data.schema.get_field_index(_INSIDE + DELETED_AT)
+        marked = pc.coalesce(data.column(mark), times)
+        data = data.set_column(mark, data.schema.field(mark), marked)
+        kept.append(ChangeBatch(batch.schema, data.filter(pc.not_equal(data[OP], "t"))))
+        next_one = moments[:1]
+    return kept[::-1], first
 
 
 def _extended(batch: ChangeBatch, added: dict[Column, pa.Array]) -> ChangeBatch:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from headrace.engine.appending import append_changes, append_schema
 from headrace.engine.collapse import collapse
-from headrace.engine.decorating import decorate, decorated, truncated_at, undecorate
+from headrace.engine.decorating import decorate, decorated, marked_by_truncates, undecorate
 from headrace.engine.history import history, require_tracked, versioned
 from headrace.engine.protocols import DestinationTable, HistoryTable
 from headrace.errors import UnsuitableShapeError
@@ -71,9 +71,12 @@ def net_of(
     if shape.mode is Mode.SCD2:
         return _versions(shape, destination, schema, adorned, after)
     keep = shape.on_delete is not OnDelete.DELETE
+    emptied = None
+    if shape.on_delete is OnDelete.MARK:
+        adorned, emptied = marked_by_truncates(adorned, after)
     changes = collapse(adorned[-1].schema, adorned, after, keep=keep)
     told = undecorate(changes, decorated(schema, shape))
-    return replace(told, truncated_at=truncated_at(batches)) if told.truncate else told
+    return replace(told, truncate=True, truncated_at=emptied) if emptied else told
 
 
 def _versions(
