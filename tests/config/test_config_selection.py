@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from config_files import settings_of, with_entries
+from config_files import edited, settings_of, with_entries
 
-from headrace.config import SelectedTable, select_tables
+from headrace.config import Route, SelectedTable, select_tables
 from headrace.errors import ConfigError
-from headrace.model import TableId
+from headrace.model import Delivery, OnDelete, SchemaPolicy, TableId
 
 FOUND = [
     TableId("public", "orders"),
@@ -102,3 +102,21 @@ def test_all_entries_that_match_nothing_are_told():
     with pytest.raises(ConfigError) as caught:
         select("public.a", "public.orders", "public.b")
     assert [problem.line for problem in caught.value.context["problems"]] == [15, 17]
+
+
+def test_postgres_to_postgres_keeps_the_types_of_its_source():
+    other = "  b: {type: postgres, host: h, database: d, user: u}\npipelines:"
+    text = edited("destination: lake", "destination: b").replace("pipelines:", other)
+    text = text.replace("- public.*", "- {source: public.*, on_delete: ignore, take_over: true}")
+    settings = settings_of(text)
+    (table,) = select_tables(settings, "shop_to_lake", [TableId("public", "a")])
+    assert table.delivery == Delivery(
+        native_types=True,
+        on_delete=OnDelete.IGNORE,
+        take_over=True,
+        schema_policy=SchemaPolicy.EXTEND,
+        drop_columns=True,
+    )
+    assert settings.route("shop_to_lake") is Route.TRANSFER
+    assert [c.pipelines for c in settings.captures()] == [("shop_to_lake",)]
+    assert settings.syncs() == ()

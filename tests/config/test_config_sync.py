@@ -177,24 +177,6 @@ def test_a_duration_has_a_unit(written, seconds):
     assert settings(sync("poll: 250ms", f"poll: {written}")).syncs()[0].pipeline.poll == seconds
 
 
-def test_postgres_to_postgres_keeps_the_types_of_its_source():
-    other = "  b: {type: postgres, host: h, database: d, user: u}\npipelines:"
-    text = edited("destination: lake", "destination: b").replace("pipelines:", other)
-    text = text.replace("- public.*", "- {source: public.*, on_delete: ignore, take_over: true}")
-    settings = settings_of(text)
-    (table,) = select_tables(settings, "shop_to_lake", [TableId("public", "a")])
-    assert table.delivery == Delivery(
-        native_types=True,
-        on_delete=OnDelete.IGNORE,
-        take_over=True,
-        schema_policy=SchemaPolicy.EXTEND,
-        drop_columns=True,
-    )
-    assert settings.route("shop_to_lake") is Route.TRANSFER
-    assert [c.pipelines for c in settings.captures()] == [("shop_to_lake",)]
-    assert settings.syncs() == ()
-
-
 def test_the_schema_accepts_it():
     fastjsonschema.validate(json_schema(), yaml.safe_load(SYNC))
 
@@ -435,60 +417,6 @@ def test_what_a_pipeline_has_no_use_for_is_refused_with_the_reason(key, why):
 def test_what_an_entry_has_no_use_for_is_refused_with_the_reason(entry, why):
     with pytest.raises(ConfigError) as caught:
         settings_of(edited("- public.*", f"- {{source: public.*, {entry}}}"))
-    assert why in caught.value.message
-
-
-# -- a Unity Catalog as destination ----------------------------------------------------------------
-
-
-def to_catalog(location: str, more: str = "") -> str:
-    return edited("location: ./lake", f"location: {location}{more}")
-
-
-def test_a_storage_root_is_a_path_beside_the_file_or_a_url():
-    roots = [
-        settings_of(to_catalog("uc://main.crm", f", storage_root: {root}")).destination(
-            "shop_to_lake"
-        )
-        for root in ("tables", "s3://bucket/tables")
-    ]
-    assert [r.storage_root for r in roots] == ["/projects/shop/tables", "s3://bucket/tables"]
-
-
-def test_a_storage_root_is_for_a_catalog_only():
-    with pytest.raises(ConfigError, match="storage_root is for uc://"):
-        settings_of(to_catalog("./lake", ", storage_root: tables"))
-
-
-def test_a_location_that_names_a_schema_takes_all_tables():
-    found = [TableId("public", "orders"), TableId("public", "people")]
-    for location, schema in (("uc://main.crm", "crm"), ("uc://main", "public")):
-        selected = select_tables(settings_of(to_catalog(location)), "shop_to_lake", found)
-        assert [t.target for t in selected] == [
-            TableId(schema, "orders"),
-            TableId(schema, "people"),
-        ]
-
-
-def test_tables_of_one_name_cannot_share_the_one_schema():
-    text = to_catalog("uc://main.crm").replace("public.*", "'*.orders'")
-    found = [TableId("public", "orders"), TableId("sales", "orders")]
-    with pytest.raises(ConfigError, match=r"would both become crm\.orders") as caught:
-        select_tables(settings_of(text), "shop_to_lake", found)
-    assert "name:" in caught.value.hint
-
-
-@pytest.mark.parametrize(
-    ("entry", "state", "why"),
-    [
-        ("{source: public.a, name: ops.a}", "", "ops.a is not in crm"),
-        ("public.a", "\nstate: s3://bucket/state", "with state on an object store"),
-    ],
-)
-def test_what_a_catalog_cannot_take_is_refused(entry, state, why):
-    text = to_catalog("uc://main.crm").replace("public.*", entry) + state
-    with pytest.raises(ConfigError) as caught:
-        settings_of(text)
     assert why in caught.value.message
 
 

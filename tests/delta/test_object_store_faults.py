@@ -26,6 +26,7 @@ from delta_samples import (
 from headrace.connectors.delta.destination import DeltaDestination
 from headrace.connectors.delta.maintenance import clean_log, write_checkpoint
 from headrace.errors import DestinationError, HeadraceError
+from headrace.log import open_storage
 from object_proxy import Fault, ObjectProxy, object_proxy
 
 SCHEMA = schema_of("int64")
@@ -186,7 +187,7 @@ def test_a_store_that_ignores_put_if_absent_is_refused(
         destination.check_commits()
     assert "ignores If-None-Match" in error.value.message
     assert "conditional writes" in error.value.hint
-    assert not destination._storage().list("")  # nothing is left behind
+    assert not open_storage(url, through).list("")  # nothing is left behind
 
 
 def test_put_if_absent_that_the_user_switched_off_or_the_store_does_not_know_is_refused(
