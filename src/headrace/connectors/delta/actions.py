@@ -17,6 +17,7 @@ from headrace.connectors.delta.vectors import unique_id
 from headrace.model import Checkpoint, Lsn
 
 Action = dict[str, Any]
+File = Mapping[str, Any]  # what an add action says of a data file
 LSN_SUFFIX = "#lsn"
 
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 from pyroaring import BitMap
 
 from headrace.connectors.delta import actions
-from headrace.connectors.delta.actions import Action
+from headrace.connectors.delta.actions import Action, File
 from headrace.connectors.delta.arrangement import in_order, pieces
 from headrace.connectors.delta.index import Locations, locations
 from headrace.connectors.delta.names import new_name
@@ -37,7 +37,6 @@ from headrace.failpoints import hit
 from headrace.log.storage import FileGroup, Storage
 from headrace.model.fingerprint import Hashes, NullKeyError, concat_hashes
 
-File = Mapping[str, Any]  # the add action of a data file
 Rows = npt.NDArray[np.uint32]
 
 

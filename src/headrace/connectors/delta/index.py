@@ -32,7 +32,6 @@ from headrace.model.lake import INDEX_MEMORY
 Locations = npt.NDArray[np.uint64]  # file number << 32 | row of the file
 Part = tuple[Hashes, Locations]  # of rows of one file
 
-ENTRY_BYTES: Final = 16
 _ROW_BITS: Final = np.uint64(32)
 _ROW_MASK: Final = np.uint64(0xFFFFFFFF)
 _FEW: Final = 64  # rows of one file that are looked up one by one, not through a bitmap

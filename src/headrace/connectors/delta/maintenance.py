@@ -16,6 +16,7 @@ from typing import Any, Final
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
+from headrace.connectors.delta.actions import File
 from headrace.connectors.delta.arrangement import CLUSTERED_BYTES
 from headrace.connectors.delta.failures import plain
 from headrace.connectors.delta.names import made_at_ms
@@ -24,8 +25,6 @@ from headrace.connectors.delta.stats import PREFIX, known_rows, stats_of
 from headrace.connectors.delta.vectors import cardinality
 from headrace.errors import DestinationUnavailableError
 from headrace.log.storage import Storage
-
-File = Mapping[str, Any]  # the add action of a data file
 
 # A busy table makes a commit a second or more: a week of them would be more log than table. The
 # user's own setting of these properties stands.

@@ -51,7 +51,7 @@ def require_same_partitions(state: TableState, schema: TableSchema, layout: Tabl
     are to be."""
     if tuple(state.partition_by) != layout.partition_by:
         raise UnsuitableTableError(
-            f"{schema.table} keeps every change, and its files are partitioned by "
+            f"{schema.table} keeps its past, and its files are partitioned by "
             f"{', '.join(state.partition_by) or 'nothing'}: that cannot change",
             hint=f"set partition_by back, or give {schema.table} another name: in headrace.yaml",
             table=str(schema.table),

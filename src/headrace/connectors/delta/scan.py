@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyroaring import BitMap
 
+from headrace.connectors.delta.actions import File
 from headrace.connectors.delta.columns import (
     DataColumn,
     Layout,
@@ -52,7 +53,6 @@ READABLE: Final = frozenset(
     }
 )
 
-AddFile = Mapping[str, Any]
 OpenStorage = Callable[[], Storage]  # credentials may be renewed between two readings
 
 
@@ -64,7 +64,7 @@ class FileRows:
     `groups` are row groups, all where None.
     """
 
-    add: AddFile
+    add: File
     between: tuple[Mapping[str, Any] | None, Mapping[str, Any] | None] | None = None
     groups: tuple[int, ...] | None = None
 
@@ -184,7 +184,7 @@ def _batches(
 
 
 def _as_table(
-    batch: pa.RecordBatch, layout: Layout, held: Mapping[str, pa.Field], add: AddFile
+    batch: pa.RecordBatch, layout: Layout, held: Mapping[str, pa.Field], add: File
 ) -> pa.RecordBatch:
     def values(column: DataColumn) -> pa.Array:
         if column.name in held:
