@@ -251,6 +251,29 @@ def test_a_replica_identity_may_change_while_changes_are_kept(shop: Shop) -> Non
     assert equal(shop, "t")
 
 
+@pytest.mark.parametrize("identity", ["default", "full"])
+def test_old_rows_follow_a_column_that_gets_wider(shop: Shop, identity: str) -> None:
+    shop.sql("create table t (id int primary key, n int)")
+    shop.sql(f"alter table t replica identity {identity}")
+    shop.sql("insert into t values (1, 1), (2, 2)")
+    shop.carry({"source": "public.t", "mode": "append"})
+    shop.catch_up()
+    committed(shop, "delete from t where id = 2")
+    shop.catch_up()
+    committed(shop, "alter table t alter id type bigint, alter n type bigint")
+    committed(shop, "insert into t values (3000000000, 4000000000)")
+    committed(shop, "delete from t where id > 1")
+    shop.catch_up()
+    full = identity == "full"
+    told = [row for row in changes(shop, "t", "_op", "_before") if row[0] == "d"]
+    assert told == [
+        ("d", exact({"id": id_, "n": n} if full else {"id": id_}))
+        for id_, n in ((2, 2), (3000000000, 4000000000))
+    ]
+    same_for_all_readers(shop, "t", "_op", "_lsn", "_before", "id", "n")
+    assert equal(shop, "t")
+
+
 # -- what cannot be --------------------------------------------------------------------------------
 
 

@@ -39,7 +39,7 @@ from headrace.errors import UnsupportedSchemaChangeError
 from headrace.failpoints import hit
 from headrace.log.storage import Storage
 from headrace.model import Delivery, Metadata, SchemaPolicy, TableSchema
-from headrace.model.widening import carries_over
+from headrace.model.widening import carries_over, is_widening
 
 DROPPED: Final = "headrace.dropped"  # a field's metadata: the source has this column no more
 
@@ -70,9 +70,7 @@ class Column:
         if self.former not in physical.names:
             return not alike
         kind = physical.field(self.former).type
-        # A struct that got more fields is read with nulls in them.
-        same = pa.types.is_struct(self.type) or same_in_parquet(kind, self.type)
-        return self.name == self.former and same
+        return self.name == self.former and _reads_as(kind, self.type)
 
 
 @dataclass(frozen=True)
@@ -262,10 +260,20 @@ def _require_carried(
             )
 
 
+def _reads_as(physical: pa.DataType, stored: pa.DataType) -> bool:
+    """Whether a column in a file needs no rewriting: a struct that got more fields is read with
+    nulls in them."""
+    if not (pa.types.is_struct(physical) and pa.types.is_struct(stored)):
+        return same_in_parquet(physical, stored)
+    fields = {field.name: field.type for field in stored}
+    return all(f.name in fields and _reads_as(f.type, fields[f.name]) for f in physical)
+
+
 def _gains_fields(before: pa.DataType, now: pa.DataType) -> bool:
-    """Whether a struct only got more fields, which are null in the rows that stand."""
+    """Whether a struct only got more fields, which are null in the rows that stand, or wider
+    ones, as that of old rows does with the source's columns (mode append)."""
     if not (pa.types.is_struct(before) and pa.types.is_struct(now)):
-        return bool(before == now)
+        return bool(before == now) or is_widening(before, now)
     fields = {field.name: field.type for field in now}
     return all(f.name in fields and _gains_fields(f.type, fields[f.name]) for f in before)
 
