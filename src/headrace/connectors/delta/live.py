@@ -83,8 +83,9 @@ class LiveTable:
             self.state = state
             return state
         seen = follow(self.storage, state)
-        added = [action["add"] for action in seen if "add" in action]
-        check_partition_columns(self.storage, added, state.partition_by)
+        added = {action["add"]["path"] for action in seen if "add" in action}
+        come = (state.files[path] for path in added & state.files.keys())
+        check_partition_columns(self.storage, come, state.partition_by)
         self.state, self.rows = state, rows
         if any("add" in action or "remove" in action for action in seen):
             self._take_along(state)
