@@ -100,8 +100,8 @@ def check_partition_columns(
             raise DestinationError(
                 f"{storage.location(path)}, a file of another writer, lacks the partition column "
                 f"{missing[0]}",
-                hint="RESTORE the table to the version before that file came, and let no other writer "
-                "compact it",
+                hint="RESTORE the table to the version before that file came, and let no other "
+                "writer compact it",
             )
 
 
