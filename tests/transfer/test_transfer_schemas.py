@@ -126,11 +126,12 @@ def test_8_a_running_pipeline_stops_a_table_alone_whose_new_type_is_missing(mirr
         running.catch_up()
         mirror.sql("create type mood as enum ('sad'); alter table goods add mood mood")
         mirror.sql("insert into goods values (1, 'sad'); insert into calm values (1)")
+        running.wait_for_table("public.goods", lambda state: state.error is not None)
         running.catch_up()
-        error = mirror.status("public.goods").error
-        assert "mood" in error
-        assert "headrace check tells the SQL" in error
         mirror.assert_equal("calm")
+    error = mirror.status("public.goods").error
+    assert "mood" in error
+    assert "headrace check tells the SQL" in error
 
 
 def test_4_columns_of_the_users_own_stay_as_they_are(mirror):
