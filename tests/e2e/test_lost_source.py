@@ -27,7 +27,7 @@ def items(shop: Shop) -> Shop:
 
 def drop_slot(shop: Shop) -> None:
     while shop.sql("select pg_sleep(0.01) from pg_replication_slots where active"):
-        """The server takes its time to notice that a run has ended."""
+        pass  # the server takes its time to notice that a run has ended
     shop.sql("select pg_drop_replication_slot('headrace_shop')")
 
 
@@ -103,7 +103,7 @@ def _recreate(database: Database) -> None:
     with psycopg.connect(database.dsn, dbname="postgres", autocommit=True) as admin:
         slots = "from pg_replication_slots where database = %s"
         while admin.execute(f"select pg_sleep(0.01) {slots} and active", [database.name]).rowcount:
-            """The server takes its time to notice that a run has ended."""
+            pass  # the server takes its time to notice that a run has ended
         admin.execute(f"select pg_drop_replication_slot(slot_name) {slots}", [database.name])
         admin.execute(sql.SQL("drop database {} with (force)").format(name))
         admin.execute(sql.SQL("create database {}").format(name))
