@@ -130,6 +130,24 @@ def test_5_a_truncate_closes_what_is_current_and_leaves_the_past_alone(items: Sh
     assert versions(items)[1][0] == past
 
 
+def test_5_a_table_created_anew_keeps_its_history_under_the_names_of_its_columns(
+    items: Shop,
+) -> None:
+    """A dump that is restored numbers columns anew where one had been dropped."""
+    columns = ("id", "n", "doc")
+    items.sql("ALTER TABLE items DROP note")
+    watched = Watched(items, columns)
+    watched.commit("UPDATE items SET n = 70 WHERE id = 1")
+    watched.commit("DELETE FROM items WHERE id = 2")
+    items.catch_up()
+    items.sql("CREATE TABLE copy AS TABLE items")
+    items.sql("DROP TABLE items")
+    items.sql("CREATE TABLE items (n int, id int PRIMARY KEY, doc text)")
+    items.sql("INSERT INTO items (id, n, doc) SELECT id, n, doc FROM copy")
+    assert not items.project.resync([TABLE])
+    watched.assert_kept()
+
+
 def test_only_changes_of_tracked_columns_make_versions(items: Shop) -> None:
     declare(items, track=["n"])
     watched = Watched(items)

@@ -118,6 +118,29 @@ def test_a_truncate_and_a_resync_mark_what_the_source_lost(shop: Shop) -> None:
     same_for_all_readers(shop, "t", "id", "_deleted_at")
 
 
+def test_a_marked_row_keeps_its_values_when_a_copy_brings_other_columns(shop: Shop) -> None:
+    shop.sql("create table t (id int primary key, n int, a text)")
+    shop.sql("insert into t select i, i * 10, 'a' from generate_series(1, 3) i")
+    shop.carry({"source": "public.t", "on_delete": "mark"})
+    shop.catch_up()
+    committed(shop, "delete from t where id = 3")
+    shop.catch_up()
+    shop.sql("alter table t rename n to m")
+    shop.sql("alter table t rename id to code")
+    shop.sql("alter table t add x int default 7")
+    shop.carry({"source": "public.t", "on_delete": "mark", "metadata": ["op"]})
+    assert not shop.project.resync(["public.t"])
+    assert held(shop, "t", "_op") == [("r",), ("r",), (None,)]
+    told = held(shop, "t", "code", "m", "a", "x")
+    assert told == [(1, 10, "a", 7), (2, 20, "a", 7), (3, 30, "a", 7)]
+
+    shop.sql("drop table t")
+    shop.sql("create table t (m int, code int primary key, x int, a text)")
+    shop.sql("insert into t values (10, 1, 7, 'a')")
+    assert not shop.project.resync(["public.t"])
+    assert held(shop, "t", "code", "m", "a", "x") == told
+
+
 def test_ignored_deletes_leave_rows_as_they_are(shop: Shop) -> None:
     shop.sql("create table t (id int primary key, n int, a text)")
     shop.sql("insert into t select i, i, 'a' from generate_series(1, 3) i")

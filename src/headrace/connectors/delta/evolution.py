@@ -89,20 +89,23 @@ class Evolution:
     changes_rows: bool
 
 
-def evolution(state: TableState, schema: TableSchema, delivery: Delivery) -> Evolution | None:
-    """How the table comes to hold `schema`; None if it does.
+def evolution(
+    state: TableState, schema: TableSchema, delivery: Delivery, *, by_snapshot: bool = False
+) -> Evolution | None:
+    """How the table comes to hold `schema`; None if it does. What a snapshot brings may be another
+    table of the source, which numbers its columns anew.
 
     Raises:
         UnsupportedSchemaChangeError: it cannot, or its user does not want it to.
         DestinationError: Delta cannot hold a column's type, or such names.
     """
     wanted = _with_own_fields_kept(state, schema)
-    old = _fields(state.metadata["schemaString"])
-    new = _fields(delta_schema(wanted))
+    stands, new = _fields(state.metadata["schemaString"]), _fields(delta_schema(wanted))
+    old = _comparable(stands, new) if by_snapshot else stands
     formers = _formers(old, new)
     _require_carried(state, wanted, formers, old)
     lost = [name for name in old if name not in formers.values()]
-    _require_ours(schema, {name: old[name] for name in lost})
+    _require_ours(schema, {name: stands[name] for name in lost})
     taken = {name.lower() for name in new}
     kept = [n for n in lost if not delivery.drop_columns and n.lower() not in taken]
     fields = [*new.values(), *(_dropped(old[name]) for name in kept)]
@@ -144,19 +147,21 @@ def _require_partitions(state: TableState, schema: TableSchema, columns: Sequenc
             )
 
 
-def evolve(live: LiveTable, schema: TableSchema, delivery: Delivery) -> None:
-    """Make the table hold `schema`, in one commit.
+def evolve(
+    live: LiveTable, schema: TableSchema, delivery: Delivery, *, by_snapshot: bool = False
+) -> None:
+    """Make the table hold `schema`, in one commit; see `evolution`.
 
     Raises:
         UnsupportedSchemaChangeError, DestinationError: as `evolution` does.
         DestinationConflictError: other writers commit faster than we can follow.
     """
-    found = evolution(live.known(), schema, delivery)
+    found = evolution(live.known(), schema, delivery, by_snapshot=by_snapshot)
     if found is not None and found.touches_files and found.changes_rows:
         live.revise(partial(purged, live.storage))
 
     def plan(state: TableState) -> list[Action]:
-        found = evolution(state, schema, delivery)
+        found = evolution(state, schema, delivery, by_snapshot=by_snapshot)
         if found is None:
             return []
         if found.touches_files or not schema.key:
@@ -207,6 +212,36 @@ def _with_own_fields_kept(state: TableState, schema: TableSchema) -> TableSchema
 
 def _fields(schema_string: str) -> dict[str, Field]:
     return {field["name"]: field for field in json.loads(schema_string)["fields"]}
+
+
+def _numbered_anew(old: Mapping[str, Field], new: Mapping[str, Field]) -> bool:
+    """Whether numbers cannot be compared: a name that stayed has a number that was another's, as
+    where the source's table was dropped and created, or restored, in the meantime."""
+    was = {name: field["metadata"].get(ATTNUM) for name, field in old.items()}
+    now = {name: field["metadata"].get(ATTNUM) for name, field in new.items()}
+    newest = max((number for number in was.values() if number), default=0)
+    both = ((was[name], now[name]) for name in was.keys() & now.keys())
+    return any(a and b and a != b and b <= newest for a, b in both)
+
+
+def _comparable(old: Mapping[str, Field], new: Mapping[str, Field]) -> Mapping[str, Field]:
+    """The old fields, without their numbers where those mean nothing to the new ones."""
+    if not _numbered_anew(old, new):
+        return old
+    return {name: _without_number(field) for name, field in old.items()}
+
+
+def former_names(state: TableState, schema: TableSchema) -> dict[str, str]:
+    """What each column that a snapshot of `schema` brings is called in the table; those that it
+    has not are left out."""
+    old = _fields(state.metadata["schemaString"])
+    new = _fields(delta_schema(schema))
+    return _formers(_comparable(old, new), new)
+
+
+def _without_number(field: Field) -> Field:
+    metadata = {k: v for k, v in field["metadata"].items() if k != ATTNUM}
+    return {**field, "metadata": metadata}
 
 
 def _formers(old: Mapping[str, Field], new: Mapping[str, Field]) -> dict[str, str]:

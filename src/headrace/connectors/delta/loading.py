@@ -46,7 +46,8 @@ class Loader:
             return
         require_same_partitions(standing, schema, self.layout)
         self._require_newer(at)
-        evolve(self.live, schema, replace(self.delivery, schema_policy=SchemaPolicy.EVOLVE))
+        evolving = replace(self.delivery, schema_policy=SchemaPolicy.EVOLVE)
+        evolve(self.live, schema, evolving, by_snapshot=True)
         if self.shape.mode is Mode.APPEND:
             self._append(schema, files, at)
         else:

@@ -19,6 +19,7 @@ from pyroaring import BitMap
 
 from headrace.connectors.delta.actions import Action
 from headrace.connectors.delta.arrangement import divided
+from headrace.connectors.delta.evolution import former_names
 from headrace.connectors.delta.names import new_name
 from headrace.connectors.delta.rows import RowIndex, live_rows
 from headrace.connectors.delta.state import TableState
@@ -99,12 +100,36 @@ def _survivors(
     key = pa.schema([stored.field(name) for name in schema.key])
     index = RowIndex(storage, key, Hasher.of(key, exact=False))
     index.sync(TableState(files={add["add"]["path"]: add["add"] for add in fresh}))
+    formers = former_names(state, schema)
+    reading = pa.schema(
+        [pa.field(formers[n], stored.field(n).type) for n in stored.names if n in formers]
+    )
     for file in state.files.values():
-        for rows in live_rows(storage, file, stored):
+        for told in live_rows(storage, file, reading):
+            rows = _renamed(told, formers, schema, stored)
             found, _ = index.find(index.hash(rows.select(key.names)))
             gone = np.ones(rows.num_rows, np.bool_)
             gone[found] = False
             yield rows.filter(pa.array(gone))
+
+
+def _renamed(
+    rows: pa.Table, formers: Mapping[str, str], schema: TableSchema, stored: pa.Schema
+) -> pa.Table:
+    """Rows under the names that their columns have now; new columns of the source have the constant
+    that it keeps for rows from before, all others null."""
+    constants = {c.name: schema.missing.get(c.name) for c in schema.columns if c.attnum}
+    columns = [
+        rows.column(formers[field.name])
+        if field.name in formers
+        else _constant(constants.get(field.name), field.type, rows.num_rows)
+        for field in stored
+    ]
+    return pa.table(columns, schema=stored)
+
+
+def _constant(value: pa.Scalar | None, kind: pa.DataType, rows: int) -> pa.Array:
+    return pa.nulls(rows, kind) if value is None else pa.repeat(value.cast(kind), rows)
 
 
 def write_batches(
