@@ -349,14 +349,75 @@ def _snapshot(report: Report) -> Iterator[Figure]:
 
 
 def _apply(report: Report) -> Iterator[Figure]:
-    for size in (1_000_000, 10_000_000):
+    sizes = [int(name.removeprefix("rows_")) for name in report if name.startswith("rows_")]
+    for size in sizes:
         measured = report[f"rows_{size}"]
+        merged = measured.get("merge_ms")
         yield Figure(
             f"{report['keys_per_batch']:,} random updates into {size:,} rows",
             f"{measured['headrace_ms']:,.1f} ms",
-            f"`DeltaTable.merge`: {measured['merge_ms']:,.0f} ms",
-            f"{measured['ratio']:.0f}",
+            f"`DeltaTable.merge`: {merged:,.0f} ms" if merged else "",
+            f"{measured['ratio']:.0f}" if merged else "",
         )
+        if "first_apply_s" in measured and size == max(sizes):
+            built, reading = measured["first_apply_s"], measured["read_keys_s"]
+            yield Figure(
+                f"the key index of {size:,} rows, built anew",
+                f"{built:.1f} s, {measured['bytes_per_row']:.0f} bytes a row",
+                f"reading the keys alone: {reading:.1f} s",
+                f"{reading / built:.2f}",
+            )
+
+
+_MERGES: Final = {
+    "merge": "`DeltaTable.merge`",
+    "dlt": "dlt's merge into Delta",
+    "duckdb": "DuckDB's `MERGE` into a table of its own",
+}
+_BATCHES: Final = {
+    "scd2": "new versions (scd2)",
+    "wide": "updates of {columns} columns",
+    "delete_heavy": "changes, {deletes_per_batch} of them deletes,",
+}
+
+
+def _merges(report: Report) -> Iterator[Figure]:
+    for name, batch in _BATCHES.items():
+        measured = report[name]
+        for peer, told in _MERGES.items():
+            if peer in measured["ratio"]:
+                what = batch.format_map(measured)
+                yield Figure(
+                    f"{report['keys_per_batch']:,} {what} into {measured['rows']:,} rows",
+                    f"{measured['headrace_ms']:,.1f} ms",
+                    f"{told}: {measured[f'{peer}_ms']:,.1f} ms",
+                    f"{measured['ratio'][peer]:,.1f}",
+                )
+
+
+def _upkeep(report: Report) -> Iterator[Figure]:
+    curve = report["curve"]
+    applies = [point["apply_p50_ms"] for point in curve[1:]]
+    reads = [point["read_duckdb_ms"] for point in curve]
+    files = [point["files"] for point in curve[1:]]
+    yield Figure(
+        f"{report['commits']:,} commits, an hour's, to a table of {report['rows']:,} rows: "
+        f"apply p50 of each {curve[1]['commits']}",
+        f"{min(applies):.0f} to {max(applies):.0f} ms, {min(files)} to {max(files)} files",
+    )
+    yield Figure(
+        "a whole read of that table by DuckDB, before them and after each",
+        f"{reads[0]:.0f} ms, then {min(reads[1:]):.0f} to {max(reads[1:]):.0f} ms",
+    )
+
+
+def _many_tables(report: Report) -> Iterator[Figure]:
+    yield Figure(
+        f"{report['tables']} tables that change at {report['rows_per_s']:,} rows/s in all, "
+        "to rows readable in Delta",
+        f"p50 {report['p50_ms'] / 1000:.1f} s, p99 {report['p99_ms'] / 1000:.1f} s, "
+        f"{report['cpu_cores']:.1f} cores, {report['peak_mib']} MiB",
+    )
 
 
 def _latency(report: Report) -> Iterator[Figure]:
@@ -414,7 +475,10 @@ _ROWS: Final[Mapping[str, Callable[[Report], Iterator[Figure]]]] = {
     "capture": _capture,
     "snapshot": _snapshot,
     "apply": _apply,
+    "merges": _merges,
+    "upkeep": _upkeep,
     "latency": _latency,
+    "many_tables": _many_tables,
     "reverse_load": _reverse_load,
     "reverse_upsert": _reverse_upsert,
     "reverse_latency": _reverse_latency,

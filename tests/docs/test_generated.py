@@ -45,6 +45,17 @@ def test_a_figure_is_what_its_report_says(tmp_path: Path) -> None:
     assert "Linux x86_64, 2 cores, Python 3.12.1, 2026-01-02" in page
 
 
+def test_a_peer_stands_in_its_row_only_where_it_was_measured(tmp_path: Path) -> None:
+    size = {"headrace_ms": 5.0, "first_apply_s": 2.0, "read_keys_s": 1.0}
+    small = {**size, "bytes_per_row": 16.1, "merge_ms": 500.0, "ratio": 100.0}
+    large = {**size, "bytes_per_row": 16.1}
+    apply = {"keys_per_batch": 1000, "rows_1000": small, "rows_2000": large}
+    page = with_figures(tmp_path, apply=apply)
+    assert "1,000 rows | 5.0 ms | `DeltaTable.merge`: 500 ms | 100 |" in page
+    assert "2,000 rows | 5.0 ms |  |  |" in page
+    assert "2.0 s, 16 bytes a row | reading the keys alone: 1.0 s | 0.50 |" in page
+
+
 def test_only_what_stands_between_the_marks_is_replaced(tmp_path: Path) -> None:
     page = with_figures(tmp_path, capture={"tcp": WAY, "unix": WAY})
     assert page.startswith("before\n<!-- figures -->\n|")
