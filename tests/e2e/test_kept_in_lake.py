@@ -232,6 +232,12 @@ def test_6_values_that_were_not_sent_are_named_and_stand_in_an_earlier_row(shop:
     assert {row[2] for row in changes(shop, table, "_op", "n", "_unchanged") if row[0] == "u"} == {
         ("a", "b")
     }
+    shop.sql(f"alter table {table} rename a to d")
+    shop.sql(f"insert into {table} (id) values (50)")
+    shop.catch_up()
+    told = changes(shop, table, "_op", "n", "_unchanged")
+    assert {row[2] for row in told if row[0] == "u"} == {("d", "b")}
+    assert equal(shop, table)
     DeltaTable(shop.location(f"public.{table}")).delete("_op = 'u' and id = 2")
     assert not equal(shop, table)
 

@@ -16,7 +16,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from headrace.connectors.delta import actions
 from headrace.connectors.delta.actions import Action
@@ -38,7 +40,7 @@ from headrace.connectors.delta.types import same_in_parquet, stored_schema
 from headrace.errors import UnsupportedSchemaChangeError
 from headrace.failpoints import hit
 from headrace.log.storage import Storage
-from headrace.model import Delivery, Metadata, SchemaPolicy, TableSchema
+from headrace.model import BEFORE, ORDINAL, UNCHANGED, Delivery, Metadata, SchemaPolicy, TableSchema
 from headrace.model.widening import carries_over, is_widening
 
 DROPPED: Final = "headrace.dropped"  # a field's metadata: the source has this column no more
@@ -322,13 +324,15 @@ def _left_behind(state: TableState) -> frozenset[str]:
 
 
 def _columns(schema: TableSchema, formers: Mapping[str, str]) -> tuple[Column, ...]:
+    """Only the source's own columns have constants: ours tell of changes that nobody knows."""
     stored = stored_schema(schema.arrow())
+    constants = {c.name: schema.missing.get(c.name) for c in schema.columns if c.attnum}
     return tuple(
         Column(
             name,
             stored.field(name).type,
             formers.get(name),
-            None if name in formers else schema.missing.get(name),
+            None if name in formers else constants.get(name),
         )
         for name in schema.names
     )
@@ -402,7 +406,24 @@ def _rewritten(
 
 
 def _as_planned(rows: pa.Table, plan: Evolution, schema: pa.Schema) -> pa.Table:
-    return pa.table([_values(rows, column) for column in plan.columns], schema=schema)
+    made = pa.table([_values(rows, column) for column in plan.columns], schema=schema)
+    renamed = {c.former: c.name for c in plan.columns if c.former and c.former != c.name}
+    if not renamed or not {BEFORE, ORDINAL, UNCHANGED} <= set(schema.names):
+        return made
+    place = schema.get_field_index(UNCHANGED)
+    lists = made.column(place).combine_chunks()
+    return made.set_column(place, schema.field(place), _with_names(lists, renamed))
+
+
+def _with_names(lists: pa.ListArray, renamed: Mapping[str, str]) -> pa.ListArray:
+    """Lists of columns whose values were not sent (mode append), by the names they have now."""
+    known = pa.array(list(renamed))
+    names = lists.flatten()
+    now = pa.array(list(renamed.values())).take(pc.index_in(names, known))
+    counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
+    values = pc.coalesce(now, names)
+    return pa.ListArray.from_arrays(offsets, values, type=lists.type, mask=lists.is_null())
 
 
 def _values(rows: pa.Table, column: Column) -> pa.ChunkedArray:
