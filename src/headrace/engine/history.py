@@ -70,8 +70,8 @@ def versioned(schema: TableSchema, since: datetime | None = None) -> TableSchema
     if not schema.key:
         raise UnsuitableShapeError(
             f"{schema.table} has no key, and mode: scd2 needs one to tell whose version a row is",
-            hint=f"ALTER TABLE {schema.table} ADD PRIMARY KEY (…), name unique columns with key:, "
-            "or set mode: append",
+            hint=f"ALTER TABLE {schema.table.quoted} ADD PRIMARY KEY (…), name unique "
+            "columns with key:, or set mode: append",
             table=str(schema.table),
         )
     require_free(schema, (START_AT, END_AT))

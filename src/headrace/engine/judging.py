@@ -139,7 +139,7 @@ class Judge:
                     f"{condition.rule} of {self._schema.table}: the source does not send "
                     f"{', '.join(asked)} again when it stays as it was, so that the rule cannot "
                     f"{'choose rows' if chooses else 'be judged'} exactly",
-                    hint=f"ALTER TABLE {self._schema.table} REPLICA IDENTITY FULL",
+                    hint=f"ALTER TABLE {self._schema.table.quoted} REPLICA IDENTITY FULL",
                     table=self._schema.table,
                 )
 

@@ -25,6 +25,6 @@ def keyed(schema: TableSchema, key: tuple[str, ...] | None) -> TableSchema:
     if schema.identity is not ReplicaIdentity.FULL and set(key) != set(schema.key):
         raise UnusableKeyError(
             f"{schema.table}: the stream does not tell the old value of {', '.join(key)}",
-            hint=f"ALTER TABLE {schema.table} REPLICA IDENTITY FULL; or leave key: out",
+            hint=f"ALTER TABLE {schema.table.quoted} REPLICA IDENTITY FULL; or leave key: out",
         )
     return replace(schema, key=key)

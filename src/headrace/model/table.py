@@ -29,6 +29,11 @@ class TableId:
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"
 
+    @property
+    def quoted(self) -> str:
+        """As Postgres' SQL writes it."""
+        return ".".join('"{}"'.format(part.replace('"', '""')) for part in (self.schema, self.name))
+
 
 class ReplicaIdentity(Enum):
     """What Postgres writes of the old row (pg_class.relreplident)."""

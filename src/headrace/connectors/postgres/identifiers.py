@@ -14,7 +14,7 @@ def relation(table: TableId) -> sql.Identifier:
 
 def qualified(table: TableId) -> str:
     """A table as text, for a statement that is shown or composed of the server's own texts."""
-    return quoted(table.schema, table.name)
+    return table.quoted
 
 
 def quoted(*names: str) -> str:

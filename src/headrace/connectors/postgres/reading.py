@@ -259,7 +259,8 @@ def _read_error(
 ) -> DestinationError:
     if isinstance(error, adbc_driver_manager.Error) and error.sqlstate == "42501":
         return DestinationError(
-            f"{table}: the role may not read it", hint=f"GRANT SELECT ON {table} TO <role>;"
+            f"{table}: the role may not read it",
+            hint=f"GRANT SELECT ON {qualified(table)} TO <role>;",
         )
     return DestinationUnavailableError(
         f"{table} at {address(settings)}: reading it back failed: {error}",
