@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,7 +14,10 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from harness import PIPELINE, Shop
 
+from headrace.engine.materialize import Materialization
+from headrace.engine.table_state import Phase
 from headrace.errors import DivergedError
+from headrace.model import Lsn
 
 ROWS = 1000
 
@@ -135,6 +139,34 @@ def test_a_table_that_stops_is_copied_anew_by_itself(items: Shop, cause: str) ->
     items.assert_equal("public.items")
     items.sql("insert into items (id) values (8000)")
     items.catch_up()
+    items.assert_equal("public.items")
+
+
+def test_a_run_does_not_end_between_a_failure_and_the_copy_that_answers_it(
+    items: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin, reached = Materialization.begin_refreshes, Materialization.reached
+    looked = threading.Event()
+
+    def failed(run: Materialization) -> bool:
+        return any(state.phase is Phase.FAILED for state in run.tables.values())
+
+    def late(self: Materialization) -> None:
+        assert not failed(self) or looked.wait(30)
+        begin(self)
+
+    def seen(self: Materialization, lsn: Lsn) -> bool:
+        found = reached(self, lsn)
+        if failed(self):
+            looked.set()
+        return found
+
+    monkeypatch.setattr(Materialization, "begin_refreshes", late)
+    monkeypatch.setattr(Materialization, "reached", seen)
+    items.carry("public.*", auto_refresh={"on": ["diverged"]})
+    missing_rows(items)
+    items.catch_up()
+    assert looked.is_set()
     items.assert_equal("public.items")
 
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 from headrace import failpoints
 from headrace.engine.keyed import keyed
 from headrace.engine.mending import Comparer
-from headrace.engine.refreshing import Refresher
+from headrace.engine.refreshing import Refresh, Refresher
 from headrace.engine.resuming import Resumer, stopped_by_log
 from headrace.engine.shaping import net_of, shaped, snapshot_schema
 from headrace.engine.table_state import (
@@ -86,6 +86,7 @@ class Materialization:
         self._reader = reader
         self._record = reader.position(name) or {}
         self._refresher = Refresher(refresh, self._record)
+        self._begun = 0  # refreshes
         self._comparer = Comparer(name, reader)
         self._resumer = Resumer(reader, self._record, self._refresher)
         self.tables = {target.table: self._resumed(target) for target in targets}
@@ -160,7 +161,8 @@ class Materialization:
     def begin_refreshes(self) -> None:
         """Let go of where tables stand that are to be copied anew, until a snapshot has come."""
         now = datetime.now(UTC)
-        due = self._refresher.due([self.tables[t] for t in self._fit(self.tables)], now)
+        due = self._due(now)
+        self._begun += len(due)  # before a table looks other than failed to another thread
         for refresh in due:
             state = self.tables[refresh.table]
             # Only a snapshot yet to be taken counts.
@@ -172,6 +174,9 @@ class Materialization:
         if due:
             self._record_positions(now=True)  # a crash forgets neither the copy nor its time
             self._refresher.recorded(due)
+
+    def _due(self, now: datetime) -> list[Refresh]:
+        return self._refresher.due([self.tables[t] for t in self._fit(self.tables)], now)
 
     # -- the loop ----------------------------------------------------------------------------------
 
@@ -424,9 +429,11 @@ class Materialization:
 
     def reached(self, lsn: Lsn) -> bool:
         """Whether every table that can go on holds all changes up to `lsn`."""
-        progress = self._progress
+        progress, begun = self._progress, self._begun
         settled = all(state.settled(lsn, progress) for state in self.tables.values())
-        return self.position >= lsn and settled and not self.asked(self.tables)
+        # A table that has just failed may be one that is to be copied anew.
+        refreshes = self.asked(self.tables) or self._due(datetime.now(UTC)) or self._begun > begun
+        return self.position >= lsn and settled and not refreshes
 
     @property
     def applied_lsn(self) -> Lsn:
