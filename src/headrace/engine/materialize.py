@@ -195,10 +195,11 @@ class Materialization:
             while not stop.is_set():
                 self.begin_refreshes()
                 self.catch_sight()
-                self._meet()
                 now = time.monotonic()
                 states = self.tables.values()
                 ready = [state for state in states if state.ready(now, self._progress)]
+                if ready:  # not before: what comes while all rest belongs to the next commits
+                    self._meet()
                 list(pool.map(self._advance, ready))
                 self._record_positions()
                 if ready:
