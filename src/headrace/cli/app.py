@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
 import typer
 
 import headrace
+from headrace.cli.ending import ending_process
 from headrace.cli.invocation import (
     DEFAULT_FILE,
     AsJson,
@@ -49,9 +50,9 @@ app = typer.Typer(
 app.add_typer(quarantine_app)
 
 
-def main() -> None:
+def main() -> NoReturn:
     """The entry point; always ends the process with an exit code."""
-    app(prog_name="headrace")
+    ending_process(lambda: app(prog_name="headrace"))
 
 
 def decoder_name() -> str:
