@@ -18,6 +18,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 from target_place import LOG, NAME, PIPELINE, Place, at, net, schema_of, settings
 
+from headrace.connectors.postgres.claim import Claim
 from headrace.connectors.postgres.destination import PostgresDestination
 from headrace.connectors.postgres.synced_table import PostgresTable
 from headrace.errors import (
@@ -190,6 +191,19 @@ def test_one_run_of_a_pipeline_at_a_time(place: Place) -> None:
         assert "pg_terminate_backend" in refused.value.hint
     with destination.claim("one"):
         pass
+
+
+def test_a_run_may_begin_as_soon_as_the_one_before_has_ended(place: Place) -> None:
+    """Even where the server is slow to end a session: it drops what is temporary before it lets go
+    of locks."""
+    first, next_one = (Claim(settings(place.database), "one") for _ in range(2))
+    first.take()
+    assert first._connection is not None
+    many = " ".join(f"create temporary table t{n} (v text);" for n in range(100))
+    first._connection.execute(many.encode())
+    first.release()
+    next_one.take()
+    next_one.release()
 
 
 def test_a_claim_ends_with_its_process(place: Place) -> None:

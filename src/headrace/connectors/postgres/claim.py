@@ -31,6 +31,8 @@ SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended('headrace ' |
        pg_catalog.set_config('application_name', %s, false)
 """
 
+_RELEASE: Final = "SELECT pg_catalog.pg_advisory_unlock_all()"
+
 # An advisory lock of one bigint key stands in pg_locks as its two halves (objsubid 1).
 _HOLDER: Final = """
 SELECT a.pid, coalesce(a.client_hostname, host(a.client_addr), 'this machine''s socket'),
@@ -75,7 +77,11 @@ class Claim:
                 self._take(again=True)
 
     def release(self) -> None:
+        """Give the claim back; once this returns, the next run may have it."""
         with self._lock:
+            if self._connection is not None:
+                with suppress(psycopg.Error):  # a server that is away forgets it by itself
+                    self._connection.execute(_RELEASE)  # which it does only later after a close
             self._drop()
 
     def _stands(self) -> bool:
