@@ -14,7 +14,11 @@ from functools import partial
 
 from headrace.connectors.delta import actions
 from headrace.connectors.delta.actions import Action
-from headrace.connectors.delta.change_files import changes_of, write_change_files
+from headrace.connectors.delta.change_files import (
+    change_files_of,
+    changes_of,
+    write_change_files,
+)
 from headrace.connectors.delta.changeset import Changeset, RowsMissingError, set_against
 from headrace.connectors.delta.conversion import has_feed, has_vectors, purged
 from headrace.connectors.delta.leaving import Leaving
@@ -98,8 +102,8 @@ def _merged(
     written = write_files(storage, batch.upserts, leaving.vectors, state.partition_by)
     made = [*leaving.actions(storage, written.descriptors), *written.actions]
     if has_feed(state):
-        key, rewritten = changes.schema.key, leaving.rewrites
-        told = changes_of(rows, batch, key, images=images, rewritten=rewritten)
+        key, untold = changes.schema.key, leaving.untold(storage)
+        told = changes_of(rows, batch, key, images=images, untold=untold)
         if told is not None:
             made += write_change_files(storage, told, state.partition_by)
     follow = partial(_follow, batch=batch, leaving=leaving, written=written)
@@ -154,14 +158,15 @@ def _marked(storage: Storage, state: TableState, rows: RowIndex, changes: NetCha
 
 
 def _ended(storage: Storage, state: TableState, rows: RowIndex, changes: NetChanges) -> Applied:
-    """Whatever is current ends. The feed tells of it by files alone: there may be much of it."""
+    """Whatever is current ends."""
     batch = set_against(rows, changes, state.columns)
     going = rows.deletions(batch.doomed)
     closed = all_closed(storage, state, going, state.columns, _moment(changes))
     leaving = Leaving.of(storage, state, closed.deletions)
     written = write_files(storage, batch.upserts, leaving.vectors, state.partition_by)
-    left = leaving.actions(storage, written.descriptors)
-    made = [*left, *written.actions, *closed.adds]
+    come = [*written.actions, *closed.adds]
+    made = [*leaving.actions(storage, written.descriptors), *come]
+    made += change_files_of(storage, leaving, come)
     return Applied("MERGE", made, batch.upserts.num_rows, batch.deleted)
 
 

@@ -2,25 +2,28 @@
 
 PROTOCOL.md, "Change Data Files" and "Add CDC File". A commit that only adds and takes away rows
 needs none: files that come or go, and deletion vectors that grow, tell it exactly. An update, as
-two images of one row, and a row that goes from a file that is written anew, cannot be told so.
+two images of one row, and rows that go in ways that readers misread (`Leaving.untold`), cannot be
+told so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from headrace.connectors.delta import actions
 from headrace.connectors.delta.actions import Action
 from headrace.connectors.delta.arrangement import divided
 from headrace.connectors.delta.changeset import Changeset
+from headrace.connectors.delta.leaving import Leaving
 from headrace.connectors.delta.names import new_name
-from headrace.connectors.delta.rows import RowIndex
+from headrace.connectors.delta.rows import RowIndex, live_rows, numbered_rows
 from headrace.connectors.delta.writer import SMALL_COMPRESSION
 from headrace.failpoints import hit
 from headrace.log.storage import Storage
@@ -32,13 +35,13 @@ FOLDER: Final = "_change_data"
 
 
 def changes_of(
-    rows: RowIndex, batch: Changeset, key: Sequence[str], *, images: bool, rewritten: bool
+    rows: RowIndex, batch: Changeset, key: Sequence[str], *, images: bool, untold: bool
 ) -> pa.Table | None:
     """What a batch does to rows, by change type; None where the commit's other files tell it.
 
-    `rewritten`: files that lose rows are written anew.
+    `untold`: see `Leaving.untold`.
     """
-    if not len(batch.doomed) or not (rewritten or (images and batch.upserts.num_rows)):
+    if not len(batch.doomed) or not (untold or (images and batch.upserts.num_rows)):
         return None
     before = rows.read(batch.doomed, batch.upserts.schema)
     if images and key:
@@ -46,7 +49,7 @@ def changes_of(
         told = as_images(before, batch.upserts, identity)
         if told is not None:
             return told
-    return as_rows(before, batch.upserts) if rewritten else None
+    return as_rows(before, batch.upserts) if untold else None
 
 
 def as_rows(before: pa.Table, after: pa.Table) -> pa.Table:
@@ -95,6 +98,56 @@ def _told(parts: Sequence[tuple[str, pa.Table]]) -> pa.Table:
         rows.append_column(kind, pa.repeat(pa.scalar(word, kind.type), rows.num_rows))
         for word, rows in parts
     )
+
+
+def change_files_of(storage: Storage, leaving: Leaving, come: Iterable[Action]) -> list[Action]:
+    """The same for a commit that may be about the whole table: a change data file for each file
+    that loses rows, and for each that came, a batch of rows in memory. None where files tell it.
+
+    Raises:
+        LogError: a file cannot be read or written.
+    """
+    if not leaving.untold(storage):
+        return []
+    schema = leaving.state.columns
+    told = []
+    for path in [*leaving.touched, *leaving.emptied]:
+        file = leaving.state.files[path]
+        told += _change_file(storage, file, "delete", _going(storage, leaving, path), schema)
+    for add in come:
+        rows = live_rows(storage, add["add"], schema)
+        told += _change_file(storage, add["add"], "insert", rows, schema)
+    hit("delta.changes_written")
+    return told
+
+
+def _going(storage: Storage, leaving: Leaving, path: str) -> Iterator[pa.Table]:
+    file, gone = leaving.state.files[path], leaving.touched.get(path)
+    going = (
+        None if gone is None else pa.array(np.frombuffer(gone.to_array(), np.uint32), pa.int64())
+    )
+    for numbers, rows in numbered_rows(storage, file, leaving.state.columns):
+        yield rows if going is None else rows.filter(pc.is_in(pa.array(numbers), going))
+
+
+def _change_file(
+    storage: Storage,
+    file: Mapping[str, Any],
+    kind: str,
+    batches: Iterable[pa.Table],
+    schema: pa.Schema,
+) -> list[Action]:
+    path = f"{FOLDER}/{new_name()}"
+    written = 0
+    with storage.write() as group:
+        target = group.open(path)
+        told = schema.append(pa.field(CHANGE_TYPE, pa.string()))
+        with pq.ParquetWriter(target, told, compression=SMALL_COMPRESSION) as writer:
+            for rows in batches:
+                writer.write_table(_told([(kind, rows)]).cast(told))
+                written += rows.num_rows
+        size = target.tell()
+    return [actions.change_file(path, size, file.get("partitionValues") or {})] if written else []
 
 
 def write_change_files(

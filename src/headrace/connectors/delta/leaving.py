@@ -15,6 +15,7 @@ from pyroaring import BitMap
 from headrace.connectors.delta import actions
 from headrace.connectors.delta.actions import Action
 from headrace.connectors.delta.conversion import has_feed, has_vectors
+from headrace.connectors.delta.files import open_parquet
 from headrace.connectors.delta.rewriting import rewrite
 from headrace.connectors.delta.rows import count_rows
 from headrace.connectors.delta.state import TableState
@@ -58,6 +59,16 @@ class Leaving:
         """Whether files are written anew."""
         return bool(self.touched) and not has_vectors(self.state)
 
+    def untold(self, storage: Storage) -> bool:
+        """Whether a feed's readers cannot see by these files which rows go: some are written anew,
+        or `load_cdf` (deltalake 1.6.6) would misread what two vectors differ by.
+
+        It takes wrong rows, or panics, where a file has several row groups.
+        """
+        if not has_feed(self.state):
+            return False
+        return self.rewrites or any(_groups(storage, path) > 1 for path in self.touched)
+
     def actions(
         self, storage: Storage, descriptors: Mapping[str, Mapping[str, Any]]
     ) -> list[Action]:
@@ -75,3 +86,8 @@ class Leaving:
             actions.with_vector(files[path], descriptors[path], self.totals[path])
             for path in self.touched
         ]
+
+
+def _groups(storage: Storage, path: str) -> int:
+    with open_parquet(storage, path) as file:
+        return int(file.num_row_groups)

@@ -21,6 +21,7 @@ import pyarrow.types as t
 from pyroaring import BitMap
 
 from headrace.connectors.delta.actions import Action
+from headrace.connectors.delta.change_files import change_files_of
 from headrace.connectors.delta.index import Locations
 from headrace.connectors.delta.leaving import Leaving
 from headrace.connectors.delta.retained import write_batches
@@ -210,7 +211,8 @@ def continued(
     adds += write_batches(storage, ended(), stored, state.partition_by)
     hit("delta.versions_closed")
     leaving = Leaving.of(storage, state, deletions)
-    return adds + leaving.actions(storage, write_vectors(storage, leaving.vectors))
+    left = leaving.actions(storage, write_vectors(storage, leaving.vectors))
+    return [*adds, *left, *change_files_of(storage, leaving, adds)]
 
 
 @dataclass
