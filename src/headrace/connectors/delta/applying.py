@@ -15,8 +15,8 @@ from functools import partial
 from headrace.connectors.delta import actions
 from headrace.connectors.delta.actions import Action
 from headrace.connectors.delta.change_files import (
-    change_files_of,
     changes_of,
+    changes_of_files,
     write_change_files,
 )
 from headrace.connectors.delta.changeset import Changeset, RowsMissingError, set_against
@@ -105,7 +105,7 @@ def _merged(
         key, untold = changes.schema.key, leaving.untold(storage)
         told = changes_of(rows, batch, key, images=images, untold=untold)
         if told is not None:
-            made += write_change_files(storage, told, state.partition_by)
+            made += write_change_files(storage, [told], state.partition_by)
     follow = partial(_follow, batch=batch, leaving=leaving, written=written)
     return Applied(
         "MERGE",
@@ -166,7 +166,8 @@ def _ended(storage: Storage, state: TableState, rows: RowIndex, changes: NetChan
     written = write_files(storage, batch.upserts, leaving.vectors, state.partition_by)
     come = [*written.actions, *closed.adds]
     made = [*leaving.actions(storage, written.descriptors), *come]
-    made += change_files_of(storage, leaving, come)
+    told = changes_of_files(storage, leaving, come)
+    made += write_change_files(storage, told, state.partition_by)
     return Applied("MERGE", made, batch.upserts.num_rows, batch.deleted)
 
 

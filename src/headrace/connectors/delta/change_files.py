@@ -8,18 +8,18 @@ told so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyroaring import BitMap
 
 from headrace.connectors.delta import actions
 from headrace.connectors.delta.actions import Action
-from headrace.connectors.delta.arrangement import divided
+from headrace.connectors.delta.arrangement import PartitionValues, divided
 from headrace.connectors.delta.changeset import Changeset
 from headrace.connectors.delta.leaving import Leaving
 from headrace.connectors.delta.names import new_name
@@ -100,71 +100,73 @@ def _told(parts: Sequence[tuple[str, pa.Table]]) -> pa.Table:
     )
 
 
-def change_files_of(storage: Storage, leaving: Leaving, come: Iterable[Action]) -> list[Action]:
-    """The same for a commit that may be about the whole table: a change data file for each file
-    that loses rows, and for each that came, a batch of rows in memory. None where files tell it.
+def changes_of_files(
+    storage: Storage, leaving: Leaving, come: Iterable[Action]
+) -> Iterator[pa.Table]:
+    """The same of a commit that may be about the whole table, a batch of rows at a time: the rows
+    that leave files, and all rows of those that `come`. None where files tell it.
 
     Raises:
-        LogError: a file cannot be read or written.
+        LogError: a file cannot be read.
     """
     if not leaving.untold(storage):
-        return []
-    schema = leaving.state.columns
-    told = []
+        return
+    state = leaving.state
     for path in [*leaving.touched, *leaving.emptied]:
-        file = leaving.state.files[path]
-        told += _change_file(storage, file, "delete", _going(storage, leaving, path), schema)
+        gone = leaving.touched.get(path)
+        for numbers, rows in numbered_rows(storage, state.files[path], state.columns):
+            going = rows if gone is None else rows.filter(_among(numbers, gone))
+            yield _told([("delete", going)])
     for add in come:
-        rows = live_rows(storage, add["add"], schema)
-        told += _change_file(storage, add["add"], "insert", rows, schema)
-    hit("delta.changes_written")
-    return told
+        for rows in live_rows(storage, add["add"], state.columns):
+            yield _told([("insert", rows)])
 
 
-def _going(storage: Storage, leaving: Leaving, path: str) -> Iterator[pa.Table]:
-    file, gone = leaving.state.files[path], leaving.touched.get(path)
-    going = (
-        None if gone is None else pa.array(np.frombuffer(gone.to_array(), np.uint32), pa.int64())
-    )
-    for numbers, rows in numbered_rows(storage, file, leaving.state.columns):
-        yield rows if going is None else rows.filter(pc.is_in(pa.array(numbers), going))
-
-
-def _change_file(
-    storage: Storage,
-    file: Mapping[str, Any],
-    kind: str,
-    batches: Iterable[pa.Table],
-    schema: pa.Schema,
-) -> list[Action]:
-    path = f"{FOLDER}/{new_name()}"
-    written = 0
-    with storage.write() as group:
-        target = group.open(path)
-        told = schema.append(pa.field(CHANGE_TYPE, pa.string()))
-        with pq.ParquetWriter(target, told, compression=SMALL_COMPRESSION) as writer:
-            for rows in batches:
-                writer.write_table(_told([(kind, rows)]).cast(told))
-                written += rows.num_rows
-        size = target.tell()
-    return [actions.change_file(path, size, file.get("partitionValues") or {})] if written else []
+def _among(numbers: npt.NDArray[np.int64], gone: BitMap) -> pa.Array:
+    return pa.array(np.isin(numbers, np.frombuffer(gone.to_array(), np.uint32)))
 
 
 def write_change_files(
-    storage: Storage, rows: pa.Table, partition_by: Sequence[str] = ()
+    storage: Storage, parts: Iterable[pa.Table], partition_by: Sequence[str] = ()
 ) -> list[Action]:
     """Make change data files durable, one a partition; returns their cdc actions.
 
     Raises:
         LogError: they cannot be written.
     """
-    told = []
-    with storage.write() as group:
-        for values, positions in divided(rows, partition_by):
-            path = f"{FOLDER}/{new_name()}"
-            file = group.open(path)
-            part = rows.take(pa.array(positions)) if values else rows
-            pq.write_table(part, file, compression=SMALL_COMPRESSION)
-            told.append(actions.change_file(path, file.tell(), values))
-    hit("delta.changes_written")
+    files: dict[tuple[str | None, ...], _ChangeFile] = {}
+    try:
+        with storage.write() as group:
+            for rows in parts:
+                for values, positions in divided(rows, partition_by):
+                    partition = tuple(values.values())
+                    if partition not in files:
+                        path = f"{FOLDER}/{new_name()}"
+                        files[partition] = _ChangeFile(group.open(path), path, rows.schema, values)
+                    files[partition].write(rows.take(pa.array(positions)) if values else rows)
+            told = [file.finish() for file in files.values()]
+    finally:
+        for file in files.values():
+            file.let_go()
+    if told:
+        hit("delta.changes_written")
     return told
+
+
+class _ChangeFile:
+    def __init__(
+        self, file: IO[bytes], path: str, schema: pa.Schema, values: PartitionValues
+    ) -> None:
+        self._file, self._path, self._values = file, path, values
+        self._writer = pq.ParquetWriter(file, schema, compression=SMALL_COMPRESSION)
+
+    def write(self, rows: pa.Table) -> None:
+        self._writer.write_table(rows)
+
+    def let_go(self) -> None:
+        """Leave it as it is: it has its footer, or is about to be removed."""
+        self._writer.is_open = False
+
+    def finish(self) -> Action:
+        self._writer.close()
+        return actions.change_file(self._path, self._file.tell(), self._values)

@@ -21,7 +21,7 @@ import pyarrow.types as t
 from pyroaring import BitMap
 
 from headrace.connectors.delta.actions import Action
-from headrace.connectors.delta.change_files import change_files_of
+from headrace.connectors.delta.change_files import changes_of_files, write_change_files
 from headrace.connectors.delta.index import Locations
 from headrace.connectors.delta.leaving import Leaving
 from headrace.connectors.delta.retained import write_batches
@@ -212,7 +212,8 @@ def continued(
     hit("delta.versions_closed")
     leaving = Leaving.of(storage, state, deletions)
     left = leaving.actions(storage, write_vectors(storage, leaving.vectors))
-    return [*adds, *left, *change_files_of(storage, leaving, adds)]
+    told = changes_of_files(storage, leaving, adds)
+    return [*adds, *left, *write_change_files(storage, told, state.partition_by)]
 
 
 @dataclass
