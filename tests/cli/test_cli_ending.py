@@ -43,4 +43,6 @@ def test_output_that_does_not_fit_on_the_disk_is_an_error(tmp_path):
     with Path("/dev/full").open("w") as full:
         done = ended("status", "--json", cwd=tmp_path, stdout=full)
     assert done.returncode == 1
-    assert done.stderr == "error: the output cannot be written: No space left on device\n"
+    said, hint = done.stderr.splitlines()
+    assert said == "error: the output cannot be written: No space left on device"
+    assert hint.startswith("hint: make room")

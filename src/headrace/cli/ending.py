@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final, NoReturn
 
 CANNOT_PRINT: Final = 1
+HINT: Final = "hint: make room where it goes, or send it elsewhere"
 
 
 def ending_process(command: Callable[[], object]) -> NoReturn:
@@ -28,6 +29,7 @@ def ending_process(command: Callable[[], object]) -> NoReturn:
     except BrokenPipeError:  # the reader has read enough
         os._exit(CANNOT_PRINT)
     except OSError as error:  # commands report their own: this one comes from printing
-        os.write(2, f"error: the output cannot be written: {error.strerror}\n".encode())
+        said = f"error: the output cannot be written: {error.strerror}\n{HINT}\n"
+        os.write(2, said.encode())
         os._exit(CANNOT_PRINT)
     os._exit(code if isinstance(code, int) else int(code is not None))
