@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -16,8 +15,10 @@ from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.coverage import Coverage, departures, read_coverage
 from headrace.connectors.postgres.failures import REBUILD, command_error
 from headrace.connectors.postgres.schemas import SchemaRegistry
+from headrace.connectors.postgres.slot_state import SlotState, interruption, slot_state
 from headrace.connectors.postgres.slots import create_slot
-from headrace.connectors.postgres.snapshot import PostgresSnapshot, open_snapshot
+from headrace.connectors.postgres.snapshot import open_snapshot
+from headrace.connectors.postgres.snapshot_reading import PostgresSnapshot
 from headrace.connectors.postgres.stream import ReplicationStream
 from headrace.errors import SlotLostError, SourceError
 from headrace.model import Lsn, TableId, TableSchema
@@ -26,28 +27,8 @@ from headrace.model import Lsn, TableId, TableSchema
 PROTOCOL_VERSIONS = {13: 1, 14: 2, 15: 3}
 NEWEST_PROTOCOL = 4
 
-SLOT_STATE = """
-SELECT slot_name, plugin, slot_type, database, active_pid, confirmed_flush_lsn::text, wal_status,
-       pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint AS retained_bytes
-  FROM pg_replication_slots WHERE slot_name = %s
-"""
-
 # A transactional message without text; a stream that did not ask for messages skips it.
 MARK = "SELECT pg_catalog.pg_logical_emit_message(true, 'headrace', '')::text"
-
-
-@dataclass(frozen=True)
-class SlotState:
-    """A row of pg_replication_slots, as far as it matters here."""
-
-    name: str
-    plugin: str
-    slot_type: str
-    database: str
-    active_pid: int | None
-    confirmed_flush: Lsn | None
-    wal_status: str
-    retained_bytes: int | None
 
 
 class PostgresSource:
@@ -109,18 +90,9 @@ class PostgresSource:
         with self.connect() as session:
             slot = slot_state(session, self._slot)
         if log_position is None:
-            return self._adopt(slot) if slot else self._create_slot()
-        self._check_continuity(slot, log_position)
+            return _adopted(slot) if slot else self._create_slot()
+        self._require_continuity(slot, log_position)
         return log_position
-
-    def _adopt(self, slot: SlotState) -> Lsn:
-        if slot.plugin != "pgoutput" or slot.slot_type != "logical":
-            raise SourceError(
-                f"slot {slot.name!r} is a {slot.slot_type} slot of {slot.plugin or 'no plugin'}",
-                hint="name another slot (slot: in headrace.yaml); Headrace reads pgoutput",
-            )
-        self._check_usable(slot)
-        return slot.confirmed_flush or Lsn(0)
 
     def _create_slot(self) -> Lsn:
         name = sql.Identifier(self._slot).as_string(None)
@@ -129,34 +101,24 @@ class PostgresSource:
             result = create_slot(connection, session, command, self._stop)
             return Lsn.parse((result.get_value(0, 1) or b"").decode())
 
-    def _check_continuity(self, slot: SlotState | None, log_position: Lsn) -> None:
-        if slot is None:
-            raise SlotLostError(
-                f"replication slot {self._slot!r} no longer exists: changes after {log_position} "
-                "cannot be read",
-                hint=REBUILD,
-            )
-        self._check_usable(slot)
-        if slot.confirmed_flush is not None and slot.confirmed_flush > log_position:
-            raise SlotLostError(
-                f"replication slot {self._slot!r} stands at {slot.confirmed_flush}, beyond the "
-                f"change log's {log_position}: somebody else advanced or recreated it",
-                hint=REBUILD,
-            )
-
-    def _check_usable(self, slot: SlotState) -> None:
-        if slot.wal_status == "lost" or slot.confirmed_flush is None:
-            raise SlotLostError(
-                f"replication slot {slot.name!r} is lost: the server removed WAL it needs",
-                hint=f"raise max_slot_wal_keep_size; {REBUILD}",
-            )
+    def _require_continuity(self, slot: SlotState | None, position: Lsn) -> None:
+        why = interruption(slot, self._slot, position)
+        if why is not None:
+            raise SlotLostError(why, hint=REBUILD)
 
     def stream(self, from_lsn: Lsn) -> ReplicationStream:
-        """Start streaming whole transactions that commit after `from_lsn`."""
+        """Start streaming whole transactions that commit after `from_lsn`.
+
+        The slot is looked at once more when it is in use, and so can neither be dropped nor moved
+        by anybody else: between the last look and the start it could, and the server would send
+        what comes later without a word.
+        """
         connection = connect(self._settings, replication=True)
         try:
             self._require_publication()
             self._start(connection, from_lsn)
+            with self.connect() as session:
+                self._require_continuity(slot_state(session, self._slot), from_lsn)
         except BaseException:
             connection.close()
             raise
@@ -205,17 +167,16 @@ class PostgresSource:
         )
 
 
-def current_lsn(session: psycopg.Connection[Any]) -> Lsn:
-    """The end of what the server has written to its WAL."""
-    row = session.execute("SELECT pg_catalog.pg_current_wal_lsn()::text").fetchone()
-    return Lsn.parse(row[0] if row else "0/0")
-
-
-def slot_state(session: psycopg.Connection[Any], slot: str) -> SlotState | None:
-    """The slot's row, or None if there is no such slot."""
-    row = session.execute(SLOT_STATE, (slot,)).fetchone()
-    if row is None:
-        return None
-    name, plugin, kind, database, pid, flushed, wal_status, retained = row
-    confirmed = Lsn.parse(flushed) if flushed else None
-    return SlotState(name, plugin, kind, database, pid, confirmed, wal_status, retained)
+def _adopted(slot: SlotState) -> Lsn:
+    """Where a slot that somebody made stands."""
+    if slot.foreign_because is not None:
+        raise SourceError(
+            f"slot {slot.name!r} {slot.foreign_because[0]}",
+            hint="name another slot (slot: in headrace.yaml); Headrace creates it",
+        )
+    if slot.lost_because or slot.confirmed_flush is None:
+        raise SlotLostError(
+            f"slot {slot.name!r} is lost ({slot.lost_because})",
+            hint=f"drop it, and Headrace creates it anew: {slot.drop}",
+        )
+    return slot.confirmed_flush
