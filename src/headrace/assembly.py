@@ -17,7 +17,8 @@ from headrace.connectors.postgres.catalog import discover
 from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.coverage import Coverage, departures, read_coverage
 from headrace.connectors.postgres.destination import PostgresDestination
-from headrace.connectors.postgres.source import PostgresSource, slot_state
+from headrace.connectors.postgres.slot_state import slot_state
+from headrace.connectors.postgres.source import PostgresSource
 from headrace.engine.materialize import Materialization
 from headrace.engine.protocols import DestinationTable
 from headrace.engine.runner import Runner

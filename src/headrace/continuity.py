@@ -14,12 +14,11 @@ import psycopg
 from headrace.config import Capture, Settings
 from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.failures import REBUILD
-from headrace.connectors.postgres.source import SlotState, current_lsn, slot_state
+from headrace.connectors.postgres.slot_state import end_of_wal, interruption, slot_state
 from headrace.errors import ObjectMissingError, SlotLostError
 from headrace.log import LogWriter, Storage
 from headrace.log.anew import intend_anew
 from headrace.log.layout import Layout
-from headrace.model import Lsn
 
 # A restored database has another number; one restored into another server, another system.
 IDENTITY: Final = """
@@ -81,32 +80,16 @@ def _broken(
     known = _noted(log.storage, log.layout)
     if known is not None and known != now:
         return f"the database is another one than the change log {log.log_id} tells of"
-    end = current_lsn(session)
+    end = end_of_wal(session)
     if end < log.position:
         return f"the source went back to {end}, behind the change log's {log.position}"
-    return _unusable(slot_state(session, capture.slot), capture.slot, log.position)
-
-
-def _unusable(slot: SlotState | None, name: str, position: Lsn) -> str | None:
-    if slot is None:
-        return (
-            f"replication slot {name!r} no longer exists: changes after {position} cannot be read"
-        )
-    if slot.wal_status == "lost" or slot.confirmed_flush is None:
-        return f"replication slot {name!r} is lost: the server removed WAL it needs"
-    if slot.confirmed_flush > position:
-        return (
-            f"replication slot {name!r} stands at {slot.confirmed_flush}, beyond the change log's "
-            f"{position}: somebody else advanced or recreated it"
-        )
-    return None
+    return interruption(slot_state(session, capture.slot), capture.slot, log.position)
 
 
 def _drop_lost_slot(session: psycopg.Connection[Any], capture: Capture) -> None:
     """A slot without its WAL is of use to nobody; the run creates it again."""
     slot = slot_state(session, capture.slot)
-    lost = slot is not None and (slot.wal_status == "lost" or slot.confirmed_flush is None)
-    if lost and slot is not None and slot.plugin == "pgoutput":
+    if slot is not None and slot.lost_because and slot.foreign_because is None:
         session.execute("SELECT pg_catalog.pg_drop_replication_slot(%s)", (capture.slot,))
 
 

@@ -14,7 +14,7 @@ from headrace import assembly, syncing
 from headrace.config import Capture, Settings, Sync
 from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.destination import PostgresDestination
-from headrace.connectors.postgres.source import slot_state
+from headrace.connectors.postgres.slot_state import slot_state
 from headrace.errors import DestinationUnavailableError, ObjectMissingError
 from headrace.log import Storage
 from headrace.log.layout import Layout

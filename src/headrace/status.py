@@ -16,7 +16,7 @@ from headrace import assembly, syncing
 from headrace.config import Capture, Settings, Sync
 from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.destination import PostgresDestination
-from headrace.connectors.postgres.source import SlotState, current_lsn, slot_state
+from headrace.connectors.postgres.slot_state import SlotState, end_of_wal, slot_state
 from headrace.engine.table_state import Phase
 from headrace.errors import HeadraceError
 from headrace.log import LogReader
@@ -118,7 +118,7 @@ def _head(reader: LogReader | None) -> tuple[int, Lsn | None]:
 def _ask(capture: Capture) -> tuple[Lsn | None, SlotState | None, str | None]:
     try:
         with source_session(capture.connection) as session:
-            return current_lsn(session), slot_state(session, capture.slot), None
+            return end_of_wal(session), slot_state(session, capture.slot), None
     except HeadraceError as error:
         return None, None, str(error)
 

@@ -30,9 +30,10 @@ from headrace.connectors.postgres.check_server import (
     transport_finding,
     version_finding,
 )
-from headrace.connectors.postgres.check_slot import Slot, order_finding, read_slot, slot_findings
+from headrace.connectors.postgres.check_slot import order_finding, slot_findings
 from headrace.connectors.postgres.check_tables import read_tables, table_findings
 from headrace.connectors.postgres.config import PostgresConnection, address, connect
+from headrace.connectors.postgres.slot_state import SlotState, slot_state
 from headrace.errors import HeadraceError, SourceError, SourceUnavailableError
 from headrace.model import TableId
 from headrace.model.finding import Finding, Severity
@@ -88,7 +89,7 @@ def _look(
     server = read_server(session)
     provider = provider_of(transport, server)
     role = read_role(session, provider)
-    slot = read_slot(session, slot_name)
+    slot = slot_state(session, slot_name)
     publication = read_publication(session, publication_name)
     wanted = read_tables(session, tables)
     return [
@@ -108,7 +109,7 @@ def _look(
     ]
 
 
-def _slot(name: str, slot: Slot | None, publication: Publication | None) -> list[Finding]:
+def _slot(name: str, slot: SlotState | None, publication: Publication | None) -> list[Finding]:
     """The slot by itself, then, if it can be used at all, beside its publication."""
     found = slot_findings(name, slot)
     blocked = any(finding.severity is Severity.BLOCKER for finding in found)
