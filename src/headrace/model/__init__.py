@@ -12,7 +12,7 @@ from headrace.model.batch import (
     ChangeBatch,
     change_schema,
 )
-from headrace.model.captured import DecodedChanges, SnapshotChunk, TransactionEnd
+from headrace.model.captured import DecodedChanges, KeyRange, SnapshotChunk, TransactionEnd
 from headrace.model.changes import Amendment, Fill, NetChanges, Rejected, RowCounts
 from headrace.model.checkpoint import Checkpoint, Reached
 from headrace.model.delivery import DELETED_AT, Delivery, OnDelete, SchemaPolicy
@@ -63,6 +63,7 @@ __all__ = [
     "FeedPlan",
     "FileDiff",
     "Fill",
+    "KeyRange",
     "Loss",
     "LossKind",
     "Lsn",

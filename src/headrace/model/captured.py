@@ -38,10 +38,28 @@ class DecodedChanges:
 
 
 @dataclass(frozen=True)
+class KeyRange:
+    """Rows whose key's first column is `low` or more and less than `high`, as texts of its values.
+
+    None leaves an end open. The ranges of a table stand in order, and tile all that the column can
+    hold. Its order has to be the same in the source and here: that of whole numbers, of dates and
+    times, and of UUIDs, byte by byte.
+    """
+
+    low: str | None = None
+    high: str | None = None
+
+
+@dataclass(frozen=True)
 class SnapshotChunk:
-    """A part of one table to be copied; `where` is the source's own way to name it."""
+    """A part of one table to be copied; `where` is the source's own way to name it.
+
+    With `keys`, it holds just the rows of that range, which stays the same from one snapshot to the
+    next; else it means something in the snapshot that it is of only.
+    """
 
     table: TableId
     number: int
     where: str
     rows: int  # the planner's estimate
+    keys: KeyRange | None = None
