@@ -6,7 +6,7 @@ Every name is qualified, so that nobody's search_path changes what a query means
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self, overload
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 from psycopg.rows import class_row
 
 from headrace.connectors.postgres.arrays import split_literals
-from headrace.connectors.postgres.types import PgType, TypeMapping, mapping
+from headrace.connectors.postgres.types import PgField, PgType, TypeMapping, mapping
 from headrace.errors import TableNotFoundError
 from headrace.model import Column, ReplicaIdentity, TableId, TableSchema
 
@@ -30,12 +30,25 @@ SELECT t.oid::bigint AS oid, n.nspname AS schema, t.typname AS name,
        t.typndims AS dimensions,
        coalesce(e.oid, 0)::bigint AS element, t.typdelim::text AS delimiter,
        pg_catalog.format('%I.%I', n.nspname, t.typname) AS sql,
-       pg_catalog.format('%I.%I', f.nspname, p.proname) AS output
+       pg_catalog.format('%I.%I', f.nspname, p.proname) AS output,
+       t.typrelid::bigint AS relation, coalesce(x.extname, '') AS extension
   FROM pg_catalog.pg_type t
   JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
   JOIN pg_catalog.pg_proc p ON p.oid = t.typoutput
   JOIN pg_catalog.pg_namespace f ON f.oid = p.pronamespace
   LEFT JOIN pg_catalog.pg_type e ON e.typarray = t.oid
+  LEFT JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_type'::regclass
+        AND d.objid = t.oid AND d.deptype = 'e'
+  LEFT JOIN pg_catalog.pg_extension x ON x.oid = d.refobjid
+"""
+
+# Of a composite type, in the order in which it prints them.
+FIELDS: Final = """
+SELECT a.attname AS name, a.atttypid::bigint AS type_oid, a.atttypmod AS typmod,
+       a.attndims AS dimensions
+  FROM pg_catalog.pg_attribute a
+ WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped
+ ORDER BY a.attnum
 """
 
 FORMAT_TYPE: Final = "SELECT pg_catalog.format_type(%s::oid, %s)"
@@ -127,6 +140,7 @@ class TypeCatalog:
     def __init__(self, connection: Connection, types: Mapping[int, PgType]) -> None:
         self._connection = connection
         self._types = dict(types)
+        self._formats: dict[tuple[int, int], str] = {}
         self._lock = threading.Lock()
 
     @classmethod
@@ -140,10 +154,17 @@ class TypeCatalog:
                 self._types = {oid: dropped, **self._types, **_read_types(self._connection)}
             return self._types[oid]
 
+    def fields(self, composite: PgType) -> Sequence[PgField]:
+        """The fields of a composite type."""
+        with self._lock, self._connection.cursor(row_factory=class_row(PgField)) as cursor:
+            return cursor.execute(FIELDS, (composite.relation,)).fetchall()
+
     def format(self, oid: int, typmod: int) -> str:
         """The type as SQL spells it, such as `numeric(10,2)`."""
-        found = self._connection.execute(FORMAT_TYPE, (oid, typmod)).fetchone()
-        return str(found[0]) if found else "???"
+        if (oid, typmod) not in self._formats:
+            found = self._connection.execute(FORMAT_TYPE, (oid, typmod)).fetchone()
+            self._formats[oid, typmod] = str(found[0]) if found else "???"
+        return self._formats[oid, typmod]
 
 
 def _read_types(connection: Connection) -> dict[int, PgType]:
