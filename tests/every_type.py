@@ -7,6 +7,9 @@ create type mood as enum ('sad', 'glad', 'it''s "complicated", really');
 create domain price as numeric(12, 2) check (value >= 0);
 create domain label as text;
 create type pair as (a int, b text);
+create extension hstore;
+create domain labels as hstore;
+create type nest as (one pair, "Many" pair[], day date, at timestamptz, grid int[][], tags labels);
 """
 
 # Column type, and literals that are easy to get wrong; NULL comes by itself.
@@ -39,6 +42,14 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "price": ("0", "1234567890.12"),
     "label": ("''", "'x'"),
     "pair": (r"""'(1,"a,\"b\"")'""",),
+    "pair[]": (r"""'{"(1,\"a \"\"b, {}\")",NULL,"(,)"}'""", "'{}'"),
+    "nest": (
+        "'(,,,,,)'",
+        r"""'("(1,""a, \\b"")","{""(1,x)"",NULL}",2020-02-29,2020-01-01 00:00:00.5+00,,)'""",
+        """row((null, ''), '{}', '0044-03-15 BC', '12345-01-01 00:00+00', '{{1},{2}}', 'a=>1')""",
+    ),
+    "hstore": ("''", r"""'a=>1, "b, =>"=>NULL, "\"q\\"=>"NULL"'"""),
+    "labels": ("'a=>1'",),
     "inet": ("'10.0.0.1'", "'10.0.0.0/8'", "'::1'"),
     "cidr": ("'10.0.0.0/8'",),
     "macaddr": ("'08:00:2b:01:02:03'",),
@@ -56,7 +67,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "uuid[]": ("'{11111111-2222-3333-4444-555555555555}'",),
     "mood[]": ("'{sad,NULL}'",),
     "bool[]": ("'{t,f,NULL}'",),
-    "int4[][]": ("'{{1,2},{3,NULL}}'", "'{}'"),
+    "int4[][]": ("'{{1,2},{3,NULL}}'", "'{}'", "'[0:1]={1,2}'", "'[2:2][-1:-1]={{7}}'"),
     "text[][]": ("""'{{a,"b,c"},{NULL,"d\\"e"}}'""",),
 }
 DEPTH = max(len(literals) for literals in COLUMNS.values())

@@ -101,6 +101,9 @@ def identical(left: pa.Array, right: pa.Array) -> bool:
             pa.array(left.value_lengths()).equals(pa.array(right.value_lengths()))
             and identical(left.flatten(), right.flatten())
         )
+    if pa.types.is_struct(left.type) and left.type == right.type:
+        pairs = zip(left.flatten(), right.flatten(), strict=True)
+        return left.is_valid().equals(right.is_valid()) and all(identical(*p) for p in pairs)
     return left.equals(right) if not pa.types.is_floating(left.type) else _same_bits(left, right)
 
 

@@ -46,7 +46,7 @@ class Comparable:
     def of(cls, mapping: TypeMapping, wanted: pa.DataType) -> Comparable:
         """`mapping` is the target column's own."""
         plain = _plain(wanted)
-        texts = is_text(plain) or (_is_nested(plain) and not is_list(mapping.arrow))
+        texts = is_text(plain) or (_is_nested(plain) and not _is_nested(mapping.arrow))
         if texts and mapping.arrow != pa.string():
             mapping = replace(mapping, arrow=pa.string(), cast=to_text, native=None)
         return cls(mapping, wanted)

@@ -8,14 +8,15 @@ would not do: it strips the padding of `char(n)`, writes `true` for `t` and a ma
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Protocol
 
 import pyarrow as pa
 
-from headrace.connectors.postgres import arrays, casts
+from headrace.connectors.postgres import arrays, casts, composites
 from headrace.errors import ConfigError, UnrepresentableValueError
 
 MAX_DECIMAL_DIGITS: Final = 38  # what decimal128 holds
@@ -39,12 +40,26 @@ class PgType:
     delimiter: str = ","  # between elements, where this is an element
     sql: str = ""
     output: str = ""
+    relation: int = 0  # of a composite: the pg_class row that has its fields
+    extension: str = ""  # that brought it
+
+
+@dataclass(frozen=True)
+class PgField:
+    """A field of a composite type, as pg_attribute has it."""
+
+    name: str
+    type_oid: int
+    typmod: int
+    dimensions: int
 
 
 class Types(Protocol):
     """Where types are looked up by oid: `catalog.TypeCatalog`, or a stand-in."""
 
     def get(self, oid: int) -> PgType: ...
+
+    def fields(self, composite: PgType) -> Sequence[PgField]: ...
 
 
 @dataclass(frozen=True)
@@ -89,7 +104,9 @@ class TypeMapping:
 
 
 @dataclass(frozen=True)
-class _Scalar:
+class Scalar:
+    """What a single-valued type becomes; see `TypeMapping`."""
+
     arrow: pa.DataType
     cast: Cast
     native: Cast | None = None
@@ -101,23 +118,23 @@ _TIMESTAMP: Final = pa.timestamp("us")
 _TIMESTAMPTZ: Final = pa.timestamp("us", "UTC")
 
 
-def _number(arrow: pa.DataType, native: Cast) -> _Scalar:
-    return _Scalar(arrow, partial(casts.kernel_cast, arrow=arrow), native)
+def _number(arrow: pa.DataType, native: Cast) -> Scalar:
+    return Scalar(arrow, partial(casts.kernel_cast, arrow=arrow), native)
 
 
-def _text(note: str = "", native: Cast | None = None) -> _Scalar:
-    return _Scalar(_TEXT, casts.to_text, native, note)
+def _text(note: str = "", native: Cast | None = None) -> Scalar:
+    return Scalar(_TEXT, casts.to_text, native, note)
 
 
-def _timestamp(arrow: pa.DataType) -> _Scalar:
+def _timestamp(arrow: pa.DataType) -> Scalar:
     cast = partial(casts.to_timestamp, arrow=arrow)
     note = "BC included; infinity and times past 294247-01-10 04:00:54.775807 are refused"
-    return _Scalar(arrow, cast, casts.timestamp_of_adbc, note)
+    return Scalar(arrow, cast, casts.timestamp_of_adbc, note)
 
 
-# Types of pg_catalog by pg_type.typname. What is not here is its text.
-_SCALARS: Final = {
-    "bool": _Scalar(pa.bool_(), casts.to_bool, casts.same),
+# Types of pg_catalog by pg_type.typname.
+SCALARS: Final = {
+    "bool": Scalar(pa.bool_(), casts.to_bool, casts.same),
     "int2": _number(pa.int16(), casts.same),
     "int4": _number(pa.int32(), casts.same),
     "int8": _number(pa.int64(), casts.same),
@@ -128,8 +145,8 @@ _SCALARS: Final = {
     "bpchar": _text("with its padding", casts.text_of_adbc),
     "json": _text("exact text", casts.text_of_adbc),
     "jsonb": _text("as Postgres prints it", casts.text_of_adbc),
-    "bytea": _Scalar(pa.binary(), casts.to_binary, casts.same),
-    "date": _Scalar(
+    "bytea": Scalar(pa.binary(), casts.to_binary, casts.same),
+    "date": Scalar(
         pa.date32(), casts.to_date, casts.date_of_adbc, "BC included; infinity is refused"
     ),
     "timestamp": _timestamp(_TIMESTAMP),
@@ -141,32 +158,60 @@ _SCALARS: Final = {
     "money": _text("as the server's lc_monetary prints it"),
 }
 
-_FREE_NUMERIC: Final = _text("NaN and Infinity included; `as: decimal(p,s)` makes it a decimal")
+# The types of pg_catalog whose text is all that Arrow can hold of them, by what they are about. A
+# server newer than this table may have more: they are their text as well.
+TEXTS: Final = {
+    "network": "inet cidr macaddr macaddr8",
+    "range": "int4range int8range numrange tsrange tstzrange daterange",
+    "multirange": "int4multirange int8multirange nummultirange tsmultirange tstzmultirange"
+    " datemultirange",
+    "bit string": "bit varbit",
+    "text search": "tsvector tsquery gtsvector",
+    "geometric": "point lseg path box polygon line circle",
+    "XML and JSON path": "xml jsonpath",
+    "name": "name char",
+    "object identifier": "oid regproc regprocedure regoper regoperator regclass regcollation"
+    " regtype regrole regnamespace regconfig regdictionary int2vector oidvector",
+    "transaction and log position": "xid xid8 cid tid pg_lsn pg_snapshot txid_snapshot",
+    "server's own": "refcursor aclitem pg_node_tree pg_ndistinct pg_dependencies pg_mcv_list"
+    " pg_brin_bloom_summary pg_brin_minmax_multi_summary oid8",
+}
+
+# Types that extensions bring, by the extension's name and pg_type.typname. Others are their text.
+_VECTOR: Final = Scalar(composites.VECTOR, composites.to_floats)
+_GEOMETRY: Final = Scalar(pa.binary(), composites.to_ewkb, note="EWKB")
+EXTENSIONS: Final = {
+    ("hstore", "hstore"): Scalar(composites.HSTORE, composites.to_map),
+    ("vector", "vector"): _VECTOR,
+    ("vector", "halfvec"): _VECTOR,
+    ("postgis", "geometry"): _GEOMETRY,
+    ("postgis", "geography"): _GEOMETRY,
+}
+
+FREE_NUMERIC: Final = _text("NaN and Infinity included; `as: decimal(p,s)` makes it a decimal")
 
 
 def mapping(
-    type_oid: int,
-    typmod: int,
-    catalog: Types,
-    *,
-    dimensions: int = 1,
-    override: pa.DataType | None = None,
+    type_oid: int, typmod: int, catalog: Types, *, dimensions: int = 1, read_as: str = ""
 ) -> TypeMapping:
     """How a column of this type maps.
 
     `dimensions` is the column's declared number (pg_attribute.attndims): above 1, an array becomes
-    JSON. `override` is the user's wish (`as:`): string for any type, a decimal for `numeric`.
+    JSON. `read_as` is the user's wish (`as:`): text for any type, json for an array, decimal(p,s)
+    for `numeric`.
 
     Raises:
-        ConfigError: the type cannot be read as `override`.
+        ConfigError: the type cannot be read as `read_as`.
     """
     found = catalog.get(type_oid)
-    if override is not None:
-        return _overridden(found, typmod, catalog, override)
+    if read_as:
+        return _wished(found, typmod, catalog, read_as)
     if found.base:
         return _domain(found, catalog, dimensions)
     if found.element:
         return _array(found, typmod, catalog, dimensions)
+    if found.relation and (fields := catalog.fields(found)):
+        return _composite(found, fields, catalog)
     scalar = _scalar(found, typmod)
     return TypeMapping(scalar.arrow, found.output, scalar.cast, scalar.native)
 
@@ -177,17 +222,18 @@ def _domain(found: PgType, catalog: Types, dimensions: int) -> TypeMapping:
     return replace(inner, domain_over=inner.domain_over or catalog.get(found.base).sql)
 
 
-def _scalar(found: PgType, typmod: int) -> _Scalar:
+def _scalar(found: PgType, typmod: int) -> Scalar:
     if found.schema != "pg_catalog":
-        return _text()
+        return EXTENSIONS.get((found.extension, found.name), _text())
     if found.name == "numeric":
         arrow = _decimal(typmod)
-        return _FREE_NUMERIC if arrow is None else _number_as_text(arrow)
-    return _SCALARS.get(found.name, _text())
+        return FREE_NUMERIC if arrow is None else number_as_text(arrow)
+    return SCALARS.get(found.name, _text())
 
 
-def _number_as_text(arrow: pa.DataType) -> _Scalar:
-    return _Scalar(arrow, partial(casts.kernel_cast, arrow=arrow), note="NaN is refused")
+def number_as_text(arrow: pa.DataType) -> Scalar:
+    """A decimal, read from its digits."""
+    return Scalar(arrow, partial(casts.kernel_cast, arrow=arrow), note="NaN is refused")
 
 
 def _decimal(typmod: int) -> pa.Decimal128Type | None:
@@ -203,6 +249,9 @@ def _decimal(typmod: int) -> pa.Decimal128Type | None:
     if precision > MAX_DECIMAL_DIGITS or scale > precision:
         return None
     return pa.decimal128(precision, scale)
+
+
+# -- types made of others --------------------------------------------------------------------------
 
 
 def _array(found: PgType, typmod: int, catalog: Types, dimensions: int) -> TypeMapping:
@@ -224,97 +273,58 @@ def _to_list(text: pa.StringArray, element: TypeMapping, delimiter: str) -> pa.L
         values = element.cast(elements)
     except UnrepresentableValueError as error:
         row = int(offsets.searchsorted(error.context["row"], side="right")) - 1
-        value = text[row].as_py()
-        raise casts.unrepresentable(value, row, error.context["count"], arrow) from error
+        raise _inside(text, row, error, arrow) from error
     mask = text.is_null() if text.null_count else None
     return pa.ListArray.from_arrays(pa.array(offsets), values, type=arrow, mask=mask)
 
 
-def _overridden(found: PgType, typmod: int, catalog: Types, override: pa.DataType) -> TypeMapping:
-    own = mapping(found.oid, typmod, catalog)
-    if pa.types.is_string(override):
-        return replace(own, arrow=_TEXT, cast=casts.to_text, native=None)
-    if pa.types.is_decimal128(override) and own.output == "pg_catalog.numeric_out":
-        return replace(own, arrow=override, cast=_number_as_text(override).cast)
-    raise ConfigError(
-        f"type {found.name} cannot be read as {override}",
-        hint="`as:` takes string for any type, and decimal(p,s) for numeric",
+def _inside(
+    text: pa.StringArray, row: int, error: UnrepresentableValueError, arrow: pa.DataType
+) -> UnrepresentableValueError:
+    """The error for a value that holds another one that cannot be held."""
+    return casts.unrepresentable(text[row].as_py(), row, error.context["count"], arrow)
+
+
+def _composite(found: PgType, fields: Sequence[PgField], catalog: Types) -> TypeMapping:
+    named = tuple(
+        (f.name, mapping(f.type_oid, f.typmod, catalog, dimensions=f.dimensions)) for f in fields
     )
+    arrow = pa.struct([pa.field(name, mapped.arrow) for name, mapped in named])
+    casts_of_fields = tuple(mapped.cast for _, mapped in named)
+    to_struct = partial(_to_struct, arrow=arrow, fields=casts_of_fields)
+    return TypeMapping(arrow, found.output, to_struct)
 
 
-# -- its documentation -----------------------------------------------------------------------------
+def _to_struct(
+    text: pa.StringArray, arrow: pa.StructType, fields: Sequence[Cast]
+) -> pa.StructArray:
+    values = []
+    columns = composites.split_fields(text, len(fields), arrow)
+    for column, cast in zip(columns, fields, strict=True):
+        try:
+            values.append(cast(column))
+        except UnrepresentableValueError as error:
+            raise _inside(text, error.context["row"], error, arrow) from error
+    mask = text.is_null() if text.null_count else None
+    return pa.StructArray.from_arrays(values, fields=list(arrow), mask=mask)
 
 
-@dataclass(frozen=True)
-class TypeRow:
-    """A line of the reference page: names as SQL spells them."""
+# -- the user's wishes -----------------------------------------------------------------------------
 
-    postgres: str
-    arrow: str
-    snapshot: str  # binary or text
-    note: str = ""
+_DECIMAL: Final = re.compile(r"decimal\((\d+),\s*(\d+)\)", re.ASCII)
 
 
-_SQL_NAMES: Final = {
-    "bool": "boolean",
-    "int2": "smallint",
-    "int4": "integer",
-    "int8": "bigint",
-    "float4": "real",
-    "float8": "double precision",
-    "varchar": "varchar(n)",
-    "bpchar": "char(n)",
-}
-
-_FAMILIES: Final = (
-    TypeRow("array, one dimension", "list<element>", "text", "NULL elements kept; a value with "
-            "more dimensions, or bounds not beginning at 1, is refused"),
-    TypeRow("array, declared with more", "string", "text", "JSON; bounds not beginning at 1 are "
-            "refused"),
-    TypeRow("domain", "that of its base type", "as its base type"),
-    TypeRow("enum", "string", "text", "its label"),
-    TypeRow("inet, cidr, macaddr, macaddr8", "string", "text"),
-    TypeRow("ranges, multiranges", "string", "text"),
-    TypeRow("bit, varbit", "string", "text"),
-    TypeRow("tsvector, tsquery", "string", "text"),
-    TypeRow("xml, name, \"char\", oid, geometric types", "string", "text"),
-    TypeRow("composite, and any other", "string", "text", "as Postgres prints it"),
-)  # fmt: skip
-
-
-_PAGE: Final = """\
-## From Postgres to Arrow
-
-A value is the same whether it came by the stream or by a snapshot. Values are exact; one that its
-Arrow type cannot hold stops its table with an error that names it, and never becomes NULL, a
-sentinel or a clamped value.
-
-Texts are those of a session with `DateStyle=ISO`, `TimeZone=UTC`, `IntervalStyle=iso_8601`,
-`extra_float_digits=3` and `bytea_output=hex`. The third column tells how a snapshot fetches the
-column: in Postgres' binary format, or as the text that its type's output function prints.
-
-| Postgres | Arrow | snapshot | remarks |
-|---|---|---|---|
-{rows}
-"""
-
-
-def types_table() -> list[TypeRow]:
-    """Every type and what it becomes, in the order of the reference page."""
-    decimal = _number_as_text(pa.decimal128(38, 0))
-    return [
-        *(_row(_SQL_NAMES.get(name, name), scalar) for name, scalar in _SCALARS.items()),
-        TypeRow("numeric(p,s), 0 ≤ s ≤ p ≤ 38", "decimal128(p, s)", "text", decimal.note),
-        _row("numeric otherwise", _FREE_NUMERIC),
-        *_FAMILIES,
-    ]
-
-
-def _row(name: str, scalar: _Scalar) -> TypeRow:
-    return TypeRow(name, str(scalar.arrow), "binary" if scalar.native else "text", scalar.note)
-
-
-def types_page() -> str:
-    """This direction's part of the reference page, docs/reference/types.md."""
-    lines = [f"| {r.postgres} | {r.arrow} | {r.snapshot} | {r.note} |" for r in types_table()]
-    return _PAGE.format(rows="\n".join(lines))
+def _wished(found: PgType, typmod: int, catalog: Types, read_as: str) -> TypeMapping:
+    own = mapping(found.oid, typmod, catalog)
+    if read_as == "text":
+        return replace(own, arrow=_TEXT, cast=casts.to_text, native=None)
+    if read_as == "json" and own.output == "pg_catalog.array_out":
+        as_json = mapping(found.oid, typmod, catalog, dimensions=2)
+        return replace(as_json, domain_over=own.domain_over)
+    if own.output == "pg_catalog.numeric_out" and (digits := _DECIMAL.fullmatch(read_as)):
+        arrow = pa.decimal128(int(digits[1]), int(digits[2]))
+        return replace(own, arrow=arrow, cast=number_as_text(arrow).cast)
+    raise ConfigError(
+        f"type {found.name} cannot be read as {read_as}",
+        hint="`as:` takes text for any type, json for arrays, and decimal(p,s) for numeric",
+    )
