@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from headrace.config.quantities import Port
+from headrace.config.quantities import Duration, Port
 
 SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
 
@@ -64,6 +64,13 @@ class PostgresConnection(Frozen):
     )
     sslcert: str | None = Field(default=None, description="File of the client's certificate.")
     sslkey: str | None = Field(default=None, description="File of the client's key.")
+    connection_timeout: Duration = Field(
+        default=10.0,
+        ge=2.0,
+        json_schema_extra={"default": "10s"},
+        description="How long a server, or the way to it, may be silent before a connection counts "
+        "as dead and is made anew; 2s and up.",
+    )
 
     @field_validator("url")
     @classmethod

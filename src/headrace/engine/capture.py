@@ -39,6 +39,10 @@ class CommitPolicy:
     rest: float = 3.0
     max_rest: float = 1.0  # seconds; 250 tables that change take as long to be written
     progress_interval: float = 10.0  # an idle source's position is recorded this often, in seconds
+    # Where only other databases write, the position is what lets the source drop their WAL: it is
+    # recorded after so many bytes, but not oftener than this many seconds.
+    progress_bytes: int = 256 << 10
+    progress_rest: float = 0.25
 
     def pause(self, took: float) -> float:
         """Seconds from the end of a commit that took so long to the next."""
@@ -53,7 +57,9 @@ class CommitPolicy:
         if state.rows:
             rested = state.since_commit >= self.pause(state.commit_took)
             return rested and (state.idle or state.since_commit >= self.max_delay)
-        return state.behind and (
+        if state.behind >= self.progress_bytes and state.since_commit >= self.progress_rest:
+            return True
+        return state.behind > 0 and (
             state.position_wanted or state.since_commit >= self.progress_interval
         )
 
@@ -66,7 +72,7 @@ class Pending:
     rows: int
     in_transaction: bool
     idle: bool  # nothing more has arrived
-    behind: bool  # the source told a position that is not durable yet
+    behind: int  # bytes of WAL up to the position that the source told, and is not durable yet
     position_wanted: bool  # the source, or someone who waits for a position, asks for it
     since_commit: float
     commit_took: float
@@ -276,7 +282,7 @@ class _Session:
 
     def _pending(self, *, idle: bool) -> Pending:
         stream, received = self._stream, self._stream.received_lsn
-        behind = received > self._durable
+        behind = max(received - self._durable, 0)
         self._capture.progress.received = received
         target = self._capture.target
         wanted = target is not None and self._durable < target

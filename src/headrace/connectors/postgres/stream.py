@@ -43,8 +43,9 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 class ReplicationStream:
     """One START_REPLICATION session; see `engine.protocols.ChangeStream`.
 
-    `silence` is how many seconds may pass without a word from the server, which is asked for one
-    after half of them, before the connection counts as dead.
+    `silence` is how many seconds may pass without a word from the server before the connection
+    counts as dead. With every status it is asked for one unless it spoke since the last: so it also
+    tells its position while it reads WAL of other databases, of which it says nothing by itself.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class ReplicationStream:
         self._keepalive_lsn = start
         self._flushed = start
         self.reply_requested = False
-        self._asked = self._busy = False
+        self._busy = False
         self._heard = self._acked = time.monotonic()
 
     # -- receiving ---------------------------------------------------------------------------------
@@ -102,7 +103,7 @@ class ReplicationStream:
             size += drained
         self._busy = size >= BUSY_BYTES
         if received or size:
-            self._heard, self._asked = time.monotonic(), False
+            self._heard = time.monotonic()
         return bool(received or size)
 
     def _consume(self) -> None:
@@ -169,8 +170,6 @@ class ReplicationStream:
                 f"the server has not answered for {silent:.0f} s",
                 hint="check the network between Headrace and the server; Headrace reconnects",
             )
-        if silent > self._silence / 2 and not self._asked:
-            self.ask_position()
 
     # -- what has come -----------------------------------------------------------------------------
 
@@ -205,12 +204,11 @@ class ReplicationStream:
 
     def ask_position(self) -> None:
         """See `ChangeStream.ask_position`."""
-        self._asked = True
         self._send_status(reply=True)
 
     def _send_due_status(self) -> None:
         if time.monotonic() - self._acked >= ACK_INTERVAL:
-            self._send_status()
+            self._send_status(reply=self._heard < self._acked)
 
     def _send_status(self, *, reply: bool = False) -> None:
         self._acked = time.monotonic()
