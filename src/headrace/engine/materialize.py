@@ -223,7 +223,8 @@ class Materialization:
 
     def _patience(self) -> float:
         now = time.monotonic()
-        waits = [s.due - now for s in self.tables.values() if s.queue and s.due > now]
+        progress, states = self._progress, self.tables.values()
+        waits = [max(0.0, s.due - now) for s in states if s.wanting(progress)]
         compared = [COMMIT_INTERVAL for s in self.tables.values() if s.comparing is not None]
         return min([RECORD_INTERVAL, *waits, *compared])
 

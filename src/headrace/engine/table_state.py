@@ -106,7 +106,11 @@ class TableState:
 
     def ready(self, now: float, progress: int) -> bool:
         """Whether there is something to do for this table now."""
-        if self.phase in (Phase.FAILED, Phase.HELD) or now < self.due:
+        return now >= self.due and self.wanting(progress)
+
+    def wanting(self, progress: int) -> bool:
+        """Whether there is something to do for this table, once it has rested until `due`."""
+        if self.phase in (Phase.FAILED, Phase.HELD):
             return False
         if self.comparing is not None and not self.comparing.done():
             return False
