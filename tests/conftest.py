@@ -26,14 +26,19 @@ Servers = Callable[[int], EmbeddedPostgres]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test marked `versions` runs on the session's server, and on each version before it."""
-    if not metafunc.definition.get_closest_marker("versions"):
+    """A test marked `versions` runs on the session's server, and on each version before it.
+
+    `newest=False` is for a test of which the session's server has a more thorough one.
+    """
+    versions = metafunc.definition.get_closest_marker("versions")
+    if versions is None:
         return
     since = metafunc.definition.get_closest_marker("since")
     oldest = since.args[0] if since else min(BUILDS)
     one_version_only = {"HEADRACE_TEST_DSN", BINARIES} & set(os.environ)
     others = [] if one_version_only else [v for v in BUILDS if oldest <= v < NEWEST]
-    metafunc.parametrize("postgres_version", [None, *others], ids=lambda v: str(v or "newest"))
+    newest = [None] if versions.kwargs.get("newest", True) else []
+    metafunc.parametrize("postgres_version", newest + others, ids=lambda v: str(v or "newest"))
 
 
 @pytest.fixture

@@ -180,6 +180,7 @@ def test_a_table_whose_updates_would_fail_at_the_source_is_refused_with_the_reme
 # -- shapes ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.versions
 def test_4_tables_of_every_shape_equal_their_source(shop):
     """Invariant 4: partitioned, generated, wide, empty, all NULL, with a dropped column."""
     wide = ", ".join(f"c{n} {('int', 'text', 'numeric(9,2)')[n % 3]}" for n in range(300))
