@@ -6,6 +6,9 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from threading import Event
+from typing import Any
+
+import psycopg
 
 from headrace.config import Capture as CaptureSettings
 from headrace.config import SelectedTable, Settings, select_tables
@@ -13,10 +16,11 @@ from headrace.config.connections import DeltaConnection, PostgresConnection
 from headrace.config.refining import refresh_policy
 from headrace.connectors.delta.destination import DeltaDestination
 from headrace.connectors.delta.source import DeltaSource
-from headrace.connectors.postgres.catalog import discover
+from headrace.connectors.postgres.catalog import ReadAs, discover
 from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.coverage import Coverage, departures, read_coverage
 from headrace.connectors.postgres.destination import PostgresDestination
+from headrace.connectors.postgres.read_as import impossible
 from headrace.connectors.postgres.slot_state import slot_state
 from headrace.connectors.postgres.source import PostgresSource
 from headrace.engine.materialize import Materialization
@@ -48,7 +52,40 @@ def select(settings: Settings, capture: CaptureSettings) -> Selection:
     """
     with source_session(capture.connection) as session:
         found = [table.table for table in discover(session)]
-    return {name: select_tables(settings, name, found) for name in capture.pipelines}
+        selection = {name: select_tables(settings, name, found) for name in capture.pipelines}
+        _check_wishes(settings, session, selection)
+    return selection
+
+
+def _check_wishes(
+    settings: Settings, session: psycopg.Connection[Any], selection: Selection
+) -> None:
+    """Raises ConfigError: a column cannot be read as the file says."""
+    for pipeline, tables in selection.items():
+        wishes = {table.source: table.read_as for table in tables if table.read_as}
+        for _, column, why in impossible(session, wishes) if wishes else ():
+            path = ("pipelines", pipeline, "tables")
+            raise settings.origin.error(path, why, f"mend columns: {{as: {{{column}: …}}}}")
+
+
+def read_as(settings: Settings, selection: Selection) -> Mapping[TableId, ReadAs]:
+    """How columns are read by the one capture that all these pipelines share.
+
+    Raises:
+        ConfigError: two pipelines want to have a table read differently.
+    """
+    wishes: dict[TableId, tuple[str, ReadAs]] = {}
+    for pipeline, tables in selection.items():
+        for table in tables:
+            first, wish = wishes.setdefault(table.source, (pipeline, table.read_as))
+            if wish != table.read_as:
+                raise settings.origin.error(
+                    ("pipelines", pipeline, "tables"),
+                    f"{table.source} is read by one slot for this pipeline and {first}, but "
+                    "columns: as: differs",
+                    "say the same in both, or give this pipeline a slot of its own",
+                )
+    return {table: wish for table, (_, wish) in wishes.items()}
 
 
 def selected(settings: Settings, pipeline: str) -> Sequence[SelectedTable]:
@@ -193,6 +230,7 @@ def running(
             log.latest_schemas(),
             _stop_departed(storage, log, capture, selected),
             stop,
+            read_as=read_as(settings, selection),
         )
         reader = LogReader.open(storage, capture.name, feed=log.feed)
         materializations = [

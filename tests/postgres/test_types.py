@@ -407,14 +407,14 @@ def test_a_type_can_be_overridden_by_string_and_numeric_by_a_decimal(typed: Read
     with pytest.raises(UnrepresentableValueError):
         as_decimal.from_text(pa.array(["1.555"]))
     with pytest.raises(ConfigError):
-        mapping(oid, -1, types, read_as="json")
+        mapping(oid, -1, types, read_as="decimal(5,2)")
 
 
-def test_as_json_takes_arrays_of_any_dimensions_and_bounds(typed: Reader) -> None:
+def test_as_text_takes_arrays_of_any_dimensions_and_bounds(typed: Reader) -> None:
     literals = ["{1,2}", "{{1,2},{3,NULL}}", "[0:1]={1,2}", "[2:2][0:0]={{7}}", "{}", None]
     column = typed.column("int[]", literals)
     types = TypeCatalog.read(typed.session)
-    mapped = mapping(column.described.type_oid, -1, types, read_as="json")
+    mapped = mapping(column.described.type_oid, -1, types, read_as="text")
     assert mapped.from_text(column.texts()).to_pylist() == [
         *("[1,2]", "[[1,2],[3,null]]", '{"[0:1]":[1,2]}', '{"[2:2][0:0]":[[7]]}', "[]", None)
     ]

@@ -128,6 +128,8 @@ PUBLISHED_TABLES: Final = f"""
 """
 
 Connection = psycopg.Connection[Any]
+ReadAs = Mapping[str, str]  # by column, as `types.mapping` takes it
+NO_WISHES: Final[ReadAs] = {}
 
 
 class TypeCatalog:
@@ -188,8 +190,9 @@ class CatalogColumn:
     generated: bool
     missing: str | None
 
-    def mapping(self, types: TypeCatalog) -> TypeMapping:
-        return mapping(self.type_oid, self.typmod, types, dimensions=self.dimensions)
+    def mapping(self, types: TypeCatalog, read_as: str = "") -> TypeMapping:
+        dimensions = self.dimensions
+        return mapping(self.type_oid, self.typmod, types, dimensions=dimensions, read_as=read_as)
 
     def missing_value(self, types: TypeCatalog, mapped: TypeMapping) -> pa.Scalar:
         literal = pa.array([self.missing], pa.string())
@@ -214,6 +217,7 @@ def read_table_schema(
     *,
     version: int = 0,
     publication: str | None = None,
+    read_as: ReadAs = NO_WISHES,
     missing_ok: Literal[False] = False,
 ) -> DescribedTable: ...
 
@@ -226,6 +230,7 @@ def read_table_schema(
     *,
     version: int = 0,
     publication: str | None = None,
+    read_as: ReadAs = NO_WISHES,
     missing_ok: bool,
 ) -> DescribedTable | None: ...
 
@@ -237,15 +242,18 @@ def read_table_schema(
     *,
     version: int = 0,
     publication: str | None = None,
+    read_as: ReadAs = NO_WISHES,
     missing_ok: bool = False,
 ) -> DescribedTable | None:
     """The table as this session's snapshot shows it, without generated columns.
 
     With `publication`, the columns are those that it publishes (15 and later), generated ones
-    included where it does. Without such a table: None if `missing_ok`.
+    included where it does. Without such a table: None if `missing_ok`. `read_as` says of columns
+    how their values are to be read, where not as their types tell.
 
     Raises:
         TableNotFoundError: there is no such table, and not `missing_ok`.
+        ConfigError: a column cannot be read as `read_as` says.
     """
     found = connection.execute(TABLE, (table.schema, table.name)).fetchone()
     if found is None:
@@ -257,7 +265,9 @@ def read_table_schema(
         )
     oid, identity = found
     columns = _columns(connection, oid, _published(connection, table, publication))
-    mappings = tuple(column.mapping(types) for column in columns)
+    mappings = tuple(column.mapping(types, read_as.get(column.name, "")) for column in columns)
+    key = tuple(name for (name,) in connection.execute(KEY, (oid,)))
+    sent = {column.name for column in columns}
     schema = TableSchema(
         table,
         version,
@@ -265,7 +275,7 @@ def read_table_schema(
             Column(column.name, mapped.arrow, column.source_type, column.attnum)
             for column, mapped in zip(columns, mappings, strict=True)
         ),
-        tuple(name for (name,) in connection.execute(KEY, (oid,))),
+        key if sent.issuperset(key) else (),  # part of a key identifies nothing
         ReplicaIdentity(identity),
         {
             column.name: column.missing_value(types, mapped)
@@ -286,10 +296,13 @@ def column_mappings(
     connection: Connection, types: TypeCatalog, table: TableId
 ) -> dict[str, TypeMapping]:
     """How each column of a table is read, generated ones too; empty without such a table."""
+    return {column.name: column.mapping(types) for column in table_columns(connection, table)}
+
+
+def table_columns(connection: Connection, table: TableId) -> list[CatalogColumn]:
+    """Every column of a table, generated ones too; empty without such a table."""
     found = connection.execute(TABLE, (table.schema, table.name)).fetchone()
-    if found is None:
-        return {}
-    return {column.name: column.mapping(types) for column in _every_column(connection, found[0])}
+    return [] if found is None else _every_column(connection, found[0])
 
 
 def _published(

@@ -49,7 +49,8 @@ class BoundSchema:
             name = self.schema.names[column]
             raise UnrepresentableValueError(
                 f"{self.schema.table}: column {name!r}: {error.message}",
-                hint=error.hint,
+                hint=f"columns: {{as: {{{name}: text}}}} for {self.schema.table} in headrace.yaml, "
+                f"or change the value; then: headrace resync {self.schema.table}",
                 table=str(self.schema.table),
                 column=name,
                 **error.context,

@@ -21,7 +21,13 @@ from headrace.connectors.postgres.attribution import (
     KnownColumns,
     attribute_numbers,
 )
-from headrace.connectors.postgres.catalog import DescribedTable, TypeCatalog, read_table_schema
+from headrace.connectors.postgres.catalog import (
+    NO_WISHES,
+    DescribedTable,
+    ReadAs,
+    TypeCatalog,
+    read_table_schema,
+)
 from headrace.connectors.postgres.decoding import BoundSchema
 from headrace.connectors.postgres.types import TypeMapping, mapping
 from headrace.errors import UnsupportedSchemaChangeError
@@ -87,7 +93,7 @@ class SchemaRegistry:
 
     `connect` opens a short catalog session. `known` holds the newest version of each table that the
     log has. Tables that nobody selected are not `wanted`; one that was given up is not, either,
-    until a snapshot takes it up again.
+    until a snapshot takes it up again. `read_as` says by table and column how values are read.
     """
 
     def __init__(
@@ -96,8 +102,10 @@ class SchemaRegistry:
         publication: str,
         known: Mapping[TableId, TableSchema],
         selected: Collection[TableId],
+        read_as: Mapping[TableId, ReadAs] | None = None,
     ) -> None:
         self._connect = connect
+        self._read_as = read_as or {}
         self._publication = publication
         self._newest = dict(known)
         self._streamed: dict[TableId, TableSchema] = {}  # a snapshot's may be ahead of it
@@ -142,21 +150,35 @@ class SchemaRegistry:
     def of_table(self, connection: Connection, types: TypeCatalog, table: TableId) -> BoundSchema:
         """The version that the catalog shows in this session's snapshot."""
         with self._lock:
-            live = read_table_schema(connection, types, table, publication=self._publication)
+            live = read_table_schema(
+                connection,
+                types,
+                table,
+                publication=self._publication,
+                read_as=self._wishes(table),
+            )
             if table not in self._wanted:  # the stream goes on from here
                 self._streamed.pop(table, None)
                 self._wanted.add(table)
             versioned = self._versioned(live.schema, self._newest.get(table))
             return BoundSchema(versioned, live.mappings)
 
+    def _wishes(self, table: TableId) -> ReadAs:
+        return self._read_as.get(table, NO_WISHES)
+
     def _bind(self, connection: Connection, types: TypeCatalog, relation: Relation) -> BoundSchema:
         table = TableId(relation.namespace, relation.name)
         former = self._streamed.get(table) or self._newest.get(table)
         live = read_table_schema(
-            connection, types, table, publication=self._publication, missing_ok=True
+            connection,
+            types,
+            table,
+            publication=self._publication,
+            read_as=self._wishes(table),
+            missing_ok=True,
         )
         known = _known_columns(connection, relation, former, live)
-        schema, mappings = _describe(types, table, relation, live, known)
+        schema, mappings = _describe(types, table, relation, live, known, self._wishes(table))
         if former is not None:
             added = [c.attnum for c in schema.columns if former.counterpart(c) is None]
             _refuse_computed(connection, relation, table, added)
@@ -228,6 +250,7 @@ def _describe(
     relation: Relation,
     live: DescribedTable | None,
     known: KnownColumns,
+    read_as: ReadAs,
 ) -> tuple[TableSchema, tuple[TypeMapping, ...]]:
     """A Relation's schema: from the catalog as far as it still is the same, else by itself."""
     looks = [(c.name, types.format(c.type_oid, c.type_modifier)) for c in relation.columns]
@@ -238,7 +261,10 @@ def _describe(
         raise _ambiguous(table, names) from error
     if numbers is None:
         numbers = tuple(_number_by_name(known, look) for look in looks)
-    pairs = [_column(types, c, n, live) for c, n in zip(relation.columns, numbers, strict=True)]
+    pairs = [
+        _column(types, column, number, live, read_as.get(column.name, ""))
+        for column, number in zip(relation.columns, numbers, strict=True)
+    ]
     columns = tuple(column for column, _ in pairs)
     identity = ReplicaIdentity(relation.replica_identity)
     key = _key(relation, identity, _live_key(live, columns))
@@ -283,7 +309,11 @@ def _constants(live: DescribedTable | None, columns: Sequence[Column]) -> dict[s
 
 
 def _column(
-    types: TypeCatalog, column: RelationColumn, number: int, live: DescribedTable | None
+    types: TypeCatalog,
+    column: RelationColumn,
+    number: int,
+    live: DescribedTable | None,
+    read_as: str,
 ) -> tuple[Column, TypeMapping]:
     for index, same in enumerate(live.columns if live is not None else ()):
         if same.attnum == number and (same.type_oid, same.typmod) == (
@@ -293,7 +323,7 @@ def _column(
             assert live is not None
             found = replace(live.schema.columns[index], name=column.name)
             return found, live.mappings[index]
-    mapped = mapping(column.type_oid, column.type_modifier, types)
+    mapped = mapping(column.type_oid, column.type_modifier, types, read_as=read_as)
     source_type = types.format(column.type_oid, column.type_modifier)
     return Column(column.name, mapped.arrow, source_type, number), mapped
 

@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 from psycopg import pq, sql
 
+from headrace.connectors.postgres.catalog import ReadAs
 from headrace.connectors.postgres.config import PostgresConnection, connect, conninfo
 from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.coverage import Coverage, departures, read_coverage
@@ -47,13 +48,14 @@ class PostgresSource:
         known: Mapping[TableId, TableSchema],
         covered: Mapping[TableId, Coverage] | None = None,
         stop: threading.Event | None = None,
+        read_as: Mapping[TableId, ReadAs] | None = None,
     ) -> None:
         self._stop = stop or threading.Event()
         self._settings = settings
         self._covered = dict(covered or {})
         self._slot = slot
         self._publication = publication
-        self.registry = SchemaRegistry(self.connect, publication, known, selected)
+        self.registry = SchemaRegistry(self.connect, publication, known, selected, read_as)
 
     def connect(self) -> AbstractContextManager[psycopg.Connection[Any]]:
         return source_session(self._settings)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ import pyarrow.types as pt
 from headrace.model.arrow import is_binary, is_list
 
 Texts = Sequence[str | None]
+_Unit = Literal["D", "us"]
 
 _CIVIL: Final = re.compile(r"\+?(-?\d+)(-\d\d-\d\d)(?:T(.*))?")
 
@@ -80,11 +81,11 @@ def _joined(
     return [join(elements[start:end]) if valid else None for valid, start, end in bounds]
 
 
-def _moments(counts: pa.Array, unit: str, zone: str) -> Texts:
+def _moments(counts: pa.Array, unit: _Unit, zone: str) -> Texts:
     return [None if n is None else _moment(n, unit, zone) for n in counts.to_pylist()]
 
 
-def _moment(count: int, unit: str, zone: str) -> str:
+def _moment(count: int, unit: _Unit, zone: str) -> str:
     """A date or timestamp that many days or microseconds from 1970 on, of any age."""
     found = _CIVIL.fullmatch(str(np.datetime64(count, unit)))
     assert found is not None  # that is how numpy prints them

@@ -203,8 +203,8 @@ def array_literals(texts: pa.Array) -> pa.Array:
     return pa.array([None if t is None else _literal(t) for t in texts.to_pylist()], pa.string())
 
 
-# As `arrays.nested_json` writes them. A literal of an array ends in a brace, and if it begins with a
-# quoted element, no colon follows that.
+# As `arrays.nested_json` writes them. A literal of an array ends in a brace, and if it begins with
+# a quoted element, no colon follows that.
 _JSON_ARRAY: Final = re.compile(r'\{"(\[[^"]*\])":(\[.*\])\}|(\[.*\])', re.DOTALL)
 _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\],]|[^\[\],"\s]+')
 _BRACKETS: Final = {"[": "{", "]": "}", "null": "NULL"}

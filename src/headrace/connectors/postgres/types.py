@@ -20,6 +20,7 @@ from headrace.connectors.postgres import arrays, casts, composites
 from headrace.errors import ConfigError, UnrepresentableValueError
 
 MAX_DECIMAL_DIGITS: Final = 38  # what decimal128 holds
+ARRAY_OUT: Final = "pg_catalog.array_out"
 
 Cast = Callable[[pa.Array], pa.Array]
 
@@ -197,8 +198,8 @@ def mapping(
     """How a column of this type maps.
 
     `dimensions` is the column's declared number (pg_attribute.attndims): above 1, an array becomes
-    JSON. `read_as` is the user's wish (`as:`): text for any type, json for an array, decimal(p,s)
-    for `numeric`.
+    JSON. `read_as` is the user's wish (`as:`): text for any type, which is JSON of an array, and
+    decimal(p,s) for `numeric`.
 
     Raises:
         ConfigError: the type cannot be read as `read_as`.
@@ -316,15 +317,14 @@ _DECIMAL: Final = re.compile(r"decimal\((\d+),\s*(\d+)\)", re.ASCII)
 
 def _wished(found: PgType, typmod: int, catalog: Types, read_as: str) -> TypeMapping:
     own = mapping(found.oid, typmod, catalog)
+    if read_as == "text" and own.output == ARRAY_OUT:
+        return mapping(found.oid, typmod, catalog, dimensions=2)
     if read_as == "text":
         return replace(own, arrow=_TEXT, cast=casts.to_text, native=None)
-    if read_as == "json" and own.output == "pg_catalog.array_out":
-        as_json = mapping(found.oid, typmod, catalog, dimensions=2)
-        return replace(as_json, domain_over=own.domain_over)
     if own.output == "pg_catalog.numeric_out" and (digits := _DECIMAL.fullmatch(read_as)):
         arrow = pa.decimal128(int(digits[1]), int(digits[2]))
         return replace(own, arrow=arrow, cast=number_as_text(arrow).cast)
     raise ConfigError(
         f"type {found.name} cannot be read as {read_as}",
-        hint="`as:` takes text for any type, json for arrays, and decimal(p,s) for numeric",
+        hint="`as:` takes text for any type, and decimal(p,s) for numeric",
     )
