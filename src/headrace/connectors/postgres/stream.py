@@ -29,8 +29,10 @@ from headrace.pgoutput.frames import KEEPALIVE, parse_keepalive, standby_status
 # A burst ends here even if more has arrived, so that pending bytes are looked at in between.
 BURST_BYTES: Final = 4 << 20
 
-# Acknowledging wakes the walsender; once a second is enough to let WAL go.
+# Acknowledging wakes the walsender; once a second is enough to let WAL go, and at once so much WAL
+# in which there was nothing for us: a walsender that skips over it has time to listen.
 ACK_INTERVAL: Final = 1.0
+SKIPPED_BYTES: Final = 64 << 10
 
 # After a burst of this size more is on its way: let it gather for a moment, instead of waking the
 # walsender for every few messages, which costs it more than decoding them.
@@ -67,7 +69,7 @@ class ReplicationStream:
         self._waker.setblocking(False)
         self._wakened.setblocking(False)
         self._keepalive_lsn = start
-        self._flushed = start
+        self._flushed = self._told = start
         self.reply_requested = False
         self._busy = False
         self._heard = self._acked = time.monotonic()
@@ -197,7 +199,8 @@ class ReplicationStream:
     def acknowledge(self, lsn: Lsn) -> None:
         """Note that everything up to `lsn` is durable; sent at once if the server waits for it."""
         self._flushed = max(self._flushed, lsn)
-        if self.reply_requested:
+        skipped = lsn > self._decoder.last_commit_lsn and lsn - self._told >= SKIPPED_BYTES
+        if self.reply_requested or skipped:
             self._send_status()
         else:
             self._send_due_status()
@@ -211,7 +214,7 @@ class ReplicationStream:
             self._send_status(reply=self._heard < self._acked)
 
     def _send_status(self, *, reply: bool = False) -> None:
-        self._acked = time.monotonic()
+        self._acked, self._told = time.monotonic(), self._flushed
         self.reply_requested = self.reply_requested and self._flushed < self.received_lsn
         try:
             self._pg.put_copy_data(
