@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,11 +32,14 @@ class Tables:
     taken_at: ClassVar[datetime] = datetime(2026, 1, 2, tzinfo=UTC)
 
     @contextmanager
-    def snapshot(self, tables: Sequence[TableId], connections: int) -> Iterator[Tables]:
+    def snapshot(self, tables: Mapping[TableId, Any], connections: int) -> Iterator[Tables]:
         yield self
 
     def schema(self, table: TableId) -> TableSchema:
         return TableSchema(table, 1, (Column("id", pa.int64(), "bigint", 1),), ("id",))
+
+    def identity(self, table: TableId) -> str:
+        return str(table)
 
     def chunks(self, table: TableId) -> list[SnapshotChunk]:
         return [SnapshotChunk(table, n, "", 1) for n in range(CHUNKS)]

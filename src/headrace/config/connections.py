@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from headrace.config.quantities import Duration, Port
+from headrace.config.quantities import Duration, Port, Size
 
 SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
 
@@ -64,6 +64,11 @@ class PostgresConnection(Frozen):
     )
     sslcert: str | None = Field(default=None, description="File of the client's certificate.")
     sslkey: str | None = Field(default=None, description="File of the client's key.")
+    ranges_above: Size = Field(
+        default=4 << 30,
+        description="As a source: a larger table is first copied in ranges of its key, where that "
+        "begins with a whole number, a UUID, a date or a time; finished ranges survive a restart.",
+    )
     connection_timeout: Duration = Field(
         default=10.0,
         ge=2.0,

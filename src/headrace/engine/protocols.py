@@ -16,6 +16,7 @@ from headrace.model import (
     DecodedChanges,
     FeedPlan,
     FileDiff,
+    KeyRange,
     Lsn,
     NetChanges,
     Rejected,
@@ -102,6 +103,10 @@ class Snapshot(Protocol):
 
     def schema(self, table: TableId) -> TableSchema: ...
 
+    def identity(self, table: TableId) -> str:
+        """Tells a table from another one of the name, or one of which other rows are told."""
+        ...
+
     def chunks(self, table: TableId) -> Sequence[SnapshotChunk]: ...
 
     def read(self, chunk: SnapshotChunk) -> Generator[pa.RecordBatch]: ...
@@ -127,8 +132,13 @@ class Source(Protocol):
     def stream(self, from_lsn: Lsn) -> ChangeStream: ...
 
     def snapshot(
-        self, tables: Sequence[TableId], connections: int
-    ) -> AbstractContextManager[Snapshot]: ...
+        self, tables: Mapping[TableId, Sequence[KeyRange] | None], connections: int
+    ) -> AbstractContextManager[Snapshot]:
+        """Tables as of now: the ranges given, or None: the whole table, in chunks that tile it.
+
+        Either all chunks of a table are ranges of its key, in order, or none is.
+        """
+        ...
 
 
 class Content(Protocol):

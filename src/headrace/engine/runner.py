@@ -130,6 +130,7 @@ class Runner:
 
     def _copy(self, tables: list[TableId]) -> None:
         """Copy what is missing; later too, for a destination that was away, or a refresh."""
+        self._copier.keep_only({t for m in self._materializations for t in m.tables})
         taken: dict[TableId, int] = {}  # newest commit of the log after a table was copied
         while not self._quit.is_set():
             try:

@@ -93,10 +93,10 @@ def read_changes(
 
 
 def read_rows(file: Any, schema: pa.Schema, where: str) -> Iterator[pa.Table]:
-    """The rows of a file that `RowWriter` wrote, a batch at a time."""
+    """The rows of a file that `RowWriter` wrote, or those columns of them, a batch at a time."""
     try:
         with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
-            for batch in parquet.iter_batches(BATCH_ROWS):
+            for batch in parquet.iter_batches(BATCH_ROWS, columns=schema.names):
                 yield pa.Table.from_batches([batch]).select(schema.names).cast(schema)
     except (pa.ArrowException, OSError) as error:
         raise LogCorruptError(

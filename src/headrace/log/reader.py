@@ -26,7 +26,7 @@ from headrace.log.documents import (
 )
 from headrace.log.feed import LogFeed
 from headrace.log.layout import Layout, staged_under
-from headrace.log.manifest import LogFile, Manifest, SnapshotEvent
+from headrace.log.manifest import LogFile, Manifest, SnapshotEvent, SnapshotFile
 from headrace.log.parquet import read_changes, read_rows
 from headrace.log.retention import forget_position, read_position, write_position
 from headrace.log.storage import Storage
@@ -239,13 +239,22 @@ class LogReader:
 
     def snapshot_rows(self, event: SnapshotEvent) -> Iterator[pa.Table]:
         """A snapshot's rows, a batch at a time; raises as `snapshot_files` does."""
-        schema = self.schema(event.table, event.schema_version).arrow()
+        schema = self.schema(event.table, event.schema_version)
         for file in event.files:
-            try:
-                with self.storage.open(file.path) as data:
-                    yield from read_rows(data, schema, self.storage.location(file.path))
-            except ObjectMissingError as error:
-                self._missing(file.path, error)
+            yield from self.snapshot_file(schema, file)
+
+    def snapshot_file(
+        self, schema: TableSchema, file: SnapshotFile, columns: Sequence[str] = ()
+    ) -> Iterator[pa.Table]:
+        """The rows of one file of a snapshot, or some columns of them; see `snapshot_rows`."""
+        wanted = schema.arrow()
+        if columns:
+            wanted = pa.schema([wanted.field(name) for name in columns])
+        try:
+            with self.storage.open(file.path) as data:
+                yield from read_rows(data, wanted, self.storage.location(file.path))
+        except ObjectMissingError as error:
+            self._missing(file.path, error)
 
     # -- positions ---------------------------------------------------------------------------------
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 import queue
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, cast
 
@@ -22,6 +23,11 @@ from psycopg import sql
 
 from headrace.connectors.postgres.catalog import TypeCatalog
 from headrace.connectors.postgres.identifiers import qualified, quoted
+from headrace.connectors.postgres.ranges import (
+    in_range,
+    key_ranges,
+    range_column,
+)
 from headrace.connectors.postgres.schemas import SchemaRegistry
 from headrace.connectors.postgres.slots import create_slot
 from headrace.connectors.postgres.snapshot_reading import (
@@ -33,7 +39,7 @@ from headrace.connectors.postgres.snapshot_reading import (
     import_snapshot,
 )
 from headrace.errors import SourceError
-from headrace.model import Lsn, SnapshotChunk, TableId
+from headrace.model import KeyRange, Lsn, SnapshotChunk, TableId, TableSchema
 
 Connector = Callable[[], AbstractContextManager[psycopg.Connection[Any]]]
 
@@ -47,11 +53,15 @@ MAX_CHUNK_PAGES = (1 << 30) // 8192
 CTID_RANGES_SINCE = 140000
 
 RELATION_SIZE = """
-SELECT c.oid::bigint, c.relkind,
-       (pg_relation_size(c.oid) / current_setting('block_size')::int)::bigint AS pages,
-       greatest(c.reltuples, 0)::bigint AS rows
+SELECT c.oid::bigint, c.relkind, current_setting('block_size')::int,
+       sum(pg_relation_size(part.oid))::bigint AS size,
+       sum(greatest(part.reltuples, 0))::bigint AS rows,
+       string_agg(part.oid::text, ',' ORDER BY part.oid) AS parts
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_class part ON part.oid = c.oid OR c.relkind = 'p' AND part.relkind <> 'p'
+       AND part.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree(c.oid))
  WHERE n.nspname = %s AND c.relname = %s
+ GROUP BY c.oid, c.relkind
 """
 
 ROW_FILTER = """
@@ -68,9 +78,10 @@ def open_snapshot(
     connect_replication: Connector,
     registry: SchemaRegistry,
     publication: str,
-    tables: Sequence[TableId],
+    tables: Mapping[TableId, Sequence[KeyRange] | None],
     connections: int,
     stop: threading.Event,
+    ranges_above: int,
 ) -> Iterator[PostgresSnapshot]:
     """Export a snapshot, import it into `connections` readers, and let the slot go.
 
@@ -87,8 +98,10 @@ def open_snapshot(
             taken_at = _clock(session)
             session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             session.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(name))
-            types = TypeCatalog.read(session)
-            plans = {t: _plan(session, types, registry, publication, t) for t in tables}
+            planner = _Planner(
+                session, TypeCatalog.read(session), registry, publication, ranges_above
+            )
+            plans = {table: planner.plan(table, ranges) for table, ranges in tables.items()}
             for reader in opening:
                 readers.put(import_snapshot(reader.result(), name))
         yield PostgresSnapshot(lsn, taken_at, plans, readers)
@@ -110,34 +123,53 @@ def _clock(session: psycopg.Connection[Any]) -> datetime:
     return cast("datetime", found[0])
 
 
-def _plan(
-    session: psycopg.Connection[Any],
-    types: TypeCatalog,
-    registry: SchemaRegistry,
-    publication: str,
-    table: TableId,
-) -> Plan:
-    bound = registry.of_table(session, types, table)
-    found = session.execute(RELATION_SIZE, (table.schema, table.name)).fetchone()
-    if found is None:
-        raise SourceError(f"{table} does not exist", hint="headrace plan shows what is selected")
-    oid, kind, pages, rows = found
-    columns = [
-        mapping.select(quoted(name))
-        for name, mapping in zip(bound.schema.names, bound.mappings, strict=True)
+@dataclass(frozen=True)
+class _Planner:
+    """Plans how tables are copied, in a session that sees the snapshot."""
+
+    session: psycopg.Connection[Any]
+    types: TypeCatalog
+    registry: SchemaRegistry
+    publication: str
+    ranges_above: int
+
+    def plan(self, table: TableId, ranges: Sequence[KeyRange] | None) -> Plan:
+        """How to copy `ranges` of a table, or None: all of it, cut as it is best now."""
+        bound = self.registry.of_table(self.session, self.types, table)
+        found = self.session.execute(RELATION_SIZE, (table.schema, table.name)).fetchone()
+        if found is None:
+            raise SourceError(
+                f"{table} does not exist", hint="headrace plan shows what is selected"
+            )
+        oid, kind, block, size, rows, parts = found
+        columns = [
+            mapping.select(quoted(name))
+            for name, mapping in zip(bound.schema.names, bound.mappings, strict=True)
+        ]
+        # A partitioned root's rows live in its partitions; other tables' children are their own.
+        relation = qualified(table) if kind == "p" else f"ONLY {qualified(table)}"
+        select = f"SELECT {', '.join(columns)} FROM {relation}"  # noqa: S608  # quoted above
+        if ranges is None:
+            ranges = key_ranges(self.session, bound.schema, relation, size, self.ranges_above)
+        whole = kind == "p" or self.session.info.server_version < CTID_RANGES_SINCE
+        pages = ["true"] if whole else _page_ranges(size // block)
+        keep = _row_filter(self.session, self.publication, table)
+        chunks = _key_chunks(bound.schema, ranges, rows) or [
+            SnapshotChunk(table, number, where, rows // len(pages))
+            for number, where in enumerate(pages)
+        ]
+        kept = [replace(chunk, where=f"({chunk.where}) AND ({keep})") for chunk in chunks]
+        return Plan(bound, relation, oid, select, tuple(kept), f"{oid} {parts} {keep}")
+
+
+def _key_chunks(schema: TableSchema, ranges: Sequence[KeyRange], rows: int) -> list[SnapshotChunk]:
+    column = range_column(schema)
+    if column is None:
+        return []
+    return [
+        SnapshotChunk(schema.table, number, in_range(column, keys), rows // len(ranges), keys)
+        for number, keys in enumerate(ranges)
     ]
-    # A partitioned root's rows live in its partitions; any other table's children are their own.
-    name = qualified(table)
-    relation = name if kind == "p" else f"ONLY {name}"
-    select = f"SELECT {', '.join(columns)} FROM {relation}"  # noqa: S608  # quoted above
-    whole = kind == "p" or session.info.server_version < CTID_RANGES_SINCE
-    ranges = ["true"] if whole else _page_ranges(pages)
-    keep = _row_filter(session, publication, table)
-    chunks = tuple(
-        SnapshotChunk(table, number, f"({where}) AND ({keep})", rows // len(ranges))
-        for number, where in enumerate(ranges)
-    )
-    return Plan(bound, relation, oid, select, chunks)
 
 
 def _page_ranges(pages: int) -> list[str]:

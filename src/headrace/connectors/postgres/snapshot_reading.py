@@ -47,6 +47,7 @@ class Plan:
     oid: int
     select: str
     chunks: tuple[SnapshotChunk, ...]
+    identity: str
 
 
 class PostgresSnapshot:
@@ -69,6 +70,9 @@ class PostgresSnapshot:
 
     def chunks(self, table: TableId) -> Sequence[SnapshotChunk]:
         return self._plans[table].chunks
+
+    def identity(self, table: TableId) -> str:
+        return self._plans[table].identity
 
     def read(self, chunk: SnapshotChunk) -> Generator[pa.RecordBatch]:
         """The rows of a chunk, in the very types and values that the stream gives.

@@ -22,7 +22,7 @@ from headrace.connectors.postgres.snapshot import open_snapshot
 from headrace.connectors.postgres.snapshot_reading import PostgresSnapshot
 from headrace.connectors.postgres.stream import ReplicationStream
 from headrace.errors import SlotLostError, SourceError
-from headrace.model import Lsn, TableId, TableSchema
+from headrace.model import KeyRange, Lsn, TableId, TableSchema
 
 # The newest protocol that each server speaks (facts of 13 to 18); 16 and later speak 4.
 PROTOCOL_VERSIONS = {13: 1, 14: 2, 15: 3}
@@ -154,7 +154,7 @@ class PostgresSource:
             raise command_error(result, connection.pgconn.error_message)
 
     def snapshot(
-        self, tables: Sequence[TableId], connections: int
+        self, tables: Mapping[TableId, Sequence[KeyRange] | None], connections: int
     ) -> AbstractContextManager[PostgresSnapshot]:
         """See `Source.snapshot`."""
         return open_snapshot(
@@ -166,6 +166,7 @@ class PostgresSource:
             tables,
             connections,
             self._stop,
+            self._settings.ranges_above,
         )
 
 
