@@ -15,6 +15,8 @@ from typing import Final
 
 FAILPOINTS: Final[dict[str, str]] = {
     "capture.received": "changes were decoded, nothing is durable yet",
+    "capture.spilled": "rows of a transaction in progress are durable, no manifest names them",
+    "capture.rolled_back": "a file was written anew without the rows of a subtransaction",
     "log.file_written": "a data file is fsynced under its temporary name",
     "log.file_renamed": "a data file has its final name, no manifest names it",
     "log.manifest_put": "the manifest is durable, nothing is acknowledged",
@@ -25,6 +27,7 @@ FAILPOINTS: Final[dict[str, str]] = {
     "delta.load_linked": "snapshot files stand in the table's folder, no Delta commit names them",
     "delta.dv_written": "the deletion vector file is durable, no Delta commit names it",
     "delta.data_written": "the data file is durable, no Delta commit names it",
+    "delta.part_written": "a part of a batch is durable, no Delta commit names it",
     "delta.file_rewritten": "a file without the rows that go is durable, no Delta commit names it",
     "delta.versions_closed": "versions that ended stand in a new file, no Delta commit names it",
     "delta.changes_written": "the change data file is durable, no Delta commit names it",

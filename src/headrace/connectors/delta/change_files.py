@@ -7,8 +7,8 @@ two images of one row, and a row that goes from a file that is written anew, can
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import IO, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from headrace.connectors.delta import actions
 from headrace.connectors.delta.actions import Action
-from headrace.connectors.delta.arrangement import divided
+from headrace.connectors.delta.arrangement import PartitionValues, divided
 from headrace.connectors.delta.changeset import Changeset
 from headrace.connectors.delta.names import new_name
 from headrace.connectors.delta.rows import RowIndex
@@ -29,6 +29,7 @@ from headrace.model.feed import CHANGE_TYPE
 from headrace.model.fingerprint import Hasher
 
 FOLDER: Final = "_change_data"
+SHARE_ROWS: Final = 1 << 17  # of a batch in parts, that are told at a time: both images are held
 
 
 def changes_of(
@@ -47,6 +48,36 @@ def changes_of(
         if told is not None:
             return told
     return as_rows(before, batch.upserts) if rewritten else None
+
+
+def changes_of_parts(
+    before: Callable[[], Iterable[pa.Table]],
+    after: Callable[[], Iterable[pa.Table]],
+    schema: pa.Schema,
+    identity: Sequence[str],
+    count: int,
+) -> Iterator[pa.Table]:
+    """The rows that a batch in parts takes away and brings, by change type, some at a time.
+
+    `count`: about how many come. With `identity`, both are read once for each share of the
+    identities whose rows memory holds: an update's images are found wherever they stand.
+    """
+    if not identity:
+        yield from (_told([("delete", rows)]) for rows in before())
+        yield from (_told([("insert", rows)]) for rows in after())
+        return
+    hasher = Hasher.of(pa.schema([schema.field(n) for n in identity]), exact=False)
+    shares = 1 + count // SHARE_ROWS
+
+    def share(parts: Iterable[pa.Table], number: int) -> pa.Table:
+        hashed = ((rows, hasher.hash(rows.select(identity)).high) for rows in parts)
+        of_share = (rows.filter(pa.array(words % shares == number)) for rows, words in hashed)
+        return pa.concat_tables([schema.empty_table(), *of_share])
+
+    for number in range(shares):
+        old, new = share(before(), number), share(after(), number)
+        told = as_images(old, new, identity)
+        yield as_rows(old, new) if told is None else told
 
 
 def as_rows(before: pa.Table, after: pa.Table) -> pa.Table:
@@ -98,20 +129,37 @@ def _told(parts: Sequence[tuple[str, pa.Table]]) -> pa.Table:
 
 
 def write_change_files(
-    storage: Storage, rows: pa.Table, partition_by: Sequence[str] = ()
+    storage: Storage, parts: Iterable[pa.Table], partition_by: Sequence[str] = ()
 ) -> list[Action]:
     """Make change data files durable, one a partition; returns their cdc actions.
 
     Raises:
         LogError: they cannot be written.
     """
-    told = []
+    files: dict[tuple[str | None, ...], _ChangeFile] = {}
     with storage.write() as group:
-        for values, positions in divided(rows, partition_by):
-            path = f"{FOLDER}/{new_name()}"
-            file = group.open(path)
-            part = rows.take(pa.array(positions)) if values else rows
-            pq.write_table(part, file, compression=SMALL_COMPRESSION)
-            told.append(actions.change_file(path, file.tell(), values))
+        for rows in parts:
+            for values, positions in divided(rows, partition_by):
+                partition = tuple(values.values())
+                if partition not in files:
+                    path = f"{FOLDER}/{new_name()}"
+                    files[partition] = _ChangeFile(group.open(path), path, rows.schema, values)
+                files[partition].write(rows.take(pa.array(positions)) if values else rows)
+        told = [file.finish() for file in files.values()]
     hit("delta.changes_written")
     return told
+
+
+class _ChangeFile:
+    def __init__(
+        self, file: IO[bytes], path: str, schema: pa.Schema, values: PartitionValues
+    ) -> None:
+        self._file, self._path, self._values = file, path, values
+        self._writer = pq.ParquetWriter(file, schema, compression=SMALL_COMPRESSION)
+
+    def write(self, rows: pa.Table) -> None:
+        self._writer.write_table(rows)
+
+    def finish(self) -> Action:
+        self._writer.close()
+        return actions.change_file(self._path, self._file.tell(), self._values)
