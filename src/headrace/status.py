@@ -16,6 +16,7 @@ from headrace import assembly, syncing
 from headrace.config import Capture, Settings, Sync
 from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.destination import PostgresDestination
+from headrace.connectors.postgres.slot_outlook import SlotOutlook, read_outlook
 from headrace.connectors.postgres.slot_state import SlotState, end_of_wal, slot_state
 from headrace.engine.table_state import Phase
 from headrace.errors import HeadraceError
@@ -35,6 +36,7 @@ class CaptureStatus:
     source_lsn: Lsn | None
     lag_bytes: int | None  # WAL that the log does not hold yet
     slot: SlotState | None
+    outlook: SlotOutlook | None = None  # how long the slot will last, and who holds it up
     error: str | None = None
 
 
@@ -101,10 +103,10 @@ def _capture_status(
     settings: Settings, capture: Capture, reader: LogReader | None
 ) -> CaptureStatus:
     commit, position = _head(reader)
-    source, slot, error = _ask(capture)
+    source, slot, outlook, error = _ask(capture)
     lag = max(source - position, 0) if source is not None and position is not None else None
     running = assembly.lock_holder(settings, capture)
-    return CaptureStatus(capture.name, running, commit, position, source, lag, slot, error)
+    return CaptureStatus(capture.name, running, commit, position, source, lag, slot, outlook, error)
 
 
 def _head(reader: LogReader | None) -> tuple[int, Lsn | None]:
@@ -115,12 +117,16 @@ def _head(reader: LogReader | None) -> tuple[int, Lsn | None]:
     return head, newest[-1].to_lsn if newest else None
 
 
-def _ask(capture: Capture) -> tuple[Lsn | None, SlotState | None, str | None]:
+def _ask(
+    capture: Capture,
+) -> tuple[Lsn | None, SlotState | None, SlotOutlook | None, str | None]:
     try:
         with source_session(capture.connection) as session:
-            return end_of_wal(session), slot_state(session, capture.slot), None
+            slot = slot_state(session, capture.slot)
+            outlook = None if slot is None else read_outlook(session, slot)
+            return end_of_wal(session), slot, outlook, None
     except HeadraceError as error:
-        return None, None, str(error)
+        return None, None, None, str(error)
 
 
 def _table_statuses(

@@ -16,6 +16,7 @@ from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.coverage import Coverage, departures, read_coverage
 from headrace.connectors.postgres.failures import REBUILD, command_error
 from headrace.connectors.postgres.schemas import SchemaRegistry
+from headrace.connectors.postgres.slot_outlook import SlotWatch
 from headrace.connectors.postgres.slot_state import SlotState, interruption, slot_state
 from headrace.connectors.postgres.slots import create_slot
 from headrace.connectors.postgres.snapshot import open_snapshot
@@ -54,6 +55,7 @@ class PostgresSource:
         self._settings = settings
         self._covered = dict(covered or {})
         self._slot = slot
+        self._watch = SlotWatch()
         self._publication = publication
         self.registry = SchemaRegistry(self.connect, publication, known, selected, read_as)
 
@@ -64,8 +66,11 @@ class PostgresSource:
         return source_session(self._settings, replication=True)
 
     def departed(self) -> Mapping[TableId, str]:
-        """See `Source.departed`."""
+        """See `Source.departed`; warns of what threatens the slot, too."""
         with self.connect() as session:
+            slot = slot_state(session, self._slot)
+            if slot is not None:  # the stream itself tells of one that is gone
+                self._watch.look(session, slot)
             now = read_coverage(session, self._publication, self._covered)
         if now is None:  # the stream itself tells of a publication that is gone
             return {}
@@ -124,7 +129,8 @@ class PostgresSource:
         except BaseException:
             connection.close()
             raise
-        return ReplicationStream(connection, self.registry, from_lsn)
+        silence = self._settings.connection_timeout
+        return ReplicationStream(connection, self.registry, from_lsn, silence=silence)
 
     def _require_publication(self) -> None:
         """On 18 a missing publication loses changes with no more than a warning."""
