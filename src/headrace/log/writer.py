@@ -15,11 +15,20 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Final, Self
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from headrace import failpoints
 from headrace.errors import LogError, LogLockedError, LogUnavailableError, ObjectExistsError
-from headrace.log.documents import Floor, latest_schemas, read_manifest, write_schema
+from headrace.log.documents import (
+    Floor,
+    latest_schemas,
+    read_manifest,
+    read_schema,
+    write_schema,
+)
 from headrace.log.feed import LogFeed
 from headrace.log.layout import Layout
 from headrace.log.lock import Lock
@@ -31,7 +40,7 @@ from headrace.log.manifest import (
     SnapshotFile,
     encode,
 )
-from headrace.log.parquet import RowWriter, count_ops, lsn_range, write_changes
+from headrace.log.parquet import RowWriter, count_ops, lsn_range, read_changes, write_changes
 from headrace.log.recovery import Recovered, recover, sweep
 from headrace.log.staging import Staging
 from headrace.log.storage import Storage
@@ -41,7 +50,7 @@ from headrace.log.unfinished import (
     still_valid,
     write_unfinished,
 )
-from headrace.model import ChangeBatch, Lsn, TableId, TableSchema
+from headrace.model import XID, ChangeBatch, Lsn, TableId, TableSchema
 
 # Snapshot files become data files of tables, and every Parquet reader there is reads Snappy.
 SNAPSHOT_COMPRESSION: Final = "snappy"
@@ -165,6 +174,20 @@ class LogWriter:
             if file.max_lsn is not None:  # else it lives long, and is read with its transaction
                 self._staging.hold(file.path, batch)
         return files
+
+    def without(self, file: LogFile, xids: npt.NDArray[np.uint32]) -> LogFile | None:
+        """A staged file of a transaction in progress, written anew without the rows that these
+        subtransactions made; None where no row is left. The old file is there still.
+
+        Raises:
+            LogFullError: no room; nothing is left behind.
+        """
+        schema = read_schema(self.storage, self.layout.schema(file.table, file.schema_version))
+        where = self.storage.location(file.path)
+        table = read_changes(self.storage.get(file.path), schema, None, None, where)
+        void = pc.is_in(table[XID], value_set=pa.array(xids))
+        batches = table.filter(pc.invert(void)).combine_chunks().to_batches()
+        return self.stage(ChangeBatch(schema, batches[0])) if batches else None
 
     def _write(self, batches: Sequence[ChangeBatch], paths: Sequence[str]) -> list[LogFile]:
         files = []

@@ -12,7 +12,13 @@ from headrace.model.batch import (
     ChangeBatch,
     change_schema,
 )
-from headrace.model.captured import DecodedChanges, KeyRange, SnapshotChunk, TransactionEnd
+from headrace.model.captured import (
+    DecodedChanges,
+    Finished,
+    KeyRange,
+    SnapshotChunk,
+    TransactionEnd,
+)
 from headrace.model.changes import Amendment, Fill, NetChanges, Rejected, RowCounts
 from headrace.model.checkpoint import Checkpoint, Reached
 from headrace.model.delivery import DELETED_AT, Delivery, OnDelete, SchemaPolicy
@@ -63,6 +69,7 @@ __all__ = [
     "FeedPlan",
     "FileDiff",
     "Fill",
+    "Finished",
     "KeyRange",
     "Loss",
     "LossKind",

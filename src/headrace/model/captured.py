@@ -22,18 +22,33 @@ class TransactionEnd:
 
 
 @dataclass(frozen=True)
-class DecodedChanges:
-    """A stretch of a stream.
+class Finished:
+    """A transaction of which earlier stretches had rows is over; `end` is None if it was aborted.
 
-    `batches` hold whole transactions. `unfinished` batches belong to a transaction whose commit is
-    still to come (null `_commit_lsn`, `_commit_ts` and `_xid`); `finished` is the end of the one
-    that earlier stretches left unfinished, if it came in this stretch. `failed` names tables whose
-    changes cannot be represented or followed; their batches are left out.
+    What came of its subtransactions `rolled_back` is void, and what came of the tables `left_out`
+    is not to be followed.
     """
 
-    batches: Sequence[ChangeBatch]
-    unfinished: Sequence[ChangeBatch] = ()
-    finished: TransactionEnd | None = None
+    xid: int
+    end: TransactionEnd | None
+    rolled_back: frozenset[int] = frozenset()
+    left_out: frozenset[TableId] = frozenset()
+
+
+@dataclass(frozen=True)
+class DecodedChanges:
+    """A stretch of a stream, or a part of one.
+
+    `finished` comes first, then `batches`, which hold committed rows; those of a transaction that
+    `finished` names follow what was told of it before. `unfinished` batches belong each to the
+    transaction, named by its xid, whose commit is still to come: null `_commit_lsn` and
+    `_commit_ts`, and in `_xid` the subtransaction. `failed` names tables whose changes cannot be
+    represented or followed; what came of them in the same stretch is to be left out.
+    """
+
+    batches: Sequence[ChangeBatch] = ()
+    unfinished: Sequence[tuple[int, ChangeBatch]] = ()
+    finished: Sequence[Finished] = ()
     failed: Sequence[tuple[TableId, HeadraceError]] = ()
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ import pyarrow as pa
 
 from headrace.connectors.postgres.types import TypeMapping
 from headrace.errors import UnrepresentableValueError
-from headrace.model import ChangeBatch, TableSchema, change_schema
+from headrace.model import ChangeBatch, TableSchema, TransactionEnd, change_schema
 from headrace.model.batch import BEFORE, COMMIT_LSN, COMMIT_TS, OP, ORDINAL, UNCHANGED, XID
 from headrace.pgoutput import RawBatch, RawColumn
 
@@ -80,11 +81,22 @@ def decode_batch(raw: RawBatch, bound: BoundSchema) -> ChangeBatch:
 
 def without_commit(batch: ChangeBatch) -> ChangeBatch:
     """The batch of a transaction whose commit is still to come: what only that tells is null."""
+    return _with(batch, {COMMIT_LSN: None, COMMIT_TS: None})
+
+
+def with_end(batch: ChangeBatch, end: TransactionEnd) -> ChangeBatch:
+    """The batch of a transaction, now that its commit has come."""
+    known = {COMMIT_LSN: int(end.commit_lsn), COMMIT_TS: end.commit_ts, XID: end.xid}
+    return _with(batch, known)
+
+
+def _with(batch: ChangeBatch, values: Mapping[str, Any]) -> ChangeBatch:
     data = batch.data
-    for name in (COMMIT_LSN, COMMIT_TS, XID):
+    for name, value in values.items():
         index = data.schema.get_field_index(name)
         field = data.schema.field(index)
-        data = data.set_column(index, field, pa.nulls(data.num_rows, field.type))
+        column = pa.repeat(pa.scalar(value, field.type), data.num_rows)
+        data = data.set_column(index, field, column)
     return ChangeBatch(batch.schema, data)
 
 

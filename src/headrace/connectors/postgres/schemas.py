@@ -147,6 +147,25 @@ class SchemaRegistry:
             self._streamed[latest[1].schema.table] = latest[1].schema
             return latest[1]
 
+    def provisional(self, relation: Relation, catalog: CatalogSession) -> BoundSchema | None:
+        """The version that rows of a transaction in progress seem to have; None: nobody can tell.
+
+        That is so where the table looks other than it last did. Nothing is concluded here:
+        `of_relation` does, and may find something else, when the transaction has committed. The
+        table itself is not asked for, since the transaction may hold a lock on it.
+        """
+        table = TableId(relation.namespace, relation.name)
+        with self._lock:
+            latest = self._bound.get(relation.relation_id)
+            if latest is not None:
+                return latest[1] if latest[0] == relation else None
+            known = self._streamed.get(table) or self._newest.get(table)
+            if known is None:
+                return None
+            with catalog.use() as connection:
+                types = catalog.types(connection)
+                return _as_known(types, relation, known, self._wishes(table))
+
     def of_table(self, connection: Connection, types: TypeCatalog, table: TableId) -> BoundSchema:
         """The version that the catalog shows in this session's snapshot."""
         with self._lock:
@@ -192,6 +211,28 @@ class SchemaRegistry:
         versioned = replace(schema, version=version, missing=_missing(schema, former))
         self._newest[schema.table] = versioned
         return versioned
+
+
+def _as_known(
+    types: TypeCatalog, relation: Relation, known: TableSchema, read_as: ReadAs
+) -> BoundSchema | None:
+    """`known`, if a Relation tells of the same columns, identity and key."""
+    looks = [(c.name, types.format(c.type_oid, c.type_modifier)) for c in relation.columns]
+    if looks != [(c.name, c.source_type) for c in known.columns]:
+        return None
+    identity = ReplicaIdentity(relation.replica_identity)
+    flagged = {column.name for column in relation.columns if column.is_key}
+    if identity is not known.identity or not flagged.issuperset(known.key):
+        return None
+    pairs = [
+        _column(types, told, column.attnum, None, read_as.get(told.name, ""))
+        for told, column in zip(relation.columns, known.columns, strict=True)
+    ]
+    if any(
+        found.type != column.type for (found, _), column in zip(pairs, known.columns, strict=True)
+    ):
+        return None
+    return BoundSchema(known, tuple(mapped for _, mapped in pairs))
 
 
 def _stands(connection: Connection, relation: Relation, bound: BoundSchema) -> bool:

@@ -28,6 +28,7 @@ from headrace.model import KeyRange, Lsn, TableId, TableSchema
 # The newest protocol that each server speaks (facts of 13 to 18); 16 and later speak 4.
 PROTOCOL_VERSIONS = {13: 1, 14: 2, 15: 3}
 NEWEST_PROTOCOL = 4
+STREAMING_SINCE = 14  # large transactions are sent while they are in progress
 
 # A transactional message without text; a stream that did not ask for messages skips it.
 MARK = "SELECT pg_catalog.pg_logical_emit_message(true, 'headrace', '')::text"
@@ -147,13 +148,16 @@ class PostgresSource:
     def _start(self, connection: psycopg.Connection[Any], from_lsn: Lsn) -> None:
         major = connection.info.server_version // 10000
         publication = sql.Identifier(self._publication).as_string(connection)
+        # 'parallel' (16 and later) would tell us no more than when a transaction was aborted.
+        streaming = sql.SQL(", streaming 'on'" if major >= STREAMING_SINCE else "")
         command = sql.SQL(
-            "START_REPLICATION SLOT {} LOGICAL {} (proto_version {}, publication_names {})"
+            "START_REPLICATION SLOT {} LOGICAL {} (proto_version {}, publication_names {}{})"
         ).format(
             sql.Identifier(self._slot),
             sql.SQL(str(from_lsn)),
             sql.Literal(str(PROTOCOL_VERSIONS.get(major, NEWEST_PROTOCOL))),
             sql.Literal(publication),
+            streaming,
         )
         result = connection.pgconn.exec_(command.as_bytes(connection))
         if result.status != pq.ExecStatus.COPY_BOTH:
