@@ -19,6 +19,7 @@ from headrace.connectors.postgres.catalog import TypeCatalog
 from headrace.connectors.postgres.type_reference import types_page
 from headrace.connectors.postgres.types import SCALARS, TEXTS, mapping
 from headrace.errors import ConfigError, UnrepresentableValueError
+from headrace.pgcopy import CopiedColumn
 
 US = pa.timestamp("us")
 US_UTC = pa.timestamp("us", "UTC")
@@ -281,7 +282,7 @@ def test_text_that_is_not_utf8_is_refused() -> None:
             mapping(oid, -1, catalog).from_text(pa.array([b"{a}", b"{\xff}"], pa.binary()))
     unchecked = pa.array([b"ok", b"\xff"], pa.binary()).view(pa.string())
     with pytest.raises(UnrepresentableValueError, match="row 1 "):
-        mapping(25, -1, catalog).from_adbc(unchecked)
+        mapping(25, -1, catalog).from_copy(CopiedColumn(unchecked))
 
 
 @pytest.mark.parametrize(

@@ -133,18 +133,18 @@ cdef class Decoder:
                 PyBuffer_Release(&view)
 
     def pull(self, uintptr_t get, uintptr_t release, uintptr_t connection, Py_ssize_t limit):
-        """Take what libpq has received of a COPY, up to `limit` bytes; True if there may be more.
+        """Take what libpq has received of a COPY, until `size` is at `limit` bytes.
 
-        `get`, `release` and `connection` are PQgetCopyData, PQfreemem and the PGconn. Nothing is
-        read from the socket: that is PQconsumeInput's. The GIL is released meanwhile. After False
-        one calls PQgetCopyData oneself, for the end of the data and for errors.
+        `get`, `release` and `connection` are PQgetCopyData, PQfreemem and the PGconn; the result is
+        what the last PQgetCopyData gave: above 0 only where the limit was come to. Nothing is read
+        from the socket: that is PQconsumeInput's. The GIL is released meanwhile.
         """
         cdef GetCopyData get_copy_data = <GetCopyData>get
         cdef FreeMemory free_memory = <FreeMemory>release
         cdef char* buffer = NULL
-        cdef int size = 0, failure = DONE
+        cdef int size = 1, failure = DONE
         with nogil:
-            while self.bytes < limit and not self.at_end:
+            while self.bytes < limit:
                 size = get_copy_data(<void*>connection, &buffer, 1)
                 if size <= 0:
                     break
@@ -153,7 +153,7 @@ cdef class Decoder:
                 if failure:
                     break
         self._check(failure)
-        return size > 0 and not self.at_end
+        return size
 
     def take(self):
         """See `reference.ReferenceDecoder.take`."""

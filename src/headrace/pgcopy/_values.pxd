@@ -26,20 +26,20 @@ cdef enum Outcome:
     NO_MEMORY = 3
 
 cdef enum Wire:  # columns.Kind, numeric split by what it becomes
-    BOOL = 0
-    INT2 = 1
-    INT4 = 2
-    INT8 = 3
-    FLOAT4 = 4
-    FLOAT8 = 5
-    DATE = 6
-    TIMESTAMP = 7
-    TEXT = 8
-    BYTES = 9
-    JSONB = 10
-    UUID = 11
-    NUMERIC = 12
-    DECIMAL = 13
+    BOOL = 1
+    INT2 = 2
+    INT4 = 3
+    INT8 = 4
+    FLOAT4 = 5
+    FLOAT8 = 6
+    DATE = 7
+    TIMESTAMP = 8
+    TEXT = 9
+    BYTES = 10
+    JSONB = 11
+    UUID = 12
+    NUMERIC = 13
+    DECIMAL = 14
 
 cdef enum:
     EPOCH_DAYS = 10957

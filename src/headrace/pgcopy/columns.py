@@ -12,19 +12,19 @@ import pyarrow as pa
 class Kind(IntEnum):
     """How the server sends a type in binary (its send function), and what becomes of it."""
 
-    BOOL = 0  # one byte; bool
-    INT2 = 1  # int16
-    INT4 = 2  # int32
-    INT8 = 3  # int64
-    FLOAT4 = 4  # float32, with one NaN for all: the text of the stream has only one
-    FLOAT8 = 5  # float64, likewise
-    DATE = 6  # days since 2000-01-01; date32
-    TIMESTAMP = 7  # microseconds since 2000-01-01, UTC or of no zone; timestamp[us]
-    TEXT = 8  # the very text; string, not yet known to be UTF-8
-    BYTES = 9  # binary
-    JSONB = 10  # a version, then text; string
-    UUID = 11  # sixteen bytes; string
-    NUMERIC = 12  # digits to the base of 10,000; decimal128 or, exact, string
+    BOOL = 1  # one byte; bool
+    INT2 = 2  # int16
+    INT4 = 3  # int32
+    INT8 = 4  # int64
+    FLOAT4 = 5  # float32, with one NaN for all: the text of the stream has only one
+    FLOAT8 = 6  # float64, likewise
+    DATE = 7  # days since 2000-01-01; date32
+    TIMESTAMP = 8  # microseconds since 2000-01-01, UTC or of no zone; timestamp[us]
+    TEXT = 9  # the very text; string, not yet known to be UTF-8
+    BYTES = 10  # binary
+    JSONB = 11  # a version, then text; string
+    UUID = 12  # sixteen bytes; string
+    NUMERIC = 13  # digits to the base of 10,000; decimal128 or, exact, string
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ _STORAGE: Final = {Kind.DATE: pa.int32(), Kind.TIMESTAMP: pa.int64()}
 _JSONB_VERSION: Final = b"\x01"
 
 
-class _Odd(Exception):
+class _OddError(Exception):
     """A value that the Arrow type cannot hold."""
 
 
@@ -102,6 +102,10 @@ class ReferenceDecoder:
                 at = self._tuple(data, at)
             self._bytes += len(data)
 
+    def pull(self, get: int, release: int, connection: int, limit: int) -> int:
+        """The kernel's alone: what calls libpq by addresses cannot be plain Python."""
+        raise NotImplementedError
+
     def take(self) -> CopiedRows:
         """Hand over everything gathered and begin anew."""
         columns = [
@@ -137,7 +141,7 @@ class ReferenceDecoder:
         wanted = self._columns[column]
         try:
             value = None if raw is None else _value(wanted, raw)
-        except _Odd:
+        except _OddError:
             value = None
             self._odd[column][self._rows] = odd_text(wanted.kind, wanted.arrow, raw or b"")
         except (struct.error, ValueError) as error:
@@ -152,7 +156,12 @@ def _number(layout: struct.Struct, data: bytes, at: int) -> tuple[Any, ...]:
 
 
 def _value(wanted: Wanted, raw: bytes) -> Any:
-    """One value as pyarrow takes it. Raises _Odd, or ValueError or struct.error if malformed."""
+    """One value as pyarrow takes it.
+
+    Raises:
+        _OddError: the Arrow type cannot hold it.
+        ValueError, struct.error: these are not bytes of the type.
+    """
     kind = wanted.kind
     if kind in _NUMBERS:
         return _number_of(kind, _NUMBERS[kind].unpack(raw)[0])
@@ -177,7 +186,7 @@ def _number_of(kind: Kind, value: Any) -> Any:
     if kind in FIRST:
         latest = LATEST_TIMESTAMP if kind is Kind.TIMESTAMP else LAST[kind] - 1
         if value == FIRST[kind] or value > latest:
-            raise _Odd
+            raise _OddError
         return value + (EPOCH_MICROSECONDS if kind is Kind.TIMESTAMP else EPOCH_DAYS)
     return value
 
@@ -193,12 +202,12 @@ def _checked_text(raw: bytes) -> bytes:
 def _decimal(arrow: pa.Decimal128Type, raw: bytes) -> Decimal:
     weight, sign, _, digits = numeric_parts(raw)
     if sign in SPECIAL:
-        raise _Odd
+        raise _OddError
     number = int("".join(f"{digit:04}" for digit in digits) or "0")
     shift = 4 * (weight - len(digits) + 1) + arrow.scale
     unscaled, lost = (number * 10**shift, 0) if shift >= 0 else divmod(number, 10**-shift)
     if lost or unscaled >= 10**arrow.precision:
-        raise _Odd
+        raise _OddError
     figures = tuple(map(int, str(unscaled)))
     return Decimal((int(sign == NEGATIVE), figures, -arrow.scale))
 

@@ -15,6 +15,7 @@ from headrace.connectors.postgres.types import TypeMapping
 from headrace.errors import UnrepresentableValueError
 from headrace.model import ChangeBatch, TableSchema, TransactionEnd, change_schema
 from headrace.model.batch import BEFORE, COMMIT_LSN, COMMIT_TS, OP, ORDINAL, UNCHANGED, XID
+from headrace.pgcopy import CopiedColumn, CopiedRows, Wanted
 from headrace.pgoutput import RawBatch, RawColumn
 
 UNCHANGED_KIND = ord("u")
@@ -32,10 +33,19 @@ class BoundSchema:
         with self.naming(column):
             return self.mappings[column].from_text(text)
 
-    def fetched(self, column: int, values: pa.Array) -> pa.Array:
-        """A column's values from what a snapshot's SELECT gave. Raises as `naming` tells."""
-        with self.naming(column):
-            return self.mappings[column].from_adbc(values)
+    @property
+    def wanted(self) -> list[Wanted]:
+        """What a COPY of a snapshot's SELECT is to be decoded to."""
+        return [mapping.wanted for mapping in self.mappings]
+
+    def copied(self, rows: CopiedRows) -> pa.RecordBatch:
+        """The rows that a snapshot's SELECT gave. Raises as `naming` tells."""
+        arrays = [self._copied(index, column) for index, column in enumerate(rows.columns)]
+        return pa.RecordBatch.from_arrays(arrays, schema=self.schema.arrow())
+
+    def _copied(self, index: int, column: CopiedColumn) -> pa.Array:
+        with self.naming(index):
+            return self.mappings[index].from_copy(column)
 
     @contextmanager
     def naming(self, column: int) -> Iterator[None]:

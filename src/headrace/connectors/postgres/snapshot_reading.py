@@ -5,24 +5,22 @@ from __future__ import annotations
 import queue
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-import adbc_driver_manager
-import adbc_driver_postgresql.dbapi as adbc
+import psycopg
 import pyarrow as pa
+from psycopg import sql
 
 from headrace.connectors.postgres.config import LIFT_LIMITS
+from headrace.connectors.postgres.copy_out import copy_out
 from headrace.connectors.postgres.decoding import BoundSchema
 from headrace.errors import SourceError, SourceUnavailableError, TableRewrittenError
 from headrace.model import Lsn, SnapshotChunk, TableId, TableSchema
 
-Reader: TypeAlias = adbc.Connection
-
-# 8 MiB of COPY data per Arrow batch: large enough for the fixed costs, small enough for memory.
-BATCH_BYTES = 8 << 20
+Reader: TypeAlias = psycopg.Connection[Any]
 
 # TRUNCATE and ALTER TABLEs that rewrite a table are not MVCC-safe: a snapshot taken before finds it
 # empty (Postgres documentation, "Caveats" of concurrency control). They give it a new file, which
@@ -34,8 +32,8 @@ SELECT c.oid::regclass::text FROM pg_catalog.pg_class c
 """
 
 # SQLSTATE 22021 and 22P05: text that is not what the database's encoding says, or has no place in
-# UTF-8. What goes wrong between two batches ADBC tells by its text alone.
-UNREADABLE_TEXT = "byte sequence"
+# UTF-8.
+UNREADABLE_TEXT = (psycopg.errors.CharacterNotInRepertoire, psycopg.errors.UntranslatableCharacter)
 
 
 @dataclass(frozen=True)
@@ -83,33 +81,28 @@ class PostgresSnapshot:
             SourceError: the role may not read the table.
         """
         plan = self._plans[chunk.table]
+        query = f"{plan.select} WHERE {chunk.where}"
         reader = self._readers.get()
         try:
-            with reader.cursor() as cursor:
-                cursor.adbc_statement.set_options(
-                    **{"adbc.postgresql.batch_size_hint_bytes": str(BATCH_BYTES)}
-                )
-                _hold(cursor, chunk.table, plan)
-                cursor.execute(f"{plan.select} WHERE {chunk.where}")
-                for batch in cursor.fetch_record_batch():
-                    yield _convert(batch, plan.bound)
-        except (adbc_driver_manager.Error, OSError) as error:  # OSError: lost between two batches
+            _hold(reader, chunk.table, plan)
+            for rows in copy_out(reader, query, plan.bound.wanted):
+                yield plan.bound.copied(rows)
+        except psycopg.Error as error:
             raise _read_error(chunk.table, error) from error
         finally:
             _let_go(reader)
             self._readers.put(reader)
 
 
-def _hold(cursor: adbc.Cursor, table: TableId, plan: Plan) -> None:
+def _hold(reader: Reader, table: TableId, plan: Plan) -> None:
     """Keep a table from being truncated or rewritten until it is read; refuse one that was.
 
     A reader holds one table's lock at a time, so that nobody who wants several can come into a
     deadlock with it.
     """
-    cursor.execute("SAVEPOINT chunk")
-    cursor.execute(f"LOCK TABLE {plan.relation} IN ACCESS SHARE MODE")
-    cursor.execute(REWRITTEN.format(oid=plan.oid))
-    found = cursor.fetchone()
+    reader.execute("SAVEPOINT chunk")
+    reader.execute(f"LOCK TABLE {plan.relation} IN ACCESS SHARE MODE".encode())
+    found = reader.execute(REWRITTEN.format(oid=plan.oid).encode()).fetchone()
     if found is not None:
         raise TableRewrittenError(
             f"{table}: {found[0]} was truncated or rewritten after the snapshot was taken",
@@ -119,21 +112,16 @@ def _hold(cursor: adbc.Cursor, table: TableId, plan: Plan) -> None:
 
 def _let_go(reader: Reader) -> None:
     """Release the lock, and forget an error; where that fails, the reader's next chunk does too."""
-    with suppress(adbc_driver_manager.Error), reader.cursor() as cursor:
-        cursor.execute("ROLLBACK TO SAVEPOINT chunk")
+    with suppress(psycopg.Error):
+        reader.execute("ROLLBACK TO SAVEPOINT chunk")
 
 
-def _convert(batch: pa.RecordBatch, bound: BoundSchema) -> pa.RecordBatch:
-    arrays = [bound.fetched(index, column) for index, column in enumerate(batch.columns)]
-    return pa.RecordBatch.from_arrays(arrays, schema=bound.schema.arrow())
-
-
-def _read_error(table: TableId, error: adbc_driver_manager.Error | OSError) -> SourceError:
-    if isinstance(error, adbc_driver_manager.Error) and error.sqlstate == "42501":
+def _read_error(table: TableId, error: psycopg.Error) -> SourceError:
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return SourceError(
             f"{table}: the role may not read it", hint=f"GRANT SELECT ON {table} TO <role>;"
         )
-    if UNREADABLE_TEXT in str(error):
+    if isinstance(error, UNREADABLE_TEXT):
         return SourceError(  # no second attempt reads it better
             f"{table}: a value cannot be read: {error}",
             hint=f"mend it at the source, then: headrace resync {table}",
@@ -146,12 +134,11 @@ def _read_error(table: TableId, error: adbc_driver_manager.Error | OSError) -> S
 def connect_reader(conninfo: str) -> Reader:
     try:
         with ExitStack() as stack:
-            reader = stack.enter_context(adbc.connect(conninfo, autocommit=True))
-            with reader.cursor() as cursor:
-                cursor.execute(LIFT_LIMITS)
+            reader = stack.enter_context(closing(psycopg.connect(conninfo, autocommit=True)))
+            reader.execute(LIFT_LIMITS)
             stack.pop_all()
             return reader
-    except adbc_driver_manager.Error as error:
+    except psycopg.Error as error:
         raise SourceUnavailableError(
             f"a connection for the snapshot was refused: {error}",
             hint="check max_connections and pg_hba.conf; Headrace tries again",
@@ -165,12 +152,10 @@ def close_reader(opening: Future[Reader]) -> None:
 
 def import_snapshot(reader: Reader, snapshot: str) -> Reader:
     """Begin a transaction that sees what the exported snapshot does."""
-    literal = snapshot.replace("'", "''")
     try:
-        with reader.cursor() as cursor:
-            cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            cursor.execute(f"SET TRANSACTION SNAPSHOT '{literal}'")
-    except adbc_driver_manager.Error as error:
+        reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        reader.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(snapshot))
+    except psycopg.Error as error:
         raise SourceUnavailableError(
             f"the exported snapshot could not be imported: {error}",
             hint="Headrace takes a new snapshot",

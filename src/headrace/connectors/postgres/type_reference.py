@@ -13,7 +13,7 @@ from headrace.connectors.postgres.types import (
     SCALARS,
     TEXTS,
     Scalar,
-    number_as_text,
+    decimal_of_numeric,
 )
 
 
@@ -73,10 +73,10 @@ column: in Postgres' binary format, or as the text that its type's output functi
 
 def types_table() -> list[TypeRow]:
     """Every type and what it becomes, in the order of the reference page."""
-    decimal = number_as_text(pa.decimal128(38, 0))
+    decimal = decimal_of_numeric(pa.decimal128(38, 0))
     return [
         *(_row(_sql_name(name), scalar) for name, scalar in SCALARS.items()),
-        TypeRow("numeric(p,s), 0 ≤ s ≤ p ≤ 38", "decimal128(p, s)", "text", decimal.note),
+        TypeRow("numeric(p,s), 0 ≤ s ≤ p ≤ 38", "decimal128(p, s)", "binary", decimal.note),
         _row("numeric otherwise", FREE_NUMERIC),
         *(TypeRow(_sql_names(names), "string", "text", f"{k} types") for k, names in TEXTS.items()),
         *(_extension_row(*key, scalar) for key, scalar in EXTENSIONS.items()),
@@ -93,7 +93,7 @@ def _sql_names(names: str) -> str:
 
 
 def _row(name: str, scalar: Scalar) -> TypeRow:
-    return TypeRow(name, str(scalar.arrow), "binary" if scalar.native else "text", scalar.note)
+    return TypeRow(name, str(scalar.arrow), "text" if scalar.native is None else "binary", scalar.note)
 
 
 def _extension_row(extension: str, name: str, scalar: Scalar) -> TypeRow:

@@ -1,6 +1,6 @@
 """The one table from Postgres types to Arrow, for stream and snapshot alike (DESIGN §7, §12).
 
-A row has one and the same value whichever way it came. Types that ADBC maps exactly are fetched in
+A row has one and the same value whichever way it came. Types that `pgcopy` decodes are copied in
 binary; every other column is selected as the text of its type's own output function, the very
 function that the replication stream prints with, and goes through the stream's cast. (`::text`
 would not do: it strips the padding of `char(n)`, writes `true` for `t` and a mask after `inet`.)
@@ -15,9 +15,11 @@ from functools import partial
 from typing import Final, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from headrace.connectors.postgres import arrays, casts, composites
 from headrace.errors import ConfigError, UnrepresentableValueError
+from headrace.pgcopy import CopiedColumn, Kind, Wanted
 
 MAX_DECIMAL_DIGITS: Final = 38  # what decimal128 holds
 ARRAY_OUT: Final = "pg_catalog.array_out"
@@ -67,14 +69,15 @@ class Types(Protocol):
 class TypeMapping:
     """How a column's values become Arrow, by either way.
 
-    `native` is None where a snapshot selects the column as text. `domain_over` is the SQL name of a
-    domain's base type: not every output function takes the domain itself (enum_out does not).
+    `native` is how a snapshot's binary COPY sends the column, None where it is selected as text.
+    `domain_over` is the SQL name of a domain's base type: not every output function takes the
+    domain itself (enum_out does not).
     """
 
     arrow: pa.DataType
     output: str
     cast: Cast
-    native: Cast | None = None
+    native: Kind | None = None
     domain_over: str = ""
 
     def from_text(self, text: pa.Array) -> pa.Array:
@@ -87,19 +90,30 @@ class TypeMapping:
 
     def select(self, column: str) -> str:
         """How a snapshot's SELECT asks for `column`, an SQL expression (a quoted name)."""
-        if self.native:
+        if self.native is not None:
             return column
         value = f"({column})::{self.domain_over}" if self.domain_over else column
         return f"pg_catalog.textin({self.output}({value}))"
 
-    def from_adbc(self, array: pa.Array) -> pa.Array:
-        """The array that ADBC fetched for `select`, as the stream would have given it.
+    @property
+    def wanted(self) -> Wanted:
+        """What the column of a COPY that asked with `select` is to be decoded to."""
+        return Wanted(Kind.TEXT, _TEXT) if self.native is None else Wanted(self.native, self.arrow)
+
+    def from_copy(self, column: CopiedColumn) -> pa.Array:
+        """The values that a COPY gave for `select`, as the stream would have given them.
 
         Raises:
             UnrepresentableValueError: `arrow` cannot hold a value.
         """
-        return self.native(array) if self.native else self.from_text(array)
+        if self.native is None:
+            return self.from_text(column.values)
+        values = casts.utf8(column.values) if self.native in _TEXTUAL else column.values
+        return values if column.odd is None else pc.coalesce(self.from_text(column.odd), values)
 
+
+_TEXT: Final = pa.string()
+_TEXTUAL: Final = (Kind.TEXT, Kind.JSONB)  # what a SQL_ASCII database may hold anything in
 
 # -- the table -------------------------------------------------------------------------------------
 
@@ -110,52 +124,49 @@ class Scalar:
 
     arrow: pa.DataType
     cast: Cast
-    native: Cast | None = None
+    native: Kind | None = None
     note: str = ""
 
 
-_TEXT: Final = pa.string()
 _TIMESTAMP: Final = pa.timestamp("us")
 _TIMESTAMPTZ: Final = pa.timestamp("us", "UTC")
 
 
-def _number(arrow: pa.DataType, native: Cast) -> Scalar:
+def _number(arrow: pa.DataType, native: Kind) -> Scalar:
     return Scalar(arrow, partial(casts.kernel_cast, arrow=arrow), native)
 
 
-def _text(note: str = "", native: Cast | None = None) -> Scalar:
+def _text(note: str = "", native: Kind | None = None) -> Scalar:
     return Scalar(_TEXT, casts.to_text, native, note)
 
 
 def _timestamp(arrow: pa.DataType) -> Scalar:
     cast = partial(casts.to_timestamp, arrow=arrow)
     note = "BC included; infinity and times past 294247-01-10 04:00:54.775807 are refused"
-    return Scalar(arrow, cast, casts.timestamp_of_adbc, note)
+    return Scalar(arrow, cast, Kind.TIMESTAMP, note)
 
 
 # Types of pg_catalog by pg_type.typname.
 SCALARS: Final = {
-    "bool": Scalar(pa.bool_(), casts.to_bool, casts.same),
-    "int2": _number(pa.int16(), casts.same),
-    "int4": _number(pa.int32(), casts.same),
-    "int8": _number(pa.int64(), casts.same),
-    "float4": _number(pa.float32(), casts.float_of_adbc),
-    "float8": _number(pa.float64(), casts.float_of_adbc),
-    "text": _text(native=casts.text_of_adbc),
-    "varchar": _text(native=casts.text_of_adbc),
-    "bpchar": _text("with its padding", casts.text_of_adbc),
-    "json": _text("exact text", casts.text_of_adbc),
-    "jsonb": _text("as Postgres prints it", casts.text_of_adbc),
-    "bytea": Scalar(pa.binary(), casts.to_binary, casts.same),
-    "date": Scalar(
-        pa.date32(), casts.to_date, casts.date_of_adbc, "BC included; infinity is refused"
-    ),
+    "bool": Scalar(pa.bool_(), casts.to_bool, Kind.BOOL),
+    "int2": _number(pa.int16(), Kind.INT2),
+    "int4": _number(pa.int32(), Kind.INT4),
+    "int8": _number(pa.int64(), Kind.INT8),
+    "float4": _number(pa.float32(), Kind.FLOAT4),
+    "float8": _number(pa.float64(), Kind.FLOAT8),
+    "text": _text(native=Kind.TEXT),
+    "varchar": _text(native=Kind.TEXT),
+    "bpchar": _text("with its padding", Kind.TEXT),
+    "json": _text("exact text", Kind.TEXT),
+    "jsonb": _text("as Postgres prints it", Kind.JSONB),
+    "bytea": Scalar(pa.binary(), casts.to_binary, Kind.BYTES),
+    "date": Scalar(pa.date32(), casts.to_date, Kind.DATE, "BC included; infinity is refused"),
     "timestamp": _timestamp(_TIMESTAMP),
     "timestamptz": _timestamp(_TIMESTAMPTZ),
     "time": _text("Arrow's time cannot hold 24:00:00"),
     "timetz": _text("Arrow's time has no offset"),
     "interval": _text("ISO 8601, such as P1Y2M3DT4H"),
-    "uuid": _text(),
+    "uuid": _text(native=Kind.UUID),
     "money": _text("as the server's lc_monetary prints it"),
 }
 
@@ -189,7 +200,9 @@ EXTENSIONS: Final = {
     ("postgis", "geography"): _GEOMETRY,
 }
 
-FREE_NUMERIC: Final = _text("NaN and Infinity included; `as: decimal(p,s)` makes it a decimal")
+FREE_NUMERIC: Final = _text(
+    "NaN and Infinity included; `as: decimal(p,s)` makes it a decimal", Kind.NUMERIC
+)
 
 
 def mapping(
@@ -228,13 +241,14 @@ def _scalar(found: PgType, typmod: int) -> Scalar:
         return EXTENSIONS.get((found.extension, found.name), _text())
     if found.name == "numeric":
         arrow = _decimal(typmod)
-        return FREE_NUMERIC if arrow is None else number_as_text(arrow)
+        return FREE_NUMERIC if arrow is None else decimal_of_numeric(arrow)
     return SCALARS.get(found.name, _text())
 
 
-def number_as_text(arrow: pa.DataType) -> Scalar:
-    """A decimal, read from its digits."""
-    return Scalar(arrow, partial(casts.kernel_cast, arrow=arrow), note="NaN is refused")
+def decimal_of_numeric(arrow: pa.DataType) -> Scalar:
+    """A decimal."""
+    cast = partial(casts.kernel_cast, arrow=arrow)
+    return Scalar(arrow, cast, Kind.NUMERIC, "NaN is refused")
 
 
 def _decimal(typmod: int) -> pa.Decimal128Type | None:
@@ -323,7 +337,7 @@ def _wished(found: PgType, typmod: int, catalog: Types, read_as: str) -> TypeMap
         return replace(own, arrow=_TEXT, cast=casts.to_text, native=None)
     if own.output == "pg_catalog.numeric_out" and (digits := _DECIMAL.fullmatch(read_as)):
         arrow = pa.decimal128(int(digits[1]), int(digits[2]))
-        return replace(own, arrow=arrow, cast=number_as_text(arrow).cast)
+        return replace(own, arrow=arrow, cast=decimal_of_numeric(arrow).cast)
     raise ConfigError(
         f"type {found.name} cannot be read as {read_as}",
         hint="`as:` takes text for any type, and decimal(p,s) for numeric",
