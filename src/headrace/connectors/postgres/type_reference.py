@@ -93,7 +93,8 @@ def _sql_names(names: str) -> str:
 
 
 def _row(name: str, scalar: Scalar) -> TypeRow:
-    return TypeRow(name, str(scalar.arrow), "text" if scalar.native is None else "binary", scalar.note)
+    sent = "text" if scalar.native is None else "binary"
+    return TypeRow(name, str(scalar.arrow), sent, scalar.note)
 
 
 def _extension_row(extension: str, name: str, scalar: Scalar) -> TypeRow:
