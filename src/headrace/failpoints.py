@@ -38,6 +38,7 @@ FAILPOINTS: Final[dict[str, str]] = {
     "index.leaves_written": "the leaves of a key index are durable, no directory names them",
     "index.saved": "a key index is saved, leaves of older ones stand beside it",
     "postgres.evolved": "a table's columns follow its source's, nothing is committed",
+    "postgres.part_applied": "a part of a batch is written, its transaction is not committed",
     "postgres.applied": "rows and checkpoint are written, their transaction is not committed",
     "postgres.load": "rows of a new generation are committed, more are to come; nobody reads it",
     "postgres.built": "a new generation has its keys and indexes; nobody reads it",

@@ -130,7 +130,7 @@ OUTCOMES = {
 ELSEWHERE = {
     *("delta.compaction_written", "delta.compacted"),
     *("delta.file_rewritten", "delta.changes_written", "delta.columns_rewritten"),
-    *("delta.versions_closed", "delta.part_written"),
+    *("delta.versions_closed", "delta.part_written", "postgres.part_applied"),
     *("index.leaves_written", "index.saved"),
 }
 
