@@ -2,7 +2,16 @@
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
-WORKERS ?= 3  # tests wait for servers and disks: one more than CI has cores
+WORKERS ?= 4  # tests wait for servers and timers: twice the cores that CI has
+
+# Tests write much and keep nothing: into memory, where programs may run there and there is room.
+MEMORY := $(shell test "$$(df -Pk /dev/shm | awk 'END {print $$4}')" -gt 8000000 \
+	&& awk '$$2 == "/dev/shm" && $$4 !~ /noexec/ {print $$2; exit}' /proc/mounts)
+SCRATCH := $(or $(MEMORY),$(TMPDIR),/tmp)
+PYTEST := TMPDIR=$(SCRATCH) $(VENV)/bin/python -m pytest
+
+INTEGRATION := $(addprefix tests/,cli crash docs e2e faults postgres postgres_destination \
+	postgres_quarantine postgres_swap regressions reverse reverse_breakage transfer verify)
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -17,7 +26,14 @@ demo: $(STAMP) ## a Postgres database live in Delta Lake, on this machine, in un
 	$(VENV)/bin/headrace demo
 
 test: $(STAMP) ## run every test
-	$(VENV)/bin/python -m pytest -n $(WORKERS)
+	$(PYTEST) -n $(WORKERS)
+
+matrix: $(STAMP) ## the tests of everything that meets Postgres on each version, or one: POSTGRES=13
+	@set -e; for version in $(or $(POSTGRES),13 14 15 16 17 18); do \
+		echo "Postgres $$version"; \
+		HEADRACE_POSTGRES_BIN=$$($(VENV)/bin/python -m headrace.testing.builds $$version .cache/postgres) \
+			$(PYTEST) -n $(WORKERS) $(INTEGRATION); \
+	done
 
 lint: $(STAMP) ## ruff, mypy --strict and the layer check
 	$(VENV)/bin/ruff check .
@@ -37,4 +53,4 @@ clean: ## remove what the other targets made
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -f src/headrace/pgoutput/_kernel.c src/headrace/pgoutput/_kernel*.so
 
-.PHONY: help demo test lint bench docs clean
+.PHONY: help demo test matrix lint bench docs clean
