@@ -103,8 +103,9 @@ class RangeCopies:
         files = (file,) if file.rows else ()
         with self._lock:
             copy = self._copies.get(chunk.table)
-            if copy is None:  # given up meanwhile
+            if copy is None or not file.rows:
                 self._log.discard([file])
+            if copy is None:  # given up meanwhile
                 return
             parts = tuple(
                 RangeCopy(part.keys, snapshot.lsn, snapshot.taken_at, files)
