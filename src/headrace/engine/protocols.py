@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol, runtime_checkable
@@ -180,8 +180,13 @@ class DestinationTable(Protocol):
         """Replace the whole content by snapshot files, in one commit that holds the checkpoint."""
         ...
 
-    def apply(self, changes: NetChanges, to: Checkpoint) -> None:
-        """Apply changes and checkpoint in one commit; at or before the checkpoint, do nothing."""
+    def apply(self, changes: NetChanges, to: Checkpoint, before: Iterable[NetChanges] = ()) -> None:
+        """Apply changes and checkpoint in one commit; at or before the checkpoint, do nothing.
+
+        `before` are parts of the changes that come first, where memory does not hold all at once.
+        Each is made when those before it are applied; nobody but `HistoryTable.standing` sees them
+        before the commit, nor anybody after an error. They may be asked for anew, from the first.
+        """
         ...
 
     def retry_waiting(self) -> int:

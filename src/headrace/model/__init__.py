@@ -11,6 +11,7 @@ from headrace.model.batch import (
     XID,
     ChangeBatch,
     change_schema,
+    no_rows,
 )
 from headrace.model.captured import (
     DecodedChanges,
@@ -19,7 +20,7 @@ from headrace.model.captured import (
     SnapshotChunk,
     TransactionEnd,
 )
-from headrace.model.changes import Amendment, Fill, NetChanges, Rejected, RowCounts
+from headrace.model.changes import Amendment, Fill, NetChanges, Rejected, RowCounts, no_changes
 from headrace.model.checkpoint import Checkpoint, Reached
 from headrace.model.delivery import DELETED_AT, Delivery, OnDelete, SchemaPolicy
 from headrace.model.feed import (
@@ -98,4 +99,6 @@ __all__ = [
     "TransactionEnd",
     "VersionChanges",
     "change_schema",
+    "no_changes",
+    "no_rows",
 ]
