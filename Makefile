@@ -26,13 +26,13 @@ demo: $(STAMP) ## a Postgres database live in Delta Lake, on this machine, in un
 	$(VENV)/bin/headrace demo
 
 test: $(STAMP) ## run every test
-	$(PYTEST) -n $(WORKERS)
+	$(PYTEST) -n $(WORKERS) --dist worksteal
 
 matrix: $(STAMP) ## the tests of everything that meets Postgres on each version, or one: POSTGRES=13
 	@set -e; for version in $(or $(POSTGRES),13 14 15 16 17 18); do \
 		echo "Postgres $$version"; \
 		HEADRACE_POSTGRES_BIN=$$($(VENV)/bin/python -m headrace.testing.builds $$version .cache/postgres) \
-			$(PYTEST) -n $(WORKERS) $(INTEGRATION); \
+			$(PYTEST) -n $(WORKERS) --dist worksteal $(INTEGRATION); \
 	done
 
 lint: $(STAMP) ## ruff, mypy --strict and the layer check

@@ -36,6 +36,7 @@ REPLICATE = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", GUIDES, ids=name)
 def test_every_block_of_a_page_does_what_the_page_shows(page: Path, place: Place) -> None:
     if before := DATABASES.get(name(page)):

@@ -160,7 +160,7 @@ def test_13_a_run_ends_though_others_hold_transactions_open(orders):
         (end,) = orders.sql(wal)[0]
         targets = []
         orders.project.run(once=True, on_tick=lambda views: targets.append(views[0].capture.target))
-        assert all(target > end for target in targets)
+        assert all(target > end for target in filter(None, targets))  # none before it is known
     orders.catch_up()
     orders.assert_equal("public.quiet")
 

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 from deltalake import DeltaTable
 from harness import Shop
 from hypothesis import HealthCheck, Phase, given, settings
@@ -70,6 +71,7 @@ class Life:
         assert all(verified.equal for verified in self.shop.project.verify())
 
 
+@pytest.mark.slow
 @settings(
     max_examples=int(os.environ.get("HEADRACE_LIVES", "6")),
     deadline=None,
