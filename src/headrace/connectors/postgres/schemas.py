@@ -370,7 +370,12 @@ def _column(
 
 
 def _key(relation: Relation, identity: ReplicaIdentity, live: tuple[str, ...]) -> tuple[str, ...]:
-    """The catalog's key, in its order, where the stream's old rows have it; else the stream's."""
+    """The catalog's key, in its order, where the stream's old rows have it; else the stream's.
+
+    Under NOTHING there are no old rows, as the server refuses what would need them.
+    """
+    if identity is ReplicaIdentity.NOTHING:
+        return live
     full = identity is ReplicaIdentity.FULL  # which flags every column
     sent = {column.name for column in relation.columns if full or column.is_key}
     if live and sent.issuperset(live):
