@@ -252,7 +252,7 @@ def test_each_service_is_known_by_host_or_settings(host, prefixes, name):
 @pytest.mark.parametrize("provider", providers.MANAGED, ids=lambda provider: provider.name)
 def test_no_managed_service_is_told_to_alter_system(provider):
     """Their owners may not; every change has a console step instead."""
-    server = Server(False, "replica", 1, 0, 1, 0, "1MB", 1 << 20, "0", "1h", ())
+    server = Server(False, 18, False, "replica", 1, 0, 1, 0, "1MB", 1 << 20, "0", "1h", ())
     found = settings_findings(server, provider)
     changes = [finding for finding in found if finding.severity is not Severity.OK]
     assert len(changes) == 4
@@ -261,7 +261,15 @@ def test_no_managed_service_is_told_to_alter_system(provider):
     assert "{" not in "".join(finding.fix for finding in changes)
 
 
-def test_a_standby_is_no_source():
-    server = Server(True, "logical", 10, 0, 10, 0, "-1", -1, "1min", "0", ())
+@pytest.mark.parametrize(
+    ("version", "feedback", "severity"),
+    [
+        (15, True, Severity.BLOCKER),  # it cannot decode
+        (16, True, Severity.OK),
+        (16, False, Severity.WARNING),  # its primary removes what the slot needs
+    ],
+)
+def test_a_standby_is_a_source_since_16(version, feedback, severity):
+    server = Server(True, version, feedback, "logical", 10, 0, 10, 0, "-1", -1, "1min", "0", ())
     (finding,) = [f for f in settings_findings(server, providers.PLAIN) if f.name == "primary"]
-    assert finding.severity is Severity.BLOCKER
+    assert finding.severity is severity

@@ -77,6 +77,12 @@ class PostgresConnection(Frozen):
         "as dead and is made anew; 2s and up.",
     )
 
+    failover: bool | None = Field(
+        default=None,
+        description="Whether the slot goes on at a standby that is promoted (Postgres 17 and "
+        "later). By default one that Headrace creates does, and one that exists stays as it is.",
+    )
+
     @field_validator("url")
     @classmethod
     def _is_postgres_url(cls, url: SecretStr | None) -> SecretStr | None:

@@ -7,6 +7,7 @@ puts the parts in order and applies the fixes that are safe.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import psycopg
@@ -103,15 +104,29 @@ def _look(
             slot_exists=slot is not None,
             slot_active=slot is not None and slot.active_pid is not None,
         ),
-        *_slot(slot_name, slot, publication),
-        *publication_findings(publication_name, publication, wanted, role),
-        *table_findings(wanted, role),
+        *_slot(slot_name, slot, publication, server),
+        *(
+            _on_primary(finding) if server.in_recovery else finding
+            for finding in (
+                *publication_findings(publication_name, publication, wanted, role),
+                *table_findings(wanted, role),
+            )
+        ),
     ]
 
 
-def _slot(name: str, slot: SlotState | None, publication: Publication | None) -> list[Finding]:
+def _on_primary(finding: Finding) -> Finding:
+    """A standby cannot be written to: what cures it is done elsewhere."""
+    if not finding.fix and not finding.sql:
+        return finding
+    return replace(finding, fix=f"on its primary: {finding.fix}", safe=False)
+
+
+def _slot(
+    name: str, slot: SlotState | None, publication: Publication | None, server: Server
+) -> list[Finding]:
     """The slot by itself, then, if it can be used at all, beside its publication."""
-    found = slot_findings(name, slot)
+    found = slot_findings(name, slot, on_standby=server.in_recovery)
     blocked = any(finding.severity is Severity.BLOCKER for finding in found)
     if slot is None or publication is None or blocked:
         return found

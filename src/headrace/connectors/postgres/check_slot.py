@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from headrace.connectors.postgres.slot_state import SlotState
+from headrace.connectors.postgres.slots import LOG_SNAPSHOT
 from headrace.model.finding import Finding, Severity
 
 
-def slot_findings(name: str, slot: SlotState | None) -> list[Finding]:
+def slot_findings(name: str, slot: SlotState | None, *, on_standby: bool) -> list[Finding]:
     """What stands in the way of adopting the slot; OK if it is sound or still to be created."""
     if slot is None:
-        return [Finding(Severity.OK, "slot", f"slot {name!r} will be created", (name,))]
+        return [_to_be_created(name, on_standby)]
     foreign = _foreign(slot)
     if foreign:
         return [foreign]
@@ -18,6 +19,14 @@ def slot_findings(name: str, slot: SlotState | None) -> list[Finding]:
     found = [f for f in (_two_phase(slot), _unreserved(slot), _active(slot)) if f]
     sound = f"slot {name!r} stands at {slot.confirmed_flush}"
     return found or [Finding(Severity.OK, "slot", sound, (name,))]
+
+
+def _to_be_created(name: str, on_standby: bool) -> Finding:
+    message, fix = f"slot {name!r} will be created", ""
+    if on_standby:
+        message += ", once the primary notes which transactions are open"
+        fix = f"an idle primary does so by {LOG_SNAPSHOT}"
+    return Finding(Severity.OK, "slot", message, (name,), fix=fix)
 
 
 def _foreign(slot: SlotState) -> Finding | None:

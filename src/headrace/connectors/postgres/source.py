@@ -17,8 +17,13 @@ from headrace.connectors.postgres.coverage import Coverage, departures, read_cov
 from headrace.connectors.postgres.failures import REBUILD, command_error
 from headrace.connectors.postgres.schemas import SchemaRegistry
 from headrace.connectors.postgres.slot_outlook import SlotWatch
-from headrace.connectors.postgres.slot_state import SlotState, interruption, slot_state
-from headrace.connectors.postgres.slots import create_slot
+from headrace.connectors.postgres.slot_state import (
+    SlotState,
+    end_of_wal,
+    interruption,
+    slot_state,
+)
+from headrace.connectors.postgres.slots import create_slot, creation, in_recovery, set_failover
 from headrace.connectors.postgres.snapshot import open_snapshot
 from headrace.connectors.postgres.snapshot_reading import PostgresSnapshot
 from headrace.connectors.postgres.stream import ReplicationStream
@@ -88,9 +93,12 @@ class PostgresSource:
         record whose rest is yet to be flushed, and the stream would stop short of it until somebody
         commits. An empty message of our own takes a commit, and that flushes.
         """
-        with self.connect() as session, session.transaction():
-            session.execute("SET LOCAL synchronous_commit = local")
-            row = session.execute(MARK).fetchone()
+        with self.connect() as session:
+            if in_recovery(session):  # where whole records are replayed
+                return end_of_wal(session)
+            with session.transaction():
+                session.execute("SET LOCAL synchronous_commit = local")
+                row = session.execute(MARK).fetchone()
         return Lsn.parse(row[0] if row else "0/0")
 
     def prepare(self, log_position: Lsn | None) -> Lsn:
@@ -98,14 +106,19 @@ class PostgresSource:
         with self.connect() as session:
             slot = slot_state(session, self._slot)
         if log_position is None:
-            return _adopted(slot) if slot else self._create_slot()
-        self._require_continuity(slot, log_position)
-        return log_position
+            position = _adopted(slot) if slot else self._create_slot()
+        else:
+            self._require_continuity(slot, log_position)
+            position = log_position
+        wanted = self._settings.failover
+        if slot is not None and wanted is not None and wanted != slot.failover:
+            with self._connect_replication() as connection:
+                set_failover(connection, self._slot, wanted)
+        return position
 
     def _create_slot(self) -> Lsn:
-        name = sql.Identifier(self._slot).as_string(None)
-        command = f"CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput NOEXPORT_SNAPSHOT"
         with self._connect_replication() as connection, self.connect() as session:
+            command = creation(session, self._slot, failover=self._settings.failover is not False)
             result = create_slot(connection, session, command, self._stop)
             return Lsn.parse((result.get_value(0, 1) or b"").decode())
 
