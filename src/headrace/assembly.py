@@ -18,7 +18,13 @@ from headrace.connectors.delta.destination import DeltaDestination
 from headrace.connectors.delta.source import DeltaSource
 from headrace.connectors.postgres.catalog import ReadAs, discover
 from headrace.connectors.postgres.config import session as source_session
-from headrace.connectors.postgres.coverage import Coverage, departures, read_coverage
+from headrace.connectors.postgres.coverage import (
+    Coverage,
+    departures,
+    from_record,
+    read_coverage,
+    to_record,
+)
 from headrace.connectors.postgres.destination import PostgresDestination
 from headrace.connectors.postgres.read_as import impossible
 from headrace.connectors.postgres.slot_state import slot_state
@@ -194,12 +200,11 @@ def _stop_departed(
         recorded = json.loads(storage.get(path))["tables"]
     except ObjectMissingError:
         recorded = []
-    before = {TableId(schema, name): Coverage(*covered) for schema, name, *covered in recorded}
-    departed = departures(before, now, capture.publication)
+    departed = departures(from_record(recorded), now, capture.publication)
     if departed and log.position is not None:
         log.commit(CommitDraft(None, stopped=list(departed.items())))
-    tables = [(t.schema, t.name, c.relation, c.membership) for t, c in now.items()]
-    storage.put(path, json.dumps({"tables": tables}, ensure_ascii=False).encode())
+    record = json.dumps({"tables": to_record(now)}, ensure_ascii=False)
+    storage.put(path, record.encode())
     return now
 
 

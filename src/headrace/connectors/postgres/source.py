@@ -13,7 +13,7 @@ from psycopg import pq, sql
 from headrace.connectors.postgres.catalog import ReadAs
 from headrace.connectors.postgres.config import PostgresConnection, connect, conninfo
 from headrace.connectors.postgres.config import session as source_session
-from headrace.connectors.postgres.coverage import Coverage, departures, read_coverage
+from headrace.connectors.postgres.coverage import GONE, Coverage, departures, read_coverage
 from headrace.connectors.postgres.failures import REBUILD, command_error
 from headrace.connectors.postgres.schemas import SchemaRegistry
 from headrace.connectors.postgres.slot_outlook import SlotWatch
@@ -80,10 +80,11 @@ class PostgresSource:
             now = read_coverage(session, self._publication, self._covered)
         if now is None:  # the stream itself tells of a publication that is gone
             return {}
-        departed = departures(self._covered, now, self._publication)
+        followed = {t: was for t, was in self._covered.items() if self.registry.wanted(t)}
+        departed = departures(followed, now, self._publication)
         for table in departed:
-            del self._covered[table]
-            self.registry.give_up(table)
+            self.registry.give_up(table)  # until it is copied anew, and followed from then on
+        self._covered = {table: now.get(table, GONE) for table in self._covered}
         return departed
 
     def current_lsn(self) -> Lsn:
