@@ -63,7 +63,7 @@ NEST = pa.struct(
         ("Int", pa.int64()),
         ("one", PAIR),
         ("many", pa.list_(PAIR)),
-        ("grid", pa.string()),
+        ("grid", pa.string()),  # its own text
         ("labels", HSTORE),
         ("free", pa.string()),
     ]

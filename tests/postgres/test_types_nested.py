@@ -81,6 +81,10 @@ SCALARS = (
 )
 
 
+# Only as a part of another value: as a column it is JSON.
+GRID = scalar("int4[][]", st.sampled_from(["{{1,2},{3,NULL}}", "{}", "[0:0]={7}", "{1}"]))
+
+
 def array_of(element: Kind) -> Kind:
     return Kind(
         f"{element.name}[]",
@@ -113,7 +117,7 @@ def nested(draw: st.DrawFn) -> tuple[Kind, list[Any]]:
     """A random type, three levels deep at most, and values of it."""
     kinds = list(SCALARS)
     for level in range(draw(st.integers(1, 3))):
-        fields = draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=4))
+        fields = draw(st.lists(st.sampled_from([*kinds, GRID]), min_size=1, max_size=4))
         kind = composite_of(fields, f"nested.c{level}")
         kinds += [kind, array_of(kind), domain_over(kind, f"nested.d{level}")]
         kinds += [array_of(draw(st.sampled_from(SCALARS)))]

@@ -58,10 +58,12 @@ class BoundSchema:
             yield
         except UnrepresentableValueError as error:
             name = self.schema.names[column]
+            text_already = pa.types.is_string(self.mappings[column].arrow)
+            way_out = f"; read as text, it can: columns: {{as: {{{name}: text}}}}"
             raise UnrepresentableValueError(
-                f"{self.schema.table}: column {name!r}: {error.message}",
-                hint=f"columns: {{as: {{{name}: text}}}} for {self.schema.table} in headrace.yaml, "
-                f"or change the value; then: headrace resync {self.schema.table}",
+                f"{self.schema.table}: column {name!r}: {error.message}"
+                f"{'' if text_already else way_out}",
+                hint=f"headrace resync {self.schema.table}, when that or the value is changed",
                 table=str(self.schema.table),
                 column=name,
                 **error.context,

@@ -43,7 +43,8 @@ _FAMILIES: Final = (
     TypeRow("array", "list<element>", "text", "NULL elements kept; a value with more dimensions, "
             "or bounds that do not begin at 1, is refused: `as: text` takes it"),
     TypeRow("array, declared with more dimensions", "string", "text", "JSON; bounds that do not "
-            "begin at 1 stand before them: `{\"[0:1]\":[1,2]}`"),
+            "begin at 1 stand before them: `{\"[0:1]\":[1,2]}`; inside another value, as Postgres "
+            "prints it"),
     TypeRow("composite", "struct", "text", "a field for each attribute, nested as they are"),
     TypeRow("domain", "that of its base type", "as its base type"),
     TypeRow("enum", "string", "text", "its label"),

@@ -206,13 +206,19 @@ FREE_NUMERIC: Final = _text(
 
 
 def mapping(
-    type_oid: int, typmod: int, catalog: Types, *, dimensions: int = 1, read_as: str = ""
+    type_oid: int,
+    typmod: int,
+    catalog: Types,
+    *,
+    dimensions: int = 1,
+    inner: bool = False,
+    read_as: str = "",
 ) -> TypeMapping:
     """How a column of this type maps.
 
     `dimensions` is the column's declared number (pg_attribute.attndims): above 1, an array becomes
-    JSON. `read_as` is the user's wish (`as:`): text for any type, which is JSON of an array, and
-    decimal(p,s) for `numeric`.
+    JSON, or its own text if it is `inner`, that is a part of another value. `read_as` is the user's
+    wish (`as:`): text for any type, which is JSON of an array, and decimal(p,s) for `numeric`.
 
     Raises:
         ConfigError: the type cannot be read as `read_as`.
@@ -221,7 +227,9 @@ def mapping(
     if read_as:
         return _wished(found, typmod, catalog, read_as)
     if found.base:
-        return _domain(found, catalog, dimensions)
+        return _domain(found, catalog, dimensions, inner)
+    if found.element and inner and dimensions > 1:
+        return TypeMapping(_TEXT, found.output, casts.to_text)
     if found.element:
         return _array(found, typmod, catalog, dimensions)
     if found.relation and (fields := catalog.fields(found)):
@@ -230,10 +238,10 @@ def mapping(
     return TypeMapping(scalar.arrow, found.output, scalar.cast, scalar.native)
 
 
-def _domain(found: PgType, catalog: Types, dimensions: int) -> TypeMapping:
+def _domain(found: PgType, catalog: Types, dimensions: int, inner: bool) -> TypeMapping:
     depth = max(found.dimensions, dimensions)
-    inner = mapping(found.base, found.base_typmod, catalog, dimensions=depth)
-    return replace(inner, domain_over=inner.domain_over or catalog.get(found.base).sql)
+    base = mapping(found.base, found.base_typmod, catalog, dimensions=depth, inner=inner)
+    return replace(base, domain_over=base.domain_over or catalog.get(found.base).sql)
 
 
 def _scalar(found: PgType, typmod: int) -> Scalar:
@@ -276,7 +284,7 @@ def _array(found: PgType, typmod: int, catalog: Types, dimensions: int) -> TypeM
             arrays.nested_json, delimiter=element.delimiter, category=element.category
         )
         return TypeMapping(_TEXT, found.output, to_json)
-    inner = mapping(found.element, typmod, catalog)
+    inner = mapping(found.element, typmod, catalog, inner=True)
     to_list = partial(_to_list, element=inner, delimiter=element.delimiter)
     return TypeMapping(pa.list_(inner.arrow), found.output, to_list)
 
@@ -302,7 +310,8 @@ def _inside(
 
 def _composite(found: PgType, fields: Sequence[PgField], catalog: Types) -> TypeMapping:
     named = tuple(
-        (f.name, mapping(f.type_oid, f.typmod, catalog, dimensions=f.dimensions)) for f in fields
+        (f.name, mapping(f.type_oid, f.typmod, catalog, dimensions=f.dimensions, inner=True))
+        for f in fields
     )
     arrow = pa.struct([pa.field(name, mapped.arrow) for name, mapped in named])
     casts_of_fields = tuple(mapped.cast for _, mapped in named)
