@@ -19,7 +19,7 @@ from headrace.connectors.postgres.types import PgField, PgType, TypeMapping, map
 from headrace.errors import TableNotFoundError
 from headrace.model import Column, ReplicaIdentity, TableId, TableSchema
 
-COLUMN_LISTS_SINCE: Final = 150000  # pg_publication_tables.attnames came with them
+COLUMN_LISTS_SINCE: Final = 150000  # pg_publication_rel.prattrs came with them
 PUBLISHED_GENERATED_SINCE: Final = 180000  # before, attnames lists them, but nothing sends them
 
 # All types, those of users and extensions included. An element's typarray names its true array;
@@ -85,9 +85,19 @@ SELECT a.attname
  ORDER BY k.place
 """
 
+# As pg_publication_tables has them in attnames; but that view waits for every published table that
+# somebody has locked to alter it. Before 18 no publication has pubgencols.
 PUBLISHED_COLUMNS: Final = """
-SELECT attnames FROM pg_catalog.pg_publication_tables
- WHERE pubname = %s AND schemaname = %s AND tablename = %s
+SELECT pg_catalog.array_agg(a.attname)
+  FROM pg_catalog.pg_publication p
+ CROSS JOIN pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+  LEFT JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid
+ WHERE p.pubname = %s AND n.nspname = %s AND c.relname = %s
+   AND CASE WHEN r.prattrs IS NOT NULL THEN a.attnum = ANY (r.prattrs)
+            ELSE a.attgenerated = ''
+                 OR pg_catalog.to_jsonb(p) ->> 'pubgencols' = a.attgenerated END
 """
 
 # The size counts; the planner's density of rows, from the last ANALYZE, is scaled up to it.
