@@ -106,7 +106,8 @@ def status_view(status: Status) -> RenderableType:
         parts += [_synced(synced), ""]
     if not status.tables:
         parts += [Text("no table has been copied yet: headrace run", "dim"), ""]
-    told = [*_slot_notices(status.captures), *_notices(status.tables), *_errors(status)]
+    told = [*_slot_notices(status.captures), *_waits(status.captures), *_notices(status.tables)]
+    told += _errors(status)
     return Group(*parts[:-1], *told)
 
 
@@ -161,6 +162,13 @@ def _slot_notices(captures: Sequence[CaptureStatus]) -> Iterator[Text]:
         held = f"{outlook.holder.told} (hint: {outlook.holder.cure})"
         text = f"{kept}, {_lasting(outlook)}; what holds it: {held}"
         yield Text.assemble((f"\n{cell(capture.capture)}: ", "yellow"), prose(text))
+
+
+def _waits(captures: Sequence[CaptureStatus]) -> Iterator[Text]:
+    """What holds up a snapshot."""
+    for capture in captures:
+        for text in capture.waits:
+            yield Text.assemble((f"\n{cell(capture.capture)}: ", "yellow"), prose(text))
 
 
 def _lasting(outlook: SlotOutlook) -> str:

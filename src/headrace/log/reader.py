@@ -30,6 +30,7 @@ from headrace.log.manifest import LogFile, Manifest, SnapshotEvent, SnapshotFile
 from headrace.log.parquet import read_changes, read_rows
 from headrace.log.retention import forget_position, read_position, write_position
 from headrace.log.storage import Storage
+from headrace.log.unfinished import UnfinishedCopy, read_unfinished
 from headrace.model import ChangeBatch, TableId, TableSchema
 
 K = TypeVar("K")
@@ -255,6 +256,10 @@ class LogReader:
                 yield from read_rows(data, wanted, self.storage.location(file.path))
         except ObjectMissingError as error:
             self._missing(file.path, error)
+
+    def unfinished(self) -> Mapping[TableId, UnfinishedCopy]:
+        """Copies of tables that are not complete, as far as their ranges are."""
+        return read_unfinished(self.storage, self.layout)
 
     # -- positions ---------------------------------------------------------------------------------
 

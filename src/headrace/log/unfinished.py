@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from headrace.errors import ObjectMissingError
 from headrace.log.documents import Floor, read_manifest
 from headrace.log.layout import Layout, staged_under
 from headrace.log.manifest import FORMAT, Manifest, SnapshotFile, parse_document
@@ -77,12 +79,13 @@ def read_unfinished(storage: Storage, layout: Layout) -> dict[TableId, Unfinishe
     Raises:
         LogCorruptError: one is damaged.
     """
-    copies = (_read(storage, entry.path) for entry in storage.list(layout.unfinished))
-    return {copy.table: copy for copy in copies}
-
-
-def _read(storage: Storage, path: str) -> UnfinishedCopy:
-    return parse_document(storage.get(path), storage.location(path), _decode)
+    copies = {}
+    for entry in storage.list(layout.unfinished):
+        with suppress(ObjectMissingError):  # completed just now
+            data = storage.get(entry.path)
+            copy = parse_document(data, storage.location(entry.path), _decode)
+            copies[copy.table] = copy
+    return copies
 
 
 def still_valid(

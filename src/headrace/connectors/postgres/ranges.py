@@ -59,22 +59,22 @@ def key_ranges(
     session: psycopg.Connection[Any],
     schema: TableSchema,
     relation: str,
-    size: int,
+    sizes: tuple[int, int],
     above: int,
 ) -> tuple[KeyRange, ...]:
-    """The ranges of a table of `size` bytes, in order; none where it is to be copied whole, as
-    those are that are not larger than `above`.
+    """The ranges of a table, in order; none where it is to be copied whole, as those are that have
+    no more than `above` bytes.
 
-    `relation` is the table as FROM names it.
+    `sizes` are its pages, and its bytes with those of values out of line; `relation` is the table
+    as FROM names it.
     """
-    column, block = range_column(schema), session.execute("SHOW block_size").fetchone()
-    if size <= above or column is None or block is None:
+    column, (pages, size) = range_column(schema), sizes
+    if size <= above or column is None:
         return ()
-    pages = max(size // int(block[0]), 1)
     query = SAMPLE.format(
         key=quoted(column.name),
         relation=relation,
-        percent=min(100 * SAMPLE_PAGES / pages, 100),
+        percent=min(100 * SAMPLE_PAGES / max(pages, 1), 100),
         plain="s.key BETWEEN '0001-01-01' AND '9999-12-31'" if _kind(column) in _TIMES else "true",
     )
     return cut(

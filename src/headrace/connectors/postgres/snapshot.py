@@ -38,7 +38,7 @@ from headrace.connectors.postgres.snapshot_reading import (
     connect_reader,
     import_snapshot,
 )
-from headrace.errors import SourceError
+from headrace.errors import HeadraceError, SourceError
 from headrace.model import KeyRange, Lsn, SnapshotChunk, TableId, TableSchema
 
 Connector = Callable[[], AbstractContextManager[psycopg.Connection[Any]]]
@@ -53,8 +53,9 @@ MAX_CHUNK_PAGES = (1 << 30) // 8192
 CTID_RANGES_SINCE = 140000
 
 RELATION_SIZE = """
-SELECT c.oid::bigint, c.relkind, current_setting('block_size')::int,
-       sum(pg_relation_size(part.oid))::bigint AS size,
+SELECT c.oid::bigint, c.relkind,
+       (sum(pg_relation_size(part.oid)) / current_setting('block_size')::int)::bigint AS pages,
+       sum(pg_table_size(part.oid))::bigint AS size,
        sum(greatest(part.reltuples, 0))::bigint AS rows,
        string_agg(part.oid::text, ',' ORDER BY part.oid) AS parts
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -101,7 +102,7 @@ def open_snapshot(
             planner = _Planner(
                 session, TypeCatalog.read(session), registry, publication, ranges_above
             )
-            plans = {table: planner.plan(table, ranges) for table, ranges in tables.items()}
+            plans = {table: planner.attempt(table, ranges) for table, ranges in tables.items()}
             for reader in opening:
                 readers.put(import_snapshot(reader.result(), name))
         yield PostgresSnapshot(lsn, taken_at, plans, readers)
@@ -133,6 +134,15 @@ class _Planner:
     publication: str
     ranges_above: int
 
+    def attempt(self, table: TableId, ranges: Sequence[KeyRange] | None) -> Plan | HeadraceError:
+        """How to copy a table, or why that cannot be: it was dropped since, for one."""
+        try:
+            return self.plan(table, ranges)
+        except HeadraceError as error:
+            if error.transient:
+                raise
+            return error
+
     def plan(self, table: TableId, ranges: Sequence[KeyRange] | None) -> Plan:
         """How to copy `ranges` of a table, or None: all of it, cut as it is best now."""
         bound = self.registry.of_table(self.session, self.types, table)
@@ -141,7 +151,7 @@ class _Planner:
             raise SourceError(
                 f"{table} does not exist", hint="headrace plan shows what is selected"
             )
-        oid, kind, block, size, rows, parts = found
+        oid, kind, pages, size, rows, parts = found
         columns = [
             mapping.select(quoted(name))
             for name, mapping in zip(bound.schema.names, bound.mappings, strict=True)
@@ -150,13 +160,15 @@ class _Planner:
         relation = qualified(table) if kind == "p" else f"ONLY {qualified(table)}"
         select = f"SELECT {', '.join(columns)} FROM {relation}"  # noqa: S608  # quoted above
         if ranges is None:
-            ranges = key_ranges(self.session, bound.schema, relation, size, self.ranges_above)
+            ranges = key_ranges(
+                self.session, bound.schema, relation, (pages, size), self.ranges_above
+            )
         whole = kind == "p" or self.session.info.server_version < CTID_RANGES_SINCE
-        pages = ["true"] if whole else _page_ranges(size // block)
+        tiles = ["true"] if whole else _page_ranges(pages)
         keep = _row_filter(self.session, self.publication, table)
         chunks = _key_chunks(bound.schema, ranges, rows) or [
-            SnapshotChunk(table, number, where, rows // len(pages))
-            for number, where in enumerate(pages)
+            SnapshotChunk(table, number, where, rows // len(tiles))
+            for number, where in enumerate(tiles)
         ]
         kept = [replace(chunk, where=f"({chunk.where}) AND ({keep})") for chunk in chunks]
         return Plan(bound, relation, oid, select, tuple(kept), f"{oid} {parts} {keep}")
