@@ -28,8 +28,13 @@ DATABASES = {
     "docs/how-to/prepare-postgres.md": "CREATE TABLE audit_log (entry text);",
     "docs/how-to/read-the-tables.md": SHOP,
     "docs/how-to/run-at-night.md": SHOP,
+    "docs/how-to/slots-and-wal.md": SHOP,
 }
-REPLICATED = ("docs/how-to/read-the-tables.md", "docs/how-to/run-at-night.md")
+REPLICATED = (
+    "docs/how-to/read-the-tables.md",
+    "docs/how-to/run-at-night.md",
+    "docs/how-to/slots-and-wal.md",
+)
 REPLICATE = (
     "headrace init --source-url '${DATABASE_URL}'",
     "headrace run --once",

@@ -173,7 +173,7 @@ def _waits(captures: Sequence[CaptureStatus]) -> Iterator[Text]:
 
 def _lasting(outlook: SlotOutlook) -> str:
     if outlook.lost_in is None:
-        return "without end" if outlook.limit is None else "not in danger"
+        return "without limit" if outlook.limit is None else "not in danger"
     return f"is lost in {duration(outlook.lost_in)} at {size(round(outlook.rate))}/s"
 
 
