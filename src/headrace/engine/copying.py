@@ -133,8 +133,16 @@ class Copier:
                 self._complete(snapshot, table)
 
     def _begin(self, snapshot: Snapshot, table: TableId, after: int) -> Sequence[SnapshotChunk]:
-        """The chunks of a table that are to be copied now."""
-        progress, chunks = self.progress[table], snapshot.chunks(table)
+        """The chunks of a table that are to be copied now; none of one that stops, or is not as it
+        was when its copy began."""
+        progress = self.progress[table]
+        try:
+            chunks = snapshot.chunks(table)
+        except HeadraceError as error:
+            if error.transient:
+                raise
+            self._stop_table(table, error)
+            return ()
         self._capture.learn(snapshot.schema(table))
         progress.expected = sum(chunk.rows for chunk in chunks)
         try:
@@ -173,10 +181,13 @@ class Copier:
             if error.transient or isinstance(error, CopyStoppedError):
                 raise
             if progress.error is None or progress.error.transient:
-                self._ranges.give_up(table, error.message)
-                self._capture.commit_stop(table, error)
-                progress.error = error
+                self._stop_table(table, error)
         return progress.error is None
+
+    def _stop_table(self, table: TableId, error: HeadraceError) -> None:
+        self._ranges.give_up(table, error.message)
+        self._capture.commit_stop(table, error)
+        self.progress[table].error = error
 
     def _complete(self, snapshot: Snapshot, table: TableId) -> None:
         if self._ranges.get(table) is not None:

@@ -370,7 +370,7 @@ def _generated(publication: Publication, tables: Sequence[Table]) -> list[Findin
     wanted = {table.table for table in tables}
     lacking = [each for each in publication.tables if each.table in wanted and each.generated]
     curable = [each for each in lacking if each.generated_stored and not each.left_out]
-    alter = (_alter(publication, f"SET ({SEND_GENERATED})"),)
+    alter: tuple[str, ...] = (_alter(publication, f"SET ({SEND_GENERATED})"),)
     if not publication.may_send_generated:
         curable, alter = [], ()
     blocked = [each for each in curable if each.identity_generated]

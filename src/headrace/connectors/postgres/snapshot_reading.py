@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
@@ -17,7 +17,12 @@ from psycopg import sql
 from headrace.connectors.postgres.config import LIFT_LIMITS
 from headrace.connectors.postgres.copy_out import copy_out
 from headrace.connectors.postgres.decoding import BoundSchema
-from headrace.errors import SourceError, SourceUnavailableError, TableRewrittenError
+from headrace.errors import (
+    HeadraceError,
+    SourceError,
+    SourceUnavailableError,
+    TableRewrittenError,
+)
 from headrace.model import Lsn, SnapshotChunk, TableId, TableSchema
 
 Reader: TypeAlias = psycopg.Connection[Any]
@@ -55,7 +60,7 @@ class PostgresSnapshot:
         self,
         lsn: Lsn,
         taken_at: datetime,
-        plans: dict[TableId, Plan],
+        plans: Mapping[TableId, Plan | HeadraceError],
         readers: queue.SimpleQueue[Reader],
     ) -> None:
         self.lsn = lsn
@@ -63,14 +68,20 @@ class PostgresSnapshot:
         self._plans = plans
         self._readers = readers
 
+    def _plan(self, table: TableId) -> Plan:
+        plan = self._plans[table]
+        if isinstance(plan, HeadraceError):
+            raise plan
+        return plan
+
     def schema(self, table: TableId) -> TableSchema:
-        return self._plans[table].bound.schema
+        return self._plan(table).bound.schema
 
     def chunks(self, table: TableId) -> Sequence[SnapshotChunk]:
-        return self._plans[table].chunks
+        return self._plan(table).chunks
 
     def identity(self, table: TableId) -> str:
-        return self._plans[table].identity
+        return self._plan(table).identity
 
     def read(self, chunk: SnapshotChunk) -> Generator[pa.RecordBatch]:
         """The rows of a chunk, in the very types and values that the stream gives.
@@ -80,7 +91,7 @@ class PostgresSnapshot:
             SourceUnavailableError: the connection was lost.
             SourceError: the role may not read the table.
         """
-        plan = self._plans[chunk.table]
+        plan = self._plan(chunk.table)
         query = f"{plan.select} WHERE {chunk.where}"
         reader = self._readers.get()
         try:
@@ -119,7 +130,9 @@ def _let_go(reader: Reader) -> None:
 def _read_error(table: TableId, error: psycopg.Error) -> SourceError:
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return SourceError(
-            f"{table}: the role may not read it", hint=f"GRANT SELECT ON {table} TO <role>;"
+            f"{table}: the role may not read all of it: {error}",
+            hint=f"GRANT SELECT ON {table} TO <role>; where row-level security hides rows: "
+            f"ALTER ROLE <role> BYPASSRLS; then headrace resync {table}",
         )
     if isinstance(error, UNREADABLE_TEXT):
         return SourceError(  # no second attempt reads it better
@@ -151,9 +164,13 @@ def close_reader(opening: Future[Reader]) -> None:
 
 
 def import_snapshot(reader: Reader, snapshot: str) -> Reader:
-    """Begin a transaction that sees what the exported snapshot does."""
+    """Begin a transaction that sees what the exported snapshot does, and all of its rows.
+
+    Where a policy would hide some, since the preflight, the server refuses to read the table.
+    """
     try:
         reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        reader.execute("SET LOCAL row_security = off")
         reader.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(snapshot))
     except psycopg.Error as error:
         raise SourceUnavailableError(
