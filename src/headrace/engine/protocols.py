@@ -114,7 +114,13 @@ class Snapshot(Protocol):
         """Tells a table from another one of the name, or one of which other rows are told."""
         ...
 
-    def chunks(self, table: TableId) -> Sequence[SnapshotChunk]: ...
+    def chunks(self, table: TableId) -> Sequence[SnapshotChunk]:
+        """What is to be read of a table.
+
+        Raises:
+            HeadraceError: it cannot be copied: somebody dropped it, for one.
+        """
+        ...
 
     def read(self, chunk: SnapshotChunk) -> Generator[pa.RecordBatch]: ...
 
