@@ -135,6 +135,31 @@ def test_8_tables_that_go_while_they_are_copied_harm_no_other(shop, changing_whi
     shop.assert_equal("public.calm", readers=["deltalake"])
 
 
+def test_12_a_policy_that_hides_rows_since_the_preflight_stops_its_table(shop, monkeypatch):
+    """Invariant 12: the server refuses a copy that would lack rows."""
+    with_tables(shop, {"hidden": []})
+    reader = f"{shop.database.name}_reader"
+    shop.sql(f"create role {reader} login replication password 'reads'")
+    shop.sql(f"grant select on all tables in schema public to {reader}")
+    shop.sql("create publication headrace_shop for table hidden, calm")
+    shop.carry("public.*", source={"user": reader, "password": "reads"})
+    copy_all = Copier._copy_all
+
+    def hidden_before(*arguments) -> None:
+        shop.sql("alter table hidden enable row level security")
+        copy_all(*arguments)
+
+    monkeypatch.setattr(Copier, "_copy_all", hidden_before)
+    try:
+        (failure,) = shop.run()
+    finally:
+        shop.sql(f"drop owned by {reader}; drop role {reader}")
+    assert str(failure.table) == "public.hidden"
+    assert "row-level security" in failure.error.message
+    assert "resync public.hidden" in failure.error.hint
+    shop.assert_equal("public.calm", readers=["deltalake"])
+
+
 def test_8_changes_from_before_a_copy_that_knows_the_later_columns_are_harmless(shop):
     """Invariant 8: the stream's Relations are older than the catalog, the log and the lake."""
     tables = with_tables(shop, CHANGES)
