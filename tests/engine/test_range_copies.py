@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ from ranged_source import FIRST_LSN, RANGES, TABLE, Ranged, rows_in
 from headrace.engine.capture import Capture
 from headrace.engine.copying import Copier
 from headrace.errors import HeadraceError
-from headrace.log import LogReader, LogWriter, SnapshotEvent, Storage, open_storage
+from headrace.log import LogReader, LogWriter, SnapshotEvent, Storage, expire, open_storage
 
 
 @pytest.fixture
@@ -58,14 +59,15 @@ def cut_short(source: Ranged, after: int) -> None:
 
 def snapshots(storage: Storage) -> list[SnapshotEvent]:
     reader = LogReader.open(storage, "shop")
-    return [event for manifest in reader.manifests(0) for event in manifest.snapshots]
+    return [event for manifest in reader.manifests(reader.floor) for event in manifest.snapshots]
 
 
 def assert_exact(storage: Storage, source: Ranged) -> SnapshotEvent:
     """The log holds one snapshot, of what the table was at its LSN, and no other file."""
     (event,) = snapshots(storage)
     assert rows_in_log(storage, event) == source.history[event.lsn]
-    named = {path for m in LogReader.open(storage, "shop").manifests(0) for path in m.paths}
+    reader = LogReader.open(storage, "shop")
+    named = {path for m in reader.manifests(reader.floor) for path in m.paths}
     files = {e.path for e in storage.list("log") if e.path.endswith(".parquet")}
     assert files == named
     assert not storage.list("log/shop/unfinished")
@@ -187,6 +189,43 @@ def test_a_table_that_the_stream_stopped_following_is_copied_anew(storage: Stora
         _, error = attempt(source)
         assert error is None
     assert_exact(storage, source)
+
+
+def test_a_crash_between_the_commit_and_the_end_of_its_document_loses_nothing(
+    storage: Storage,
+) -> None:
+    """The document names files that are part of the log by then: they are not to be swept."""
+    with running(storage) as source:
+        cut_short(source, 3)
+        (entry,) = storage.list("log/shop/unfinished")
+        document = storage.get(entry.path)
+        _, error = attempt(source)
+        assert error is None
+    storage.put(entry.path, document)
+    with running(storage, source):
+        assert not source.log.unfinished
+    with running(storage, source):
+        pass
+    assert_exact(storage, source)
+
+
+def test_retention_keeps_what_came_after_the_oldest_range(storage: Storage) -> None:
+    """Also where every reader has passed it: the ranges are brought up by it."""
+    with running(storage) as source:
+        cut_short(source, 3)
+        for n in range(3):
+            source.transaction(update(id=-50, n=n, unsent=("body",)))
+            source.stream()
+        head = source.log.head
+        assert head is not None
+        LogReader.open(storage, "shop").record_position(
+            "lake", {"tables": {str(TABLE): {"passed": head.commit}}}
+        )
+        assert expire(source.log, datetime.now(UTC), timedelta(0)).commits <= 2
+        _, error = attempt(source)
+        assert error is None
+        assert_exact(storage, source)
+        assert expire(source.log, datetime.now(UTC), timedelta(0)).commits > 0
 
 
 def test_what_nobody_carries_any_more_holds_neither_files_nor_the_log(storage: Storage) -> None:
