@@ -232,7 +232,9 @@ def test_4_tables_of_every_shape_equal_their_source(shop):
 def compare_shapes(shop) -> None:
     for table in ("parted", "wide", "empty", "empties", "dropped"):
         shop.assert_equal(f"public.{table}")
-    shop.assert_equal("public.generated", columns=["id", "a", "n"])
+    ((version,),) = shop.sql("select current_setting('server_version_num')::int / 10000")
+    sent = ["double"] if version >= 18 else []  # what is generated is not, before
+    shop.assert_equal("public.generated", columns=["id", "a", "n", *sent])
     assert not (shop.root / "lake/public/parted_eu").exists()
 
 
