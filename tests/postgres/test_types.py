@@ -19,6 +19,7 @@ from headrace.connectors.postgres.catalog import TypeCatalog
 from headrace.connectors.postgres.type_reference import types_page
 from headrace.connectors.postgres.types import SCALARS, TEXTS, mapping
 from headrace.errors import ConfigError, UnrepresentableValueError
+from headrace.model.times import python_values
 from headrace.pgcopy import CopiedColumn
 
 US = pa.timestamp("us")
@@ -225,6 +226,21 @@ def test_timestamps_of_all_ages_are_the_microseconds_that_the_server_counts(
     seconds = "extract(epoch from date_trunc('second', x))::int8 * 1000000"
     counted = column.query(f"{seconds} + extract(microseconds from x)::int8 % 1000000")
     assert column.streamed().view(pa.int64()).to_pylist() == counted
+
+
+@pytest.mark.parametrize("declared", ["date", "timestamp", "timestamptz"])
+def test_times_beyond_pythons_years_are_spelled_as_the_server_prints_them(
+    typed: Reader, declared: str
+) -> None:
+    column = typed.column(declared, [*_values(declared), None])
+    printed = [text and text.decode() for text in column.texts().to_pylist()]
+    streamed = column.streamed()
+    assert python_values(streamed) == printed
+    early = next(text for text in printed if text and text.endswith("BC"))
+    ages = typed.column(f"{declared}[]", [f'{{"{early}",NULL}}'])
+    assert python_values(pa.chunked_array([ages.streamed()])) == [[early, None]]
+    ordinary = typed.column(declared, ["2024-02-29"]).streamed()
+    assert python_values(ordinary) == ordinary.to_pylist()
 
 
 def _values(declared: str) -> list[str]:

@@ -18,6 +18,7 @@ from headrace.consistency import Moment
 from headrace.engine.table_state import Phase
 from headrace.model import BEFORE, COMMIT_LSN, COMMIT_TS, META_COLUMNS, OP, UNCHANGED, Lsn
 from headrace.model.finding import Finding, Severity
+from headrace.model.times import python_values
 from headrace.plan import Plan
 from headrace.status import CaptureStatus, Status, TableStatus
 from headrace.verify import TableVerification
@@ -277,7 +278,7 @@ def changes_of_log(rows: pa.Table, *, everything: bool) -> pa.Table:
 def rows_view(rows: pa.Table) -> RenderableType:
     """An Arrow table as one: at most SHOWN_ROWS rows, and it says so."""
     numbers = [f.name for f in rows.schema if pa.types.is_primitive(f.type) and _is_number(f.type)]
-    columns = [column.slice(0, SHOWN_ROWS).to_pylist() for column in rows.columns]
+    columns = [python_values(column.slice(0, SHOWN_ROWS)) for column in rows.columns]
     made = table(
         [cell(name) for name in rows.column_names],
         (list(map(_row_cell, row)) for row in zip(*columns, strict=True)),

@@ -17,6 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.types as t
 
+from headrace.model.times import counted
+
 Words = npt.NDArray[np.uint64]
 
 LONG: Final = 256  # bytes; beyond, one cryptographic hash is cheaper than a pass over all rows
@@ -122,7 +124,7 @@ def _mix_column(pair: Pair, column: pa.Array) -> None:
     """Nulls are told from zero and from empty by a word of their own, added for every row."""
     valid = column.is_valid().to_numpy(zero_copy_only=False)
     if t.is_nested(column.type):
-        plain = column.cast(_counted(column.type)).to_pylist()
+        plain = column.cast(counted(column.type)).to_pylist()
         column = pa.array([repr(value).encode() for value in plain], pa.binary())
     if t.is_string(column.type) or t.is_binary(column.type):
         _mix_bytes(pair, column, valid)
@@ -133,19 +135,6 @@ def _mix_column(pair: Pair, column: pa.Array) -> None:
     else:
         _mix(pair, np.where(valid, _fixed_words(column), np.uint64(0)))
     _mix(pair, valid.astype(np.uint64))
-
-
-def _counted(kind: pa.DataType) -> pa.DataType:
-    """The type with days and microseconds as numbers: Python knows no years but 1 to 9999."""
-    if t.is_struct(kind):
-        return pa.struct([field.with_type(_counted(field.type)) for field in kind])
-    if t.is_map(kind):
-        return pa.map_(_counted(kind.key_type), _counted(kind.item_type))
-    if t.is_list(kind):
-        return pa.list_(kind.value_field.with_type(_counted(kind.value_type)))
-    if t.is_date32(kind):
-        return pa.int32()
-    return pa.int64() if t.is_timestamp(kind) else kind
 
 
 def _fixed_words(column: pa.Array) -> Words:

@@ -6,20 +6,17 @@ Input and Output Syntax", "Array Input and Output Syntax" and "hstore".
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
-from typing import Final, Literal
+from typing import Literal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.types as pt
 
 from headrace.model.arrow import is_binary, is_list
+from headrace.model.times import moment
 
 Texts = Sequence[str | None]
 _Unit = Literal["D", "us"]
-
-_CIVIL: Final = re.compile(r"\+?(-?\d+)(-\d\d-\d\d)(?:T(.*))?")
 
 
 def literal_texts(values: pa.Array) -> pa.Array:
@@ -82,13 +79,4 @@ def _joined(
 
 
 def _moments(counts: pa.Array, unit: _Unit, zone: str) -> Texts:
-    return [None if n is None else _moment(n, unit, zone) for n in counts.to_pylist()]
-
-
-def _moment(count: int, unit: _Unit, zone: str) -> str:
-    """A date or timestamp that many days or microseconds from 1970 on, of any age."""
-    found = _CIVIL.fullmatch(str(np.datetime64(count, unit)))
-    assert found is not None  # that is how numpy prints them
-    year, day, time = int(found[1]), found[2], found[3]
-    civil = f"{year if year > 0 else 1 - year:04}{day}{f' {time}' if time else ''}"
-    return f"{civil}{zone}{'' if year > 0 else ' BC'}"
+    return [None if n is None else moment(n, unit, zone) for n in counts.to_pylist()]
