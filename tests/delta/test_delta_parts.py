@@ -1,4 +1,4 @@
-"""A batch applied in parts is the batch: its rows, its feed, and one commit that shows all of it."""
+"""A batch applied in parts is the batch: its rows, its feed, and one commit that shows it all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 from delta_samples import Lake, Model, Row, assert_holds, at, changes, row_of, schema_of
 from deltalake import DeltaTable
@@ -16,8 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_delta_feed_out import by_load_cdf, by_our_reader, fed, told
 
-from headrace import failpoints
-from headrace.errors import DivergedError, LogError
 from headrace.model import ChangeFeed, NetChanges, TableFormat
 
 _keys = st.integers(0, 11)
@@ -78,7 +75,7 @@ class PartedLife:
         return changes(self.schema, [tuple(sent)], moved, [(("txt",), 0, old)])
 
     def _expect(self, before: Counter[Row], *, truncated: bool) -> None:
-        """Rows that a part wrote anew as they were may be told, or not: neither side counts them."""
+        """Rows that a part wrote anew as they were may be told, or not."""
         gone, come = before - self.model.rows, self.model.rows - before
         images = self.layout.change_feed is ChangeFeed.IMAGES and self.schema.key and not truncated
         old = {self.model.key(row) for row in gone} if images else set()
@@ -129,3 +126,47 @@ def test_10_11_any_batch_in_any_parts_is_what_it_is_in_one(
         reopened.apply(changes(life.schema, [row_of(kind, 3, 77)]), at(life.commit + 1))
         life.model.apply([row_of(kind, 3, 77)], [])
         assert_holds(life.lake.path, life.model, ["deltalake"])
+
+
+class LostPartError(Exception):
+    """What ends a batch between two parts."""
+
+
+@pytest.mark.parametrize("vectors", [True, False])
+def test_11_a_batch_that_fails_between_parts_was_never_there(lake: Lake, vectors: bool) -> None:
+    """Invariant 11: neither readers nor the next batch see anything of it."""
+    life = PartedLife(lake, "composite", TableFormat(deletion_vectors=vectors))
+    life.apply([({3: 5}, set(), 2)])
+    version = DeltaTable(lake.path).version()
+
+    def parts() -> Iterator[NetChanges]:
+        new = [row_of("composite", key, 20) for key in (0, 1, 8)]
+        yield changes(life.schema, new, [row_of("composite", 2, 1)])
+        yield changes(life.schema, [row_of("composite", 0, 21)], [row_of("composite", 8, 1)])
+        assert DeltaTable(lake.path).version() == version
+        raise LostPartError
+
+    with pytest.raises(LostPartError):
+        life.table.apply(changes(life.schema), at(9), parts())
+    assert_holds(lake.path, life.model)
+    life.apply([({1: 9}, {4}, 2), ({2: 9, 4: 9}, {1}, 2)])
+    assert_holds(lake.path, life.model)
+
+
+def test_11_a_batch_that_another_writer_overtook_is_applied_whole(lake: Lake) -> None:
+    """Its parts are asked for anew, and made to the table as it then is."""
+    life = PartedLife(lake, "int64", TableFormat())
+    asked = []
+
+    class Parts:
+        def __iter__(self) -> Iterator[NetChanges]:
+            asked.append(1)
+            yield changes(life.schema, [row_of("int64", 0, 20)], [row_of("int64", 2, 1)])
+            if len(asked) == 1:
+                DeltaTable(lake.path).optimize.compact()
+            yield changes(life.schema, [row_of("int64", 7, 20)], [row_of("int64", 0, 1)])
+
+    life.table.apply(changes(life.schema, [row_of("int64", 7, 21)]), at(2), Parts())
+    life.model.apply([row_of("int64", 7, 21)], [row_of("int64", key, 1) for key in (0, 2)])
+    assert len(asked) == 2
+    assert_holds(lake.path, life.model)

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
+import pyarrow as pa
+
 from headrace.engine.versions import between, lsns_of
 from headrace.log import LogFile
 from headrace.model import ChangeBatch, Lsn, NetChanges, RowCounts
@@ -46,6 +48,8 @@ class Parts:
             self.counts += changes.counts
             self.is_empty &= changes.is_empty
             yield changes
+            del batches, changes
+            pa.default_memory_pool().release_unused()  # it keeps some 50 MB of what is let go of
 
 
 def cut(

@@ -61,7 +61,7 @@ class Policy:
     tiny: int = 1 << 20
     worn: float = 0.3  # each row deleted costs two or three rewritten ones
     bytes: int = 128 << 20  # that one commit rewrites: a few seconds beside the applies
-    rows: int = 4 << 20  # likewise: 30 bytes of memory for each
+    rows: int = 2 << 20  # likewise: 60 bytes of memory for each, while the index takes them in
     every: int = 10  # commits between two looks that found nothing to do
     overlap: int = 4  # files of a clustered table over one value of its first column
 
