@@ -29,6 +29,7 @@ from headrace.connectors.postgres.destination import PostgresDestination
 from headrace.connectors.postgres.read_as import impossible
 from headrace.connectors.postgres.slot_state import slot_state
 from headrace.connectors.postgres.source import PostgresSource
+from headrace.continuity import lineage
 from headrace.engine.materialize import Materialization
 from headrace.engine.protocols import DestinationTable
 from headrace.engine.runner import Runner
@@ -235,6 +236,7 @@ def running(
             log.latest_schemas(),
             _stop_departed(storage, log, capture, selected),
             stop,
+            lineage(storage, log.layout),
             read_as=read_as(settings, selection),
         )
         reader = LogReader.open(storage, capture.name, feed=log.feed)

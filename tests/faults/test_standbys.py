@@ -8,12 +8,13 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import yaml
 from live_run import LiveRun
 from shop import Shop
 
 import headrace
 from headrace.engine.runner import RunView
-from headrace.errors import CheckFailedError
+from headrace.errors import CheckFailedError, SlotLostError
 from headrace.model.finding import Severity
 from headrace.testing.database import Database
 from headrace.testing.postgres import EmbeddedPostgres
@@ -92,6 +93,9 @@ def test_a_standby_is_read_from_and_its_promotion_loses_nothing(
         standby.promote()
         shop.database.execute("insert into people values (-1, 'promoted')")
         run.catch_up(shop.database)
+        noted = next(shop.folder.rglob("source.json"))
+        run.wait_for(lambda _: '"timeline": 2' in noted.read_text())
+    headrace.load(shop.project).run(once=True)  # which knows that the server lacks nothing
     assert_equal(shop.database, shop.folder, ["people"])
 
 
@@ -133,5 +137,29 @@ def test_invariant_3_a_slot_goes_on_at_the_standby_that_took_its_primarys_place(
     standby.promote()
     shop = shop_of(standby, failed_over.folder)
     shop.database.execute("insert into people values (-2, 'promoted')")
+    headrace.load(shop.project).run(once=True)
+    assert_equal(shop.database, shop.folder, ["people"])
+
+
+def test_invariant_12_a_promoted_standby_that_lacks_changes_is_not_read_past_them(
+    primary: EmbeddedPostgres, standby: Standby, failed_over: Shop
+) -> None:
+    """The log has what the standby never had; its slot stands where ours could go on."""
+    standby.stop()
+    failed_over.database.execute("insert into people values (-1, 'nowhere else')")
+    headrace.load(failed_over.project).run(once=True)
+    primary.kill()
+    standby.start()
+    standby.promote()
+    shop = shop_of(standby, failed_over.folder)
+    shop.database.execute("insert into people values (-2, 'at the same LSN')")
+    for _ in range(2):  # beyond all that the log has
+        shop.database.execute("create table x (); drop table x")
+        shop.database.execute("select pg_switch_wal()")
+    with pytest.raises(SlotLostError, match="promoted or restored without the changes"):
+        headrace.load(shop.project).run(once=True)
+    settings = yaml.safe_load(shop.project.read_text())
+    settings["pipelines"]["shop_to_lake"]["auto_refresh"] = {"on": ["log_lost"]}
+    shop.project.write_text(yaml.safe_dump(settings))
     headrace.load(shop.project).run(once=True)
     assert_equal(shop.database, shop.folder, ["people"])

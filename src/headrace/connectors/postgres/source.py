@@ -27,6 +27,7 @@ from headrace.connectors.postgres.slots import create_slot, creation, in_recover
 from headrace.connectors.postgres.snapshot import open_snapshot
 from headrace.connectors.postgres.snapshot_reading import PostgresSnapshot
 from headrace.connectors.postgres.stream import ReplicationStream
+from headrace.connectors.postgres.timelines import Lineage
 from headrace.errors import SlotLostError, SourceError
 from headrace.model import KeyRange, Lsn, TableId, TableSchema
 
@@ -43,7 +44,7 @@ class PostgresSource:
     """See `engine.protocols.Source`. `known` are the newest schema versions that the log has.
 
     `covered` are the tables to be watched, as they were when the capture began. `stop` ends what
-    may wait for long.
+    may wait for long; `lineage` follows the server that takes this one's place.
     """
 
     def __init__(
@@ -55,12 +56,15 @@ class PostgresSource:
         known: Mapping[TableId, TableSchema],
         covered: Mapping[TableId, Coverage] | None = None,
         stop: threading.Event | None = None,
+        lineage: Lineage | None = None,
         read_as: Mapping[TableId, ReadAs] | None = None,
     ) -> None:
         self._stop = stop or threading.Event()
         self._settings = settings
         self._covered = dict(covered or {})
         self._slot = slot
+        self._lineage = lineage
+        self._streaming: int | None = None  # the walsender's process
         self._watch = SlotWatch()
         self._publication = publication
         self.registry = SchemaRegistry(self.connect, publication, known, selected, read_as)
@@ -77,6 +81,8 @@ class PostgresSource:
             slot = slot_state(session, self._slot)
             if slot is not None:  # the stream itself tells of one that is gone
                 self._watch.look(session, slot)
+                if self._lineage is not None and slot.active_pid == self._streaming:
+                    self._lineage.stay(session)
             now = read_coverage(session, self._publication, self._covered)
         if now is None:  # the stream itself tells of a publication that is gone
             return {}
@@ -138,6 +144,9 @@ class PostgresSource:
         connection = connect(self._settings, replication=True)
         try:
             self._require_publication()
+            if self._lineage is not None:
+                self._lineage.follow(connection, from_lsn)
+            self._streaming = connection.info.backend_pid
             self._start(connection, from_lsn)
             with self.connect() as session:
                 self._require_continuity(slot_state(session, self._slot), from_lsn)
