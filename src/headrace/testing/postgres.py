@@ -98,6 +98,12 @@ def server_bin_dir() -> Path:
     return Path(given) if given else wheel_bin_dir()
 
 
+def major_version(bin_dir: Path) -> int:
+    """Of the binaries in a folder, which say `initdb (PostgreSQL) 18.6`."""
+    told = subprocess.run([bin_dir / "initdb", "--version"], check=True, capture_output=True)
+    return int(told.stdout.split()[2].partition(b".")[0])
+
+
 class EmbeddedPostgres:
     """A Postgres server that lives as long as its `with` block; its data is gone afterwards.
 
@@ -271,7 +277,7 @@ class EmbeddedPostgres:
         self.bin_dir = _readable(bin_dir, self._demoted, self.folder)
         self.socket_dir.mkdir(0o755)
         self.data_dir.mkdir(0o700)
-        cheap = self._fast and _major(self.bin_dir) > 13  # whose initdb reads 99 bytes of it
+        cheap = self._fast and major_version(self.bin_dir) > 13  # whose initdb reads 99 bytes of it
         known_by = _verifier(self.password) if cheap else self.password
         password = self._write(self.folder / "password", known_by.encode())
         self._own(self.socket_dir)
@@ -432,12 +438,6 @@ def _readable(bin_dir: Path, demoted: Mapping[str, Any], folder: Path) -> Path:
         if (package.parent / name).exists():
             shutil.copytree(package.parent / name, folder / "lib" / name, symlinks=True)
     return folder / "lib" / bin_dir.relative_to(package.parent)
-
-
-def _major(bin_dir: Path) -> int:
-    """Of which major version the binaries are: `initdb (PostgreSQL) 18.6`."""
-    told = subprocess.run([bin_dir / "initdb", "--version"], check=True, capture_output=True)
-    return int(told.stdout.split()[2].partition(b".")[0])
 
 
 def _runs(bin_dir: Path, demoted: Mapping[str, Any]) -> bool:
