@@ -74,7 +74,7 @@ def test_invariants_3_4_6_7_killed_between_ranges_it_goes_on_with_those_it_has(
         run_until_killed(database, project, "snapshot.range_kept=kill@3", load)
         kept = kept_files(tmp_path)
         assert len(kept) == 3
-        for _ in range(20):
+        for _ in range(150):  # so that each of them is behind by some
             load.transaction()
         run_until_killed(database, project, f"{name}=kill@{hit}", load)
         assert all(path.exists() for path in kept_files(tmp_path))

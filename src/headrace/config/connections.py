@@ -66,6 +66,7 @@ class PostgresConnection(Frozen):
     sslkey: str | None = Field(default=None, description="File of the client's key.")
     ranges_above: Size = Field(
         default=4 << 30,
+        json_schema_extra={"default": "4GiB"},
         description="As a source: a larger table is first copied in ranges of its key, where that "
         "begins with a whole number, a UUID, a date or a time; finished ranges survive a restart.",
     )

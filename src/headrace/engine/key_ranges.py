@@ -36,8 +36,7 @@ def places(ranges: Sequence[KeyRange], keys: pa.Table) -> Ints:
 def _ordered(values: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """Values in numpy, whose order is that of Postgres; see `model.KeyRange`."""
     if pa.types.is_string(values.type):
-        texts = values.to_numpy(zero_copy_only=False) if isinstance(values, pa.Array) else values
-        return np.array(texts.tolist() if len(texts) else [], f"S{_UUID_CHARACTERS}")
+        return np.asarray(values.to_numpy(zero_copy_only=False)).astype(f"S{_UUID_CHARACTERS}")
     width = pa.int32() if values.type == pa.date32() else values.type
     whole = pa.int64() if pa.types.is_timestamp(values.type) else width
     return np.asarray(values.cast(whole).to_numpy())

@@ -131,6 +131,9 @@ class RangeCopies:
             CopyStoppedError: the run ends before the log is where the newest range is.
         """
         copy = self._copies[table]
+        if table not in self._log.unfinished:  # a commit whose put seemed to fail was made
+            del self._copies[table]
+            return True
         try:
             copy = self._brought_up(copy)
         except TableRewrittenError as error:

@@ -318,9 +318,9 @@ class LogWriter:
             del self._schemas[: len(found.schemas)]
             self.feed.publish(found, self._staging.committed(found.paths))
             self._forget(self._staging.unwanted())
-            _require_same(found, manifest)
             for event in found.snapshots:
                 self.give_up(event.table)
+            _require_same(found, manifest)
             return found
 
     def _manifest(self, draft: CommitDraft) -> Manifest:

@@ -92,6 +92,7 @@ def cut(sample: Sequence[tuple[int, str]], wanted: int) -> tuple[KeyRange, ...]:
     places = [len(sample) * n // wanted for n in range(wanted + 1)]
     reads = sum(len({page for page, _ in sample[a:b]}) for a, b in pairwise(places))
     bounds = dict.fromkeys(sample[place][1] for place in places[1:-1])
+    bounds.pop(sample[0][1], None)  # nothing is known to be below the least key
     if bounds and reads <= MAX_READS * len({page for page, _ in sample}):
         return tuple(KeyRange(low, high) for low, high in pairwise([None, *bounds, None]))
     return cut(sample, wanted // 2)
