@@ -68,7 +68,7 @@ def _raw(relation: Relation, data: pa.RecordBatch) -> RawBatch:
         _column(data.column(i), data.column(i + 1)) for i in range(len(_ROWS), data.num_columns, 2)
     ]
     width = len(relation.columns)
-    old = pairs[width:] if len(pairs) > width else None
+    old = pairs[width:] if rows["old_kind"].any() else None
     return RawBatch(relation, 0, **rows, new=pairs[:width], old=old)
 
 

@@ -9,6 +9,7 @@ concluded from such a transaction: it may come to nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -193,17 +194,16 @@ class _Reading:
     def committed(self, streamed: Streamed, end: RawEnd) -> Iterator[DecodedChanges]:
         """What is left of a transaction that has committed."""
         known = streamed.xid in self.in_progress
-        progress = self.in_progress.pop(streamed.xid, InProgress())
-        progress.rolled_back |= streamed.rolled_back
-        failed = self._check(progress)
-        if known:
-            unwanted = {t for t in progress.read if not self.registry.wanted(t)}
-            void = frozenset(progress.rolled_back), frozenset(unwanted)
-            finished = [Finished(streamed.xid, _end(end), *void)]
-            yield DecodedChanges(finished=finished, failed=[*failed.items()])
-        for raw in progress.kept():
-            yield self._late([raw], end)
-        progress.close()
+        with closing(self.in_progress.pop(streamed.xid, InProgress())) as progress:
+            progress.rolled_back |= streamed.rolled_back
+            failed = self._check(progress)
+            if known:
+                unwanted = {t for t in progress.read if not self.registry.wanted(t)}
+                void = frozenset(progress.rolled_back), frozenset(unwanted)
+                finished = [Finished(streamed.xid, _end(end), *void)]
+                yield DecodedChanges(finished=finished, failed=[*failed.items()])
+            for raw in progress.kept():
+                yield self._late([raw], end)
         yield self._late(streamed.batches, end)
 
     def _late(self, batches: Iterable[RawBatch], end: RawEnd) -> DecodedChanges:
