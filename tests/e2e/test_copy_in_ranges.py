@@ -114,6 +114,7 @@ def stop_in_the_middle(shop: Shop, copied: Copied) -> None:
     shop.declare({"shop_to_lake": ["public.orders"]}, source=SMALL)
     run_until_three(shop, copied)
     assert len(kept_files(shop)) >= 3
+    assert "ranges are copied, with" in (shop.status("public.orders").notice or "")
     shop.sql("update orders set id = -id where id < 100")
 
 

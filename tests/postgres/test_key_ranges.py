@@ -27,7 +27,8 @@ KEYS = {
 def test_a_row_is_in_the_range_that_the_server_reads_it_in(database: Database, kind: str) -> None:
     table = TableId("public", "Big")
     database.execute(f'create table "Big" ("the Key" {kind}, n int, primary key ("the Key", n))')
-    database.execute(f'insert into "Big" select {KEYS[kind]}, g from generate_series(1, 1000) g order by 1')
+    rows = f"select {KEYS[kind]}, g from generate_series(1, 1000) g order by 1"
+    database.execute(f'insert into "Big" {rows}')
     with database.connect() as session:
         types = TypeCatalog.read(session)
         registry = SchemaRegistry(database.connect, "p", {}, [table])

@@ -14,14 +14,26 @@ from itertools import pairwise
 from typing import Any, Final
 
 import psycopg
+import pyarrow as pa
 from psycopg import sql
 
 from headrace.connectors.postgres.identifiers import quoted
 from headrace.model import Column, KeyRange, TableSchema
 
 # Their order is the same in every database, collation and program; see `KeyRange`.
-_NUMBERS: Final = ("smallint", "integer", "bigint", "uuid")
-_TIMES: Final = ("date", "timestamp without time zone", "timestamp with time zone")
+# A column that the user has read as another type has other values here.
+_TIMES: Final = {
+    "date": pa.date32(),
+    "timestamp without time zone": pa.timestamp("us"),
+    "timestamp with time zone": pa.timestamp("us", "UTC"),
+}
+_ORDERED: Final = {
+    "smallint": pa.int16(),
+    "integer": pa.int32(),
+    "bigint": pa.int64(),
+    "uuid": pa.string(),
+    **_TIMES,
+}
 
 # A table that is just large enough is cut into so many: a run that ends loses a minute at most.
 RANGES_OF_ABOVE: Final = 16
@@ -47,7 +59,7 @@ def range_column(schema: TableSchema) -> Column | None:
     if not schema.key:
         return None
     column = next(c for c in schema.columns if c.name == schema.key[0])
-    return column if _kind(column) in _NUMBERS + _TIMES else None
+    return column if _ORDERED.get(_kind(column)) == column.type else None
 
 
 def _kind(column: Column) -> str:
