@@ -82,7 +82,8 @@ def read_changes(
         wanted = pa.schema([wanted.field(name) for name in columns])
     try:
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
-            names = [n for n in wanted.names if n in file.schema_arrow.names]
+            stored = set(file.schema_arrow.names)  # made anew each time that it is asked for
+            names = [n for n in wanted.names if n in stored]
             table = file.read(columns=names)
             rows = file.metadata.num_rows
     except (pa.ArrowException, OSError) as error:
