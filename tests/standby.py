@@ -26,7 +26,9 @@ class Standby(EmbeddedPostgres):
         settings: Mapping[str, str] | None = None,
         bin_dir: Path | None = None,
     ) -> None:
-        super().__init__({**FEEDBACK, **(settings or {})}, fast=True, bin_dir=bin_dir)
+        # What the tool writes of it an older server may not understand.
+        follows = {"primary_conninfo": primary.dsn(), "primary_slot_name": "standby_1"}
+        super().__init__({**FEEDBACK, **follows, **(settings or {})}, fast=True, bin_dir=bin_dir)
         self.password = primary.password
         self._primary = primary.dsn()
 
