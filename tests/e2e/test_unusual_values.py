@@ -198,3 +198,20 @@ def test_a_wish_that_cannot_be_fulfilled_is_told_before_anything_is_done(shop):
     )
     with pytest.raises(ConfigError, match="columns: as: differs"):
         shop.run()
+
+
+@pytest.mark.slow
+def test_4_and_7_a_value_of_a_hundred_megabytes_arrives_by_snapshot_and_by_stream(shop):
+    """Invariants 4 and 7. Random enough not to shrink to nothing: 3 MB of it, over and over."""
+    shop.sql("create table big (id int primary key, v text)")
+    shop.carry("public.big")
+    block = "(select string_agg(md5(i::text), '') from generate_series(1, 100000) i)"
+    for number in (1, 2):
+        shop.sql(f"insert into big values ({number}, repeat({block}, 32))")
+        shop.catch_up()
+    (expected,) = shop.sql("select length(v), md5(v) from big where id = 1")
+    assert expected[0] == 102_400_000
+    with duckdb_with_delta() as connection:
+        location = shop.location("public.big")
+        query = f"select length(v), md5(v) from delta_scan('{location}')"
+        assert connection.execute(query).fetchall() == [expected, expected]
