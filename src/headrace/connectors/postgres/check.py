@@ -31,10 +31,16 @@ from headrace.connectors.postgres.check_server import (
     transport_finding,
     version_finding,
 )
-from headrace.connectors.postgres.check_slot import order_finding, slot_findings
+from headrace.connectors.postgres.check_slot import (
+    failover_findings,
+    order_finding,
+    read_standbys,
+    slot_findings,
+)
 from headrace.connectors.postgres.check_tables import read_tables, table_findings
 from headrace.connectors.postgres.config import PostgresConnection, address, connect
 from headrace.connectors.postgres.slot_state import SlotState, slot_state
+from headrace.connectors.postgres.slots import FAILOVER_SINCE
 from headrace.errors import HeadraceError, SourceError, SourceUnavailableError
 from headrace.model import TableId
 from headrace.model.finding import Finding, Severity
@@ -105,6 +111,7 @@ def _look(
             slot_active=slot is not None and slot.active_pid is not None,
         ),
         *_slot(slot_name, slot, publication, server),
+        *_failover(session, settings, server, slot_name, slot),
         *(
             _on_primary(finding) if server.in_recovery else finding
             for finding in (
@@ -131,6 +138,21 @@ def _slot(
     if slot is None or publication is None or blocked:
         return found
     return [*found, order_finding(slot, publication.name, publication.age)]
+
+
+def _failover(
+    session: psycopg.Connection[Any],
+    settings: PostgresConnection,
+    server: Server,
+    name: str,
+    slot: SlotState | None,
+) -> list[Finding]:
+    """Whether the slot, as it will be, is handed on; standbys hand nothing on themselves."""
+    if server.version < FAILOVER_SINCE or server.in_recovery:
+        return []
+    as_is = slot is None or slot.failover
+    failover = as_is if settings.failover is None else settings.failover
+    return failover_findings(name, read_standbys(session), failover=failover)
 
 
 def _replication(settings: PostgresConnection, role: Role, server: Server) -> list[Finding]:

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import psycopg
+from psycopg.rows import class_row
+
 from headrace.connectors.postgres.slot_state import SlotState
 from headrace.connectors.postgres.slots import LOG_SNAPSHOT
 from headrace.model.finding import Finding, Severity
@@ -27,6 +34,61 @@ def _to_be_created(name: str, on_standby: bool) -> Finding:
         message += ", once the primary notes which transactions are open"
         fix = f"an idle primary does so by {LOG_SNAPSHOT}"
     return Finding(Severity.OK, "slot", message, (name,), fix=fix)
+
+
+@dataclass(frozen=True)
+class Standbys:
+    """The slots by which standbys follow this server. `awaited` are those that failover slots wait
+    for (synchronized_standby_slots, 17), `present` those that a standby uses now."""
+
+    slots: Sequence[str]
+    present: Sequence[str]
+    awaited: Sequence[str]
+
+
+STANDBYS: Final = """
+SELECT coalesce(array_agg(slot_name::text ORDER BY slot_name), '{}') AS slots,
+       coalesce(array_agg(slot_name::text) FILTER (WHERE active), '{}') AS present,
+       array_remove(pg_catalog.string_to_array(pg_catalog.replace(coalesce(
+         pg_catalog.current_setting('synchronized_standby_slots', true), ''), ' ', ''), ','), '')
+         AS awaited
+  FROM pg_catalog.pg_replication_slots WHERE slot_type = 'physical'
+"""
+
+
+def read_standbys(session: psycopg.Connection[Any]) -> Standbys:
+    with session.cursor(row_factory=class_row(Standbys)) as cursor:
+        return cursor.execute(STANDBYS).fetchall()[0]
+
+
+def failover_findings(name: str, standbys: Standbys, *, failover: bool) -> list[Finding]:
+    """Whether the slot survives its server, where a standby could take over (Postgres 17)."""
+    if not standbys.slots:
+        return []
+    if not failover:
+        return [
+            Finding(
+                Severity.WARNING,
+                "slot-failover",
+                f"slot {name!r} is not handed on to standbys: if one is promoted, the slot is lost",
+                (name,),
+                f"failover = false, standbys use {', '.join(standbys.slots)}",
+                "set failover: true for this connection in headrace.yaml",
+            )
+        ]
+    away = [slot for slot in standbys.awaited if slot not in standbys.present]
+    if not away:
+        return [Finding(Severity.OK, "slot-failover", f"slot {name!r} is handed on to standbys")]
+    return [
+        Finding(
+            Severity.WARNING,
+            "slot-failover",
+            f"slot {name!r} sends nothing while standbys are away that the server waits for",
+            tuple(away),
+            f"synchronized_standby_slots = {', '.join(standbys.awaited)}",
+            f"bring back what follows by {', '.join(away)}, or take it out of the setting",
+        )
+    ]
 
 
 def _foreign(slot: SlotState) -> Finding | None:

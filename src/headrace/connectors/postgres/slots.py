@@ -40,7 +40,7 @@ SELECT gid, owner::text, database::text FROM pg_catalog.pg_prepared_xacts ORDER 
 LOG_SNAPSHOT: Final = "SELECT pg_log_standby_snapshot()"
 IN_RECOVERY: Final = "SELECT pg_catalog.pg_is_in_recovery()"
 
-FAILOVER_SINCE: Final = 170000
+FAILOVER_SINCE: Final = 17
 
 _log = logging.getLogger("headrace.run")
 
@@ -52,7 +52,11 @@ def creation(session: psycopg.Connection[Any], slot: str, *, failover: bool) -> 
     A standby's own slots are not handed on.
     """
     command = f"CREATE_REPLICATION_SLOT {sql.Identifier(slot).as_string(session)} LOGICAL pgoutput"
-    if failover and session.info.server_version >= FAILOVER_SINCE and not in_recovery(session):
+    if (
+        failover
+        and session.info.server_version // 10000 >= FAILOVER_SINCE
+        and not in_recovery(session)
+    ):
         return f"{command} (SNAPSHOT 'nothing', FAILOVER true)"
     return f"{command} NOEXPORT_SNAPSHOT"
 
@@ -70,7 +74,7 @@ def set_failover(replication: psycopg.Connection[Any], slot: str, wanted: bool) 
         SourceUnavailableError: somebody uses it.
         SourceError: the server is too old, or a standby.
     """
-    if replication.info.server_version < FAILOVER_SINCE:
+    if replication.info.server_version // 10000 < FAILOVER_SINCE:
         raise SourceError(
             f"slot {slot!r} cannot be handed on to a standby: that came with Postgres 17",
             hint="take failover: out of the connection in headrace.yaml",
