@@ -57,22 +57,27 @@ def inside(changes: NetChanges, ranges: Sequence[KeyRange], behind: Collection[i
         TableRewrittenError: a row moved into them without a value that the source did not send
             (unchanged TOAST), out of a range that has let go of the row already.
     """
-    key = list(changes.schema.key)
     numbers = np.array(sorted(behind))
-    stays = np.isin(places(ranges, changes.upserts.select(key)), numbers)
-    goes = np.isin(places(ranges, changes.deletes), numbers)
-    renumbered = np.cumsum(stays) - 1
-    fills = []
-    for fill in changes.fills:
-        wanted = np.flatnonzero(stays[fill.rows])
-        keys = take(fill.keys, wanted)
-        if not np.isin(places(ranges, keys), numbers).all():
+    put = places(ranges, changes.upserts.select(list(changes.schema.key)))
+    ours = selected(
+        changes, np.isin(put, numbers), np.isin(places(ranges, changes.deletes), numbers)
+    )
+    for fill in ours.fills:
+        if not np.isin(places(ranges, fill.keys), numbers).all():
             raise moved_without_value(changes.schema.table, fill.columns[0])
-        fills.append(Fill(fill.columns, renumbered[fill.rows[wanted]], keys))
+    return ours
+
+
+def selected(changes: NetChanges, upserts: Bools, deletes: Bools) -> NetChanges:
+    """Some of the upserts, with what they are filled from, and some of the deletes."""
+    place, fills = np.cumsum(upserts) - 1, []
+    for fill in changes.fills:
+        wanted = np.flatnonzero(upserts[fill.rows])
+        fills.append(Fill(fill.columns, place[fill.rows[wanted]], take(fill.keys, wanted)))
     return NetChanges(
         changes.schema,
-        take(changes.upserts, np.flatnonzero(stays)),
-        take(changes.deletes, np.flatnonzero(goes)),
+        take(changes.upserts, np.flatnonzero(upserts)),
+        take(changes.deletes, np.flatnonzero(deletes)),
         tuple(fill for fill in fills if len(fill.rows)),
         changes.truncate,
     )

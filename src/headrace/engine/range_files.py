@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -13,7 +14,7 @@ import pyarrow as pa
 from headrace import failpoints
 from headrace.engine.factorize import factorize
 from headrace.engine.gather import take
-from headrace.engine.key_ranges import among, inside, moved_without_value, places
+from headrace.engine.key_ranges import among, inside, moved_without_value, places, selected
 from headrace.engine.lineage import Ints
 from headrace.errors import CopyStoppedError, TableRewrittenError
 from headrace.log import LogReader, LogWriter, SnapshotFile
@@ -58,13 +59,12 @@ class RangeFiles:
         if changes.truncate:
             self.files = dict.fromkeys(self.files, ())
         ours = inside(changes, self.ranges, self.files.keys())
-        key = list(self.schema.key)
-        added = _filled(ours, self._rows)
-        put, gone = places(self.ranges, added.select(key)), places(self.ranges, ours.deletes)
-        for number in np.union1d(put, gone).tolist():
-            rows = take(added, np.flatnonzero(put == number))
-            deleted = take(ours.deletes, np.flatnonzero(gone == number))
-            self._rewrite(number, rows, pa.concat_tables([rows.select(key), deleted]))
+        key, before = list(self.schema.key), dict(self.files)
+        put, gone = places(self.ranges, ours.upserts.select(key)), places(self.ranges, ours.deletes)
+        for number in np.union1d(put, gone).tolist():  # large values of one at a time
+            part = selected(ours, put == number, gone == number)
+            added = _filled(part, partial(self._rows, before))
+            self._rewrite(number, added, pa.concat_tables([added.select(key), part.deletes]))
 
     def discard(self) -> None:
         """Remove what was written here and is not among `files`."""
@@ -114,14 +114,14 @@ class RangeFiles:
             for table in self.reader.snapshot_file(self.schema, file):
                 yield table.filter(pa.array(~among(table.select(keys.column_names), keys)))
 
-    def _rows(self, keys: pa.Table, columns: Sequence[str]) -> pa.Table:
-        """The rows under `keys`, in no order: their keys and `columns`."""
+    def _rows(self, files: Mapping[int, Files], keys: pa.Table, columns: Sequence[str]) -> pa.Table:
+        """The rows of ranges' `files` under `keys`, in no order: their keys and `columns`."""
         numbers = places(self.ranges, keys)
         names = list(dict.fromkeys([*keys.column_names, *columns]))
         found = [self.schema.arrow().empty_table().select(names)]
         for number in np.unique(numbers).tolist():
             wanted = take(keys, np.flatnonzero(numbers == number))
-            for file in self.files[number]:
+            for file in files[number]:
                 for table in self.reader.snapshot_file(self.schema, file, names):
                     hits = among(table.select(keys.column_names), wanted)
                     found.append(table.filter(pa.array(hits)))

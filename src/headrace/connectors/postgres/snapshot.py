@@ -59,8 +59,8 @@ SELECT c.oid::bigint, c.relkind,
        sum(greatest(part.reltuples, 0))::bigint AS rows,
        string_agg(part.oid::text, ',' ORDER BY part.oid) AS parts
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-  JOIN pg_class part ON part.oid = c.oid OR c.relkind = 'p' AND part.relkind <> 'p'
-       AND part.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree(c.oid))
+  JOIN LATERAL (SELECT c.oid UNION SELECT relid FROM pg_catalog.pg_partition_tree(c.oid)) t ON true
+  JOIN pg_class part ON part.oid = t.oid
  WHERE n.nspname = %s AND c.relname = %s
  GROUP BY c.oid, c.relkind
 """
