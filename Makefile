@@ -5,8 +5,8 @@ STAMP := $(VENV)/.installed
 WORKERS ?= 4  # tests wait for servers and timers: twice the cores that CI has
 
 # Tests write much and keep nothing: into memory, where programs may run there and there is room.
-MEMORY := $(shell test "$$(df -Pk /dev/shm | awk 'END {print $$4}')" -gt 8000000 \
-	&& awk '$$2 == "/dev/shm" && $$4 !~ /noexec/ {print $$2; exit}' /proc/mounts)
+MEMORY := $(shell { test "$$(df -Pk /dev/shm | awk 'END {print $$4}')" -gt 8000000 \
+	&& awk '$$2 == "/dev/shm" && $$4 !~ /noexec/ {print $$2; exit}' /proc/mounts; } 2>/dev/null)
 SCRATCH := $(or $(MEMORY),$(TMPDIR),/tmp)
 PYTEST := TMPDIR=$(SCRATCH) $(VENV)/bin/python -m pytest
 

@@ -42,8 +42,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is slow comes first, else all but one worker would wait for it at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """Each worker's share begins with what is slow, else all would wait for one of them."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    by_speed: tuple[list[pytest.Item], list[pytest.Item]] = ([], [])
+    for item in items:
+        by_speed[item.get_closest_marker("slow") is None].append(item)
+    shares = range(workers)
+    items[:] = [item for share in shares for part in by_speed for item in part[share::workers]]
 
 
 @pytest.fixture
