@@ -16,7 +16,7 @@ INTEGRATION := $(addprefix tests/,cli crash docs e2e faults postgres postgres_de
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-$(STAMP): pyproject.toml setup.py requirements-dev.txt $(wildcard src/headrace/pgoutput/*.p[xy][xd])
+$(STAMP): pyproject.toml setup.py requirements-dev.txt $(wildcard src/headrace/*/*.p[xy][xd])
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
@@ -51,6 +51,6 @@ docs: $(STAMP) ## write the generated reference pages
 clean: ## remove what the other targets made
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
-	rm -f src/headrace/pgoutput/_kernel.c src/headrace/pgoutput/_kernel*.so
+	rm -f src/headrace/*/_kernel.c src/headrace/*/_kernel*.so
 
 .PHONY: help demo test matrix lint bench docs clean
