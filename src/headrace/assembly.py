@@ -12,7 +12,7 @@ import psycopg
 
 from headrace.config import Capture as CaptureSettings
 from headrace.config import SelectedTable, Settings, select_tables
-from headrace.config.connections import DeltaConnection, PostgresConnection
+from headrace.config.connections import DeltaConnection, PostgresConnection, Snapshots
 from headrace.config.refining import refresh_policy
 from headrace.connectors.delta.destination import DeltaDestination
 from headrace.connectors.delta.source import DeltaSource
@@ -30,6 +30,7 @@ from headrace.connectors.postgres.read_as import impossible
 from headrace.connectors.postgres.slot_state import slot_state
 from headrace.connectors.postgres.source import PostgresSource
 from headrace.continuity import lineage
+from headrace.engine.copying import CopyLimits
 from headrace.engine.materialize import Materialization
 from headrace.engine.protocols import DestinationTable
 from headrace.engine.runner import Runner
@@ -244,7 +245,14 @@ def running(
             _materialization(settings, name, selection[name], reader, places, unfit or {})
             for name in pipelines
         ]
-        yield Runner(source, log, materializations, stop)
+        limits = _limits(capture.connection.snapshots)
+        yield Runner(source, log, materializations, stop, limits=limits)
+
+
+def _limits(settings: Snapshots) -> CopyLimits:
+    return CopyLimits(
+        settings.max_connections, settings.max_rows_per_second, settings.max_bytes_per_second
+    )
 
 
 def _materialization(

@@ -40,7 +40,7 @@ def running(storage: Storage, source: Ranged | None = None) -> Iterator[Ranged]:
 def attempt(source: Ranged) -> tuple[Copier, HeadraceError | None]:
     """One try at copying the table; what went wrong, if something did."""
     capture = Capture(cast(Any, source), source.log)
-    copier = Copier(cast(Any, source), source.log, capture, threading.Event(), connections=2)
+    copier = Copier(cast(Any, source), source.log, capture, threading.Event())
     try:
         copier.copy([TABLE])
     except HeadraceError as error:

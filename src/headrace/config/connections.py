@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from headrace.config.quantities import Duration, Port, Size
+from headrace.config.quantities import Duration, Port, Positive, Size
 
 SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
 
@@ -29,6 +29,20 @@ class Frozen(BaseModel):
     """Settings never change after loading, and know every key they may hold."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Snapshots(Frozen):
+    """How much a source is asked at most while tables are copied. Its stream is not slowed."""
+
+    max_connections: Positive = Field(
+        default=2, description="So many sessions read at once; beside them the stream has its own."
+    )
+    max_rows_per_second: Positive | None = Field(
+        default=None, description="Rows read a second, by all of them."
+    )
+    max_bytes_per_second: Positive | None = Field(
+        default=None, description="Bytes read a second, as they are in memory."
+    )
 
 
 class PostgresConnection(Frozen):
@@ -64,6 +78,10 @@ class PostgresConnection(Frozen):
     )
     sslcert: str | None = Field(default=None, description="File of the client's certificate.")
     sslkey: str | None = Field(default=None, description="File of the client's key.")
+    snapshots: Snapshots = Field(
+        default_factory=Snapshots,
+        description="As a source: what copying its tables may take of it.",
+    )
     ranges_above: Size = Field(
         default=4 << 30,
         json_schema_extra={"default": "4GiB"},

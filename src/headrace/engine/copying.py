@@ -17,6 +17,7 @@ import pyarrow as pa
 from headrace.engine.capture import Capture
 from headrace.engine.protocols import Snapshot, Source
 from headrace.engine.range_copies import RangeCopies
+from headrace.engine.throttle import Throttle
 from headrace.errors import CopyStoppedError, HeadraceError, TableRewrittenError
 from headrace.log import LogWriter, SnapshotEvent, SnapshotFile
 from headrace.model import KeyRange, SnapshotChunk, TableId
@@ -55,6 +56,15 @@ def _ahead(
         batches.close()
 
 
+@dataclass(frozen=True)
+class CopyLimits:
+    """What copying may take of a source at most; a rate is that of all connections together."""
+
+    connections: int = 2
+    rows_per_second: float | None = None
+    bytes_per_second: float | None = None
+
+
 class Copier:
     """Copies tables of one source into one log; `stop` makes it end between two batches."""
 
@@ -64,13 +74,15 @@ class Copier:
         log: LogWriter,
         capture: Capture,
         stop: threading.Event,
-        connections: int = 2,
+        limits: CopyLimits | None = None,
     ) -> None:
         self._source = source
         self._log = log
         self._capture = capture
         self._stop = stop
-        self._connections = connections
+        limits = limits or CopyLimits()
+        self._connections = limits.connections
+        self._throttle = Throttle(limits.rows_per_second, limits.bytes_per_second, wait=stop.wait)
         self._ranges = RangeCopies(source, log, capture, stop)
         self.progress: dict[TableId, CopyProgress] = {}
         self._files: dict[TableId, list[SnapshotFile]] = {}
@@ -160,6 +172,7 @@ class Copier:
         schema = snapshot.schema(chunk.table)
         with self._log.stage_snapshot(schema, snapshot.lsn, chunk.number) as writer:
             for batch in _ahead(snapshot.read(chunk), self._readers):
+                self._throttle(batch.num_rows, batch.nbytes)
                 if self._stop.is_set():
                     raise CopyStoppedError(f"{chunk.table}: the copy was stopped")
                 writer.write(batch)

@@ -111,9 +111,12 @@ def _hold(reader: Reader, table: TableId, plan: Plan) -> None:
     A reader holds one table's lock at a time, so that nobody who wants several can come into a
     deadlock with it.
     """
-    reader.execute("SAVEPOINT chunk")
-    reader.execute(f"LOCK TABLE {plan.relation} IN ACCESS SHARE MODE".encode())
-    found = reader.execute(REWRITTEN.format(oid=plan.oid).encode()).fetchone()
+    lock = f"LOCK TABLE {plan.relation} IN ACCESS SHARE MODE"
+    rewritten = REWRITTEN.format(oid=plan.oid)
+    cursor = reader.execute(f"SAVEPOINT chunk; {lock}; {rewritten}".encode())  # one round trip
+    while cursor.nextset():
+        continue
+    found = cursor.fetchone()
     if found is not None:
         raise TableRewrittenError(
             f"{table}: {found[0]} was truncated or rewritten after the snapshot was taken",
