@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,13 @@ from psycopg.conninfo import conninfo_to_dict
 from shop import Shop
 
 import headrace
+from headrace.engine.runner import RunView
 from headrace.errors import SlotLostError, SourceUnavailableError
-from headrace.testing.database import Database
+from headrace.testing.database import Database, temporary_database
 from headrace.testing.postgres import EmbeddedPostgres
 from replicated import SLOT, assert_equal, write_project
 
+MIB = 1 << 20
 SLOT_ROW = "from pg_replication_slots where slot_name = %s"
 
 
@@ -99,3 +103,26 @@ def test_invariant_12_a_slot_that_is_invalidated_in_use_is_told_and_repaired_fro
         shop.project.write_text(yaml.safe_dump(settings))
         assert headrace.load(shop.project).run(once=True) == []
     assert_equal(database, shop.folder, ["customers"])
+
+
+LAG = f"select pg_wal_lsn_diff(%s, confirmed_flush_lsn) {SLOT_ROW}"
+NOISE = "create table noise as select repeat('x', 100) from generate_series(1, 20000)"
+
+
+def test_an_idle_databases_slot_moves_on_with_what_others_write(
+    database: Database, server_dsn: str, tmp_path: Path
+) -> None:
+    """By what was skipped alone: the interval after which any position is recorded never comes."""
+    database.execute("create table quiet (id int primary key)")
+    write_project(tmp_path, database.dsn)
+    with temporary_database(server_dsn) as busy, LiveRun(tmp_path / "headrace.yaml") as run:
+        run.catch_up(database)
+
+        def patient(view: RunView) -> bool:
+            view.capture.policy = replace(view.capture.policy, progress_interval=math.inf)
+            return True
+
+        run.wait_for(patient)
+        for _ in range(3):
+            ((end,),) = busy.execute(f"{NOISE}; drop table noise; select pg_current_wal_lsn()")
+            run.wait_for(lambda _, end=end: database.execute(LAG, [end, SLOT])[0][0] < MIB)
