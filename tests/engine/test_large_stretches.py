@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 from unittest import mock
 
+import large_transaction_child
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -22,7 +25,6 @@ from headrace.engine import parting, table_state
 from headrace.engine.shaping import snapshot_schema
 from headrace.engine.stretches import StretchApplier
 from headrace.engine.table_state import Phase, Stretch, TableState, TableTarget
-from headrace.engine.versions import sections
 from headrace.log import LogFile, LogReader, SnapshotEvent
 from headrace.model import (
     ChangeBatch,
@@ -154,3 +156,22 @@ def test_10_5_6_any_life_in_parts_gives_the_table_that_it_gives_at_once(
         assert parted.state.applied_rows == whole.state.applied_rows
         if name == "state":
             assert parted.rows() == Counter(repr(row) for row in model.rows.values())
+
+
+MEGABYTES = 600  # of values, once; collapsing them at once would hold them twice
+PEAK_MEGABYTES = 300  # above what the process had before
+
+
+def test_10_the_memory_of_a_transaction_is_that_of_a_part_of_it(tmp_path: Path) -> None:
+    """Invariant 10, however little the size of its files tells."""
+    child = large_transaction_child.__file__
+    done = subprocess.run(
+        [sys.executable, child, tmp_path, str(MEGABYTES)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = DeltaTable(tmp_path / "lake" / "public" / "wide")
+    rows = QueryBuilder().register("t", found).execute("select count(*) from t")
+    assert pa.table(rows).column(0)[0].as_py() == (MEGABYTES << 20) // 8192
+    assert int(done.stdout) < PEAK_MEGABYTES

@@ -21,6 +21,12 @@ from headrace.model import ChangeBatch, Lsn, NetChanges, RowCounts
 PART_ROWS: Final = 1 << 17
 PART_BYTES: Final = 32 << 20
 
+# Of files as they are stored; lz4 makes at most 255 bytes of each.
+READ_BYTES: Final = 1 << 18
+
+# So much is no part, but a whole: what is collapsed at once comes to less for its destination.
+WHOLE_BYTES: Final = 128 << 20
+
 
 class Parts:
     """Net changes part by part, made anew each time that they are asked for.
@@ -50,6 +56,18 @@ class Parts:
             yield changes
             del batches, changes
             pa.default_memory_pool().release_unused()  # it keeps some 50 MB of what is let go of
+
+
+def held_at_once(batches: Iterable[ChangeBatch]) -> list[ChangeBatch] | None:
+    """All of these changes; None if they are too much: files tell little of what memory they take,
+    where values repeat themselves."""
+    held, size = [], 0
+    for batch in batches:
+        held.append(batch)
+        size += batch.data.nbytes
+        if size > WHOLE_BYTES:
+            return None
+    return held
 
 
 def cut(
@@ -88,10 +106,10 @@ def _divided(
 
 
 def read_together(files: Iterable[LogFile]) -> Iterator[list[LogFile]]:
-    """Files in order, as many at a time as are a part, or a single one."""
+    """Files in order, as many at a time as can be read side by side, or a single one."""
     held: list[LogFile] = []
     for file in files:
-        if held and sum(f.rows for f in held) + file.rows > PART_ROWS:
+        if held and sum(f.bytes for f in held) + file.bytes > READ_BYTES:
             yield held
             held = []
         held.append(file)

@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import partial
 
 from headrace.engine.keyed import keyed
-from headrace.engine.parting import Parts, read_together
+from headrace.engine.parting import Parts, held_at_once, read_together
 from headrace.engine.shaping import net_of, shaped
 from headrace.engine.table_state import Stretch, TableState, is_held_together
 from headrace.engine.versions import Section, committed_at, sections
@@ -69,8 +69,10 @@ class StretchApplier:
         after = max(position.lsn, stretch[0].from_lsn)
         net = partial(self._net, state, schema, position.lsn, after)
         read = partial(self._changes, state, section)
-        if is_held_together(section.rows, section.bytes):
-            self._apply_at_once(state, list(read()), net, commit_ts, to)
+        few = is_held_together(section.rows, section.bytes)
+        batches = held_at_once(read()) if few else None
+        if batches is not None:
+            self._apply_at_once(state, batches, net, commit_ts, to)
         else:
             whole = target.shape.mode is Mode.SCD2
             parts = Parts(read, net, whole_transactions=whole)

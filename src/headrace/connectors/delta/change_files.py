@@ -137,15 +137,19 @@ def write_change_files(
         LogError: they cannot be written.
     """
     files: dict[tuple[str | None, ...], _ChangeFile] = {}
-    with storage.write() as group:
-        for rows in parts:
-            for values, positions in divided(rows, partition_by):
-                partition = tuple(values.values())
-                if partition not in files:
-                    path = f"{FOLDER}/{new_name()}"
-                    files[partition] = _ChangeFile(group.open(path), path, rows.schema, values)
-                files[partition].write(rows.take(pa.array(positions)) if values else rows)
-        told = [file.finish() for file in files.values()]
+    try:
+        with storage.write() as group:
+            for rows in parts:
+                for values, positions in divided(rows, partition_by):
+                    partition = tuple(values.values())
+                    if partition not in files:
+                        path = f"{FOLDER}/{new_name()}"
+                        files[partition] = _ChangeFile(group.open(path), path, rows.schema, values)
+                    files[partition].write(rows.take(pa.array(positions)) if values else rows)
+            told = [file.finish() for file in files.values()]
+    finally:
+        for file in files.values():
+            file.let_go()
     hit("delta.changes_written")
     return told
 
@@ -159,6 +163,10 @@ class _ChangeFile:
 
     def write(self, rows: pa.Table) -> None:
         self._writer.write_table(rows)
+
+    def let_go(self) -> None:
+        """Leave it as it is: it has its footer, or is about to be removed."""
+        self._writer.is_open = False
 
     def finish(self) -> Action:
         self._writer.close()
