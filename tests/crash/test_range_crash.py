@@ -68,7 +68,7 @@ def test_invariants_3_4_6_7_killed_between_ranges_it_goes_on_with_those_it_has(
 ) -> None:
     """An earlier run left ranges behind; the one that is to complete them is killed as well."""
     database.execute(TABLES)
-    project = write_project(tmp_path, database.dsn, ranges_above=SMALL)
+    project = write_project(tmp_path, database.dsn, snapshots={"ranges_above": SMALL})
     with database.connect(autocommit=False) as connection:
         load = Load(connection, hit)
         run_until_killed(database, project, "snapshot.range_kept=kill@3", load)

@@ -16,7 +16,9 @@ from harness import Shop
 
 from headrace.engine.range_copies import RangeCopies
 
-SMALL = {"ranges_above": "300kB"}  # the tables are larger, and are cut into a dozen ranges or more
+SMALL = {
+    "snapshots": {"ranges_above": "300kB"}
+}  # the tables are larger, and are cut into a dozen ranges or more
 READERS = "application_name = 'headrace' and xact_start is not null and pid <> pg_backend_pid()"
 
 

@@ -32,7 +32,8 @@ class Frozen(BaseModel):
 
 
 class Snapshots(Frozen):
-    """How much a source is asked at most while tables are copied. Its stream is not slowed."""
+    """How tables are copied: what is asked of a source at most, and what survives a restart. Its
+    stream is not slowed."""
 
     max_connections: Positive = Field(
         default=2, description="So many sessions read at once; beside them the stream has its own."
@@ -42,6 +43,12 @@ class Snapshots(Frozen):
     )
     max_bytes_per_second: Positive | None = Field(
         default=None, description="Bytes read a second, as they are in memory."
+    )
+    ranges_above: Size = Field(
+        default=4 << 30,
+        json_schema_extra={"default": "4GiB"},
+        description="A larger table is copied in ranges of its key, where that begins with a whole "
+        "number, a UUID, a date or a time; finished ranges survive a restart.",
     )
 
 
@@ -80,13 +87,7 @@ class PostgresConnection(Frozen):
     sslkey: str | None = Field(default=None, description="File of the client's key.")
     snapshots: Snapshots = Field(
         default_factory=Snapshots,
-        description="As a source: what copying its tables may take of it.",
-    )
-    ranges_above: Size = Field(
-        default=4 << 30,
-        json_schema_extra={"default": "4GiB"},
-        description="As a source: a larger table is first copied in ranges of its key, where that "
-        "begins with a whole number, a UUID, a date or a time; finished ranges survive a restart.",
+        description="As a source: how its tables are copied.",
     )
     connection_timeout: Duration = Field(
         default=10.0,

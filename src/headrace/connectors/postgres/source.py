@@ -199,7 +199,7 @@ class PostgresSource:
             tables,
             connections,
             self._stop,
-            self._settings.ranges_above,
+            self._settings.snapshots.ranges_above,
         )
 
 
