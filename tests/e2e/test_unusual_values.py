@@ -117,6 +117,38 @@ def test_4_and_6_types_made_of_others_keep_versions_and_stand_as_keys(shop, mode
         assert connection.execute(newest).fetchall() == [("x", None, 1, "2", big)]
 
 
+def test_8_a_composite_that_gets_an_attribute_stops_its_table_until_a_resync(shop):
+    """Invariant 8: Postgres tells the stream nothing of it, and rewrites no row."""
+    shop.sql("create type pair as (a int, b text); create table made (id int primary key, p pair)")
+    shop.sql("insert into made values (1, (1, 'x'))")
+    shop.carry("public.made")
+    shop.catch_up()
+    with shop.running() as run:
+        shop.sql("insert into made values (2, (2, 'y'))")
+        run.catch_up()
+        shop.sql("alter type pair add attribute c int")
+        shop.sql("insert into made values (3, (3, 'z', 33))")
+        run.wait(lambda _: shop.status("public.made").phase.value == "failed")
+    assert not shop.project.resync(["public.made"])
+    assert shop.project.verify()[0].equal
+    found = _read(shop.location("public.made"), "select p from t order by id")["duckdb"]
+    assert [row["p"]["c"] for row in found.to_pylist()] == [None, None, 33]
+
+
+def test_8_a_composite_with_another_attribute_stops_its_table_at_the_next_start(shop):
+    """Invariant 8: rows do not show it, but what is known of the column does."""
+    shop.sql("create type pair as (a int, b text); create table made (id int primary key, p pair)")
+    shop.carry("public.made")
+    shop.sql("insert into made values (1, (1, 'x'))")
+    shop.catch_up()
+    shop.sql("alter type pair drop attribute b, add attribute c text")
+    shop.sql("insert into made values (2, (2, 'y'))")
+    (failure,) = shop.run()
+    assert "column p changed its type from pair" in failure.error.message
+    assert not shop.project.resync(["public.made"])
+    assert shop.project.verify()[0].equal
+
+
 AGES = {
     "date": ["4714-11-24 BC", "0001-12-31 BC", "10000-01-01", "5874897-12-31"],
     "timestamptz": ["4714-11-24 00:00:00+00 BC", "294247-01-10 04:00:54.775807+00"],
