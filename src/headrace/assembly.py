@@ -205,9 +205,16 @@ def _stop_departed(
     departed = departures(from_record(recorded), now, capture.publication)
     if departed and log.position is not None:
         log.commit(CommitDraft(None, stopped=list(departed.items())))
-    record = json.dumps({"tables": to_record(now)}, ensure_ascii=False)
-    storage.put(path, record.encode())
+    _record_coverage(storage, capture, now)
     return now
+
+
+def _record_coverage(
+    storage: Storage, capture: CaptureSettings, covered: Mapping[TableId, Coverage]
+) -> None:
+    """Note what the next run compares with; stops that a difference brought are durable before."""
+    record = json.dumps({"tables": to_record(covered)}, ensure_ascii=False)
+    storage.put(Layout(capture.name).covered, record.encode())
 
 
 @contextmanager
@@ -247,6 +254,7 @@ def running(
         ]
         limits = _limits(capture.connection.snapshots)
         yield Runner(source, log, materializations, stop, limits=limits)
+        _record_coverage(storage, capture, source.covered)
 
 
 def _limits(settings: Snapshots) -> CopyLimits:

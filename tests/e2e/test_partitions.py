@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
+
+from headrace.engine.capture import Capture
+from headrace.engine.copying import Copier
 
 # Per case what happens to its table {t}, whose partitions are {t}_low (rows 1 to 9), {t}_high (from
 # 10) and {t}_sub (from 100) with {t}_sub_one; False where the table must stop.
@@ -114,3 +119,28 @@ def test_12_partitions_that_bring_or_take_rows_during_a_run_stop_their_table(par
         running.wait(lambda views: stopped(views) >= STOP)
         running.catch_up()
     check_and_resync(parted, parted.run())
+
+
+def test_12_a_copy_is_begun_anew_where_its_table_stops_meanwhile(shop, monkeypatch):
+    """Invariants 7 and 12: a snapshot from before would lack the rows, and be followed no more."""
+    monkeypatch.setattr("headrace.engine.runner.GUARD_INTERVAL", 0.2)
+    shop.sql(SEED.format(t="t"))
+    shop.carry("public.t")
+    copy_all, commit_stop, stopped = Copier._copy_all, Capture.commit_stop, threading.Event()
+
+    def attached_before(*arguments) -> None:
+        if not stopped.is_set():
+            shop.sql(CASES["a partition attached with rows"][1].format(t="t"))
+            assert stopped.wait(60)
+        copy_all(*arguments)
+
+    def told(*arguments) -> None:
+        commit_stop(*arguments)
+        stopped.set()
+
+    monkeypatch.setattr(Copier, "_copy_all", attached_before)
+    monkeypatch.setattr(Capture, "commit_stop", told)
+    shop.run()  # which may end before it has read of the second copy
+    shop.sql("update t set v = 'followed' where id > 100")
+    shop.catch_up()
+    shop.assert_equal("public.t", readers=["deltalake"])

@@ -75,6 +75,11 @@ class PostgresSource:
     def _connect_replication(self) -> AbstractContextManager[psycopg.Connection[Any]]:
         return source_session(self._settings, replication=True)
 
+    @property
+    def covered(self) -> Mapping[TableId, Coverage]:
+        """What covered the watched tables when it was looked at last."""
+        return self._covered
+
     def departed(self) -> Mapping[TableId, str]:
         """See `Source.departed`; warns of what threatens the slot, too."""
         with self.connect() as session:
