@@ -28,7 +28,10 @@ setup(
         Extension(
             "headrace.pgoutput._kernel",
             ["src/headrace/pgoutput/_kernel.pyx"],
-            depends=["src/headrace/pgoutput/_tuples.pxd"],
+            depends=[
+                "src/headrace/pgoutput/_batches.pxi",
+                "src/headrace/pgoutput/_tuples.pxd",
+            ],
             extra_compile_args=["-O3"],
             optional=True,
         ),
