@@ -373,30 +373,17 @@ def _generated(publication: Publication, tables: Sequence[Table]) -> list[Findin
     alter: tuple[str, ...] = (_alter(publication, f"SET ({SEND_GENERATED})"),)
     if not publication.may_send_generated:
         curable, alter = [], ()
-    blocked = [each for each in curable if each.identity_generated]
-    found = []
-    if blocked:
-        found.append(
-            Finding(
-                Severity.BLOCKER,
-                "publication-identity",
-                f"updates and deletes of {shown(names(each.table for each in blocked))} fail at "
-                f"the source: publication {publication.name!r} does not send the generated columns "
-                "of their replica identity",
-                names(each.table for each in blocked),
-                _generated_columns(blocked),
-                f"as owner of the publication: {alter[0]}",
-                alter,
-            )
-        )
+    found = _identity_generated(
+        publication, [each for each in curable if each.identity_generated], alter
+    )
     if lacking:
+        concerned = names(each.table for each in lacking)
         found.append(
             Finding(
                 Severity.WARNING,
                 "publication-generated",
-                f"generated columns of {shown(names(each.table for each in lacking))} are not sent "
-                "and not carried",
-                names(each.table for each in lacking),
+                f"generated columns of {shown(concerned)} are not sent and not carried",
+                concerned,
                 _generated_columns(lacking),
                 "to have the stored ones too, as owner of the publication, run the SQL, then "
                 "headrace resync of these tables"
@@ -407,6 +394,26 @@ def _generated(publication: Publication, tables: Sequence[Table]) -> list[Findin
             )
         )
     return found
+
+
+def _identity_generated(
+    publication: Publication, tables: Sequence[PublishedTable], alter: tuple[str, ...]
+) -> list[Finding]:
+    if not tables:
+        return []
+    concerned = names(each.table for each in tables)
+    return [
+        Finding(
+            Severity.BLOCKER,
+            "publication-identity",
+            f"updates and deletes of {shown(concerned)} fail at the source: publication "
+            f"{publication.name!r} does not send the generated columns of their replica identity",
+            concerned,
+            _generated_columns(tables),
+            f"as owner of the publication: {alter[0]}",
+            alter,
+        )
+    ]
 
 
 def _generated_columns(tables: Sequence[PublishedTable]) -> str:
