@@ -14,13 +14,13 @@ class OptionalBuildExt(build_ext):
         try:
             super().run()
         except Exception as error:  # setuptools raises many kinds here, all meaning "not built"
-            print(f"headrace: kernel not built ({error})", file=sys.stderr)
+            print(f"headrace: kernels not built ({error})", file=sys.stderr)
 
     def build_extension(self, ext: Extension) -> None:
         try:
             super().build_extension(ext)
         except Exception as error:  # as above
-            print(f"headrace: kernel not built ({error})", file=sys.stderr)
+            print(f"{ext.name} not built ({error})", file=sys.stderr)
 
 
 setup(

@@ -43,7 +43,7 @@ _WIDE: Final = "g::bigint AS id, " + ", ".join(
 _TEXTS: Final = """
        g::bigint AS id, md5(g::text) AS short, repeat(md5(g::text), 6) AS long,
        repeat('the headrace carries water to the wheel ' || g, 8) AS prose,
-       ('{"id": ' || g || ', "name": "' || md5((g + 1)::text) || '", "tags": [1, 2, 3]}')::json AS j,
+       ('{"id": ' || g || ', "name": "' || md5((g + 1)::text) || '", "tags": [1, 2]}')::json AS j,
        'name-' || g AS name"""
 
 
