@@ -21,7 +21,7 @@ create table orders (id bigint primary key, n int, body text) with (fillfactor =
 alter table orders alter body set storage external;
 insert into orders select g, 0, repeat('x', 200) from generate_series(1, 3000) g;
 """
-SMALL = "200kB"  # the table is larger
+SMALL = "1MB"  # the table is larger: some 25 ranges
 CHANGES = (
     "insert into orders values ({free}, 0, '{text}')",
     "update orders set n = n + 1 where id = {id}",  # its body is not sent
