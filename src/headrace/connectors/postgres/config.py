@@ -37,7 +37,7 @@ PINNED: Final = (
     ("statement_timeout", "0"),  # a role's limits for people would cut a snapshot short
     ("idle_in_transaction_session_timeout", "0"),
     ("lock_timeout", "0"),
-    ("quote_all_identifiers", "off"),  # ADBC knows types by the names that it asks for
+    ("quote_all_identifiers", "off"),  # names that the catalog prints are compared
 )
 
 # Limits that came with 14 and 17, where they exist: options that a server does not know it refuses.
