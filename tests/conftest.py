@@ -42,13 +42,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Each worker's share begins with what is slow, else all would wait for one of them."""
+    """Each worker's share begins with what is slow, else all would wait for one of them.
+
+    All else stays in its order: a module's tests are together, and its fixtures are made once.
+    """
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    by_speed: tuple[list[pytest.Item], list[pytest.Item]] = ([], [])
-    for item in items:
-        by_speed[item.get_closest_marker("slow") is None].append(item)
-    shares = range(workers)
-    items[:] = [item for share in shares for part in by_speed for item in part[share::workers]]
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    rest = [item for item in items if not item.get_closest_marker("slow")]
+    size = -(-len(rest) // workers)
+    items[:] = [
+        item
+        for share in range(workers)
+        for item in (*slow[share::workers], *rest[share * size : (share + 1) * size])
+    ]
 
 
 @pytest.fixture

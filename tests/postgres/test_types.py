@@ -171,7 +171,7 @@ create domain matrix as int[][];
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def typed(columns: Reader) -> Reader:
     columns.session.execute(USER_TYPES.encode())
     if has_vector(columns):
