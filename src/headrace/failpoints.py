@@ -22,7 +22,7 @@ FAILPOINTS: Final[dict[str, str]] = {
     "log.manifest_put": "the manifest is durable, nothing is acknowledged",
     "capture.acknowledged": "the flush LSN was sent to the source",
     "snapshot.chunk_written": "a chunk of a snapshot is durable, the snapshot is not complete",
-    "snapshot.range_kept": "a range of a table's keys is noted as copied, the table is not complete",
+    "snapshot.range_kept": "a range of a table's keys is noted as copied, the table is incomplete",
     "snapshot.range_advanced": "a range's rows as of a later LSN are durable, nothing names them",
     "delta.load_linked": "snapshot files stand in the table's folder, no Delta commit names them",
     "delta.dv_written": "the deletion vector file is durable, no Delta commit names it",

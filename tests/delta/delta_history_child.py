@@ -17,6 +17,7 @@ from delta_crash_child import EAGER
 from delta_samples import LOG_ID, NAME, PIPELINE, AtOnce, Lake, at
 
 from headrace.connectors.delta.destination import DeltaDestination
+from headrace.connectors.delta.table import MergeOnReadTable
 from headrace.engine.shaping import net_of, snapshot_schema
 from headrace.log import SnapshotEvent
 from headrace.model import (
@@ -99,7 +100,13 @@ def main(root: str, layout: str) -> None:
     lake = Lake(Path(root))
     policy = EAGER if layout == "eager" else None
     place = DeltaDestination(str(lake.root / "lake"), beside=AtOnce(), policy=policy)
-    table = place.table(NAME, PIPELINE, SHAPE, layout=REWRITTEN if layout == "rewrite" else None)
+    live(
+        lake, place.table(NAME, PIPELINE, SHAPE, layout=REWRITTEN if layout == "rewrite" else None)
+    )
+
+
+def live(lake: Lake, table: MergeOnReadTable) -> None:
+    """From wherever the table stands."""
     standing = table.checkpoint(LOG_ID)
     for commit in range(0 if standing is None else standing.commit, len(LIFE)):
         part, to = LIFE[commit], at(commit + 1)

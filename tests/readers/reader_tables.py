@@ -126,7 +126,7 @@ class _Life:
         files = []
         for number, rows in enumerate(parts):
             files.append(self.root / f"{self.name}-{self.commit}-{number}.parquet")
-            pq.write_table(_arrow(self.schema, rows), files[-1], compression="zstd")
+            pq.write_table(_arrow(self.schema, rows), files[-1], 5, compression="zstd")
         table.load(self.schema, [str(file) for file in files], self.next())
         self._empty()
         self._follow([row for rows in parts for row in rows], range(0))

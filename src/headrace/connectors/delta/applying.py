@@ -24,6 +24,7 @@ from headrace.connectors.delta.actions import Action
 from headrace.connectors.delta.change_files import (
     changes_of,
     changes_of_parts,
+    rows_leaving,
     write_change_files,
 )
 from headrace.connectors.delta.changeset import Changeset, RowsMissingError, set_against
@@ -32,7 +33,7 @@ from headrace.connectors.delta.leaving import Leaving
 from headrace.connectors.delta.live import Commit, LiveTable
 from headrace.connectors.delta.pending import UNNAMED
 from headrace.connectors.delta.retained import all_marked
-from headrace.connectors.delta.rows import RowIndex, count_rows, live_rows, numbered_rows
+from headrace.connectors.delta.rows import RowIndex, count_rows, live_rows
 from headrace.connectors.delta.types import to_stored
 from headrace.connectors.delta.vectors import cardinality
 from headrace.connectors.delta.versions import all_closed
@@ -154,7 +155,7 @@ def _made(
         *written.actions,
         *draft.adds,
     ]
-    if has_feed(base) and not (draft.adds or pending.by_files):
+    if has_feed(base) and not pending.emptied:
         made += _told(live, draft, leaving, key, images=images)
     if draft.batch is None or draft.adds or leaving.anew:
         return made, None
@@ -186,15 +187,17 @@ def _told(
     batch, rows, state = draft.batch, live.rows, live.working
     if batch is None or rows is None:
         return []
-    if not live.pending:
-        told = changes_of(rows, batch, key, images=images, rewritten=leaving.rewrites)
+    untold, closing = leaving.untold(live.storage), draft.adds or live.pending.by_files
+    if not (live.pending or closing):
+        told = changes_of(rows, batch, key, images=images, untold=untold)
         return [] if told is None else write_change_files(live.storage, [told], state.partition_by)
-    if not (leaving.rewrites or images) or leaving.deletions.keys() <= live.pending.files.keys():
+    images = images and not closing  # of which there may be as many as rows
+    if not (untold or images) or leaving.deletions.keys() <= live.pending.files.keys():
         return []
     identity: Sequence[str] = key if rows.history is None else [*key, START_AT]
     told_anew = changes_of_parts(
-        partial(_left, live, leaving),
-        partial(_come, live, leaving, draft.upserts),
+        partial(rows_leaving, live.storage, leaving),
+        partial(_come, live, leaving, draft),
         batch.upserts.schema,
         identity if images else (),
         live.pending.upserted + len(draft.upserts),
@@ -202,23 +205,13 @@ def _told(
     return write_change_files(live.storage, told_anew, state.partition_by)
 
 
-def _left(live: LiveTable, leaving: Leaving) -> Iterator[pa.Table]:
-    """The rows of the table that all parts together take away."""
-    state = live.known()
-    for path, gone in leaving.deletions.items():
-        if path not in leaving.new:
-            file = state.files[path]
-            for numbers, rows in numbered_rows(live.storage, file, state.columns):
-                going = np.isin(numbers, np.frombuffer(gone.to_array(), np.uint32))
-                yield rows.filter(pa.array(going))
-
-
-def _come(live: LiveTable, leaving: Leaving, last: pa.Table) -> Iterator[pa.Table]:
+def _come(live: LiveTable, leaving: Leaving, last: _Draft) -> Iterator[pa.Table]:
     """The rows that all parts together bring."""
-    for path, file in live.pending.files.items():
+    adds = {add["add"]["path"]: add["add"] for add in last.adds}
+    for path, file in {**live.pending.files, **adds}.items():
         gone = leaving.deletions.get(path, BitMap())
-        yield from live_rows(live.storage, file, last.schema, gone)
-    yield last
+        yield from live_rows(live.storage, file, last.upserts.schema, gone)
+    yield last.upserts
 
 
 # -- what a part does ------------------------------------------------------------------------------
@@ -275,7 +268,7 @@ def _marked(live: LiveTable, rows: RowIndex, changes: NetChanges) -> _Draft:
 
 
 def _closed(live: LiveTable, rows: RowIndex, changes: NetChanges) -> _Draft:
-    """Whatever is current ends. The feed tells of it by files alone: there may be much of it."""
+    """Whatever is current ends."""
     state = live.working
     batch = set_against(rows, changes, state.columns)
     going = {**live.pending.gone, **rows.deletions(batch.doomed)}

@@ -2,7 +2,8 @@
 
 PROTOCOL.md, "Change Data Files" and "Add CDC File". A commit that only adds and takes away rows
 needs none: files that come or go, and deletion vectors that grow, tell it exactly. An update, as
-two images of one row, and a row that goes from a file that is written anew, cannot be told so.
+two images of one row, and rows that go in ways that readers misread (`Leaving.untold`), cannot be
+told so.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from headrace.connectors.delta import actions
 from headrace.connectors.delta.actions import Action
 from headrace.connectors.delta.arrangement import PartitionValues, divided
 from headrace.connectors.delta.changeset import Changeset
+from headrace.connectors.delta.leaving import Leaving
 from headrace.connectors.delta.names import new_name
-from headrace.connectors.delta.rows import RowIndex
+from headrace.connectors.delta.rows import RowIndex, live_rows, numbered_rows
 from headrace.connectors.delta.writer import SMALL_COMPRESSION
 from headrace.failpoints import hit
 from headrace.log.storage import Storage
@@ -33,13 +35,13 @@ SHARE_ROWS: Final = 1 << 17  # of a batch in parts, that are told at a time: bot
 
 
 def changes_of(
-    rows: RowIndex, batch: Changeset, key: Sequence[str], *, images: bool, rewritten: bool
+    rows: RowIndex, batch: Changeset, key: Sequence[str], *, images: bool, untold: bool
 ) -> pa.Table | None:
     """What a batch does to rows, by change type; None where the commit's other files tell it.
 
-    `rewritten`: files that lose rows are written anew.
+    `untold`: see `Leaving.untold`.
     """
-    if not len(batch.doomed) or not (rewritten or (images and batch.upserts.num_rows)):
+    if not len(batch.doomed) or not (untold or (images and batch.upserts.num_rows)):
         return None
     before = rows.read(batch.doomed, batch.upserts.schema)
     if images and key:
@@ -47,7 +49,7 @@ def changes_of(
         told = as_images(before, batch.upserts, identity)
         if told is not None:
             return told
-    return as_rows(before, batch.upserts) if rewritten else None
+    return as_rows(before, batch.upserts) if untold else None
 
 
 def changes_of_parts(
@@ -126,6 +128,27 @@ def _told(parts: Sequence[tuple[str, pa.Table]]) -> pa.Table:
         rows.append_column(kind, pa.repeat(pa.scalar(word, kind.type), rows.num_rows))
         for word, rows in parts
     )
+
+
+def changes_of_files(
+    storage: Storage, leaving: Leaving, come: Iterable[Action]
+) -> Iterator[pa.Table]:
+    """The same of a commit that may be about the whole table, a batch of rows at a time: the rows
+    that leave files, and all rows of those that `come`. None where files tell it."""
+    if leaving.untold(storage):
+        going = rows_leaving(storage, leaving)
+        rows = (part for add in come for part in live_rows(storage, add["add"], leaving.columns))
+        yield from changes_of_parts(lambda: going, lambda: rows, leaving.columns, (), 0)
+
+
+def rows_leaving(storage: Storage, leaving: Leaving) -> Iterator[pa.Table]:
+    """The rows of the table's versions that leave it, a batch at a time. Raises LogError."""
+    for path, gone in leaving.deletions.items():
+        if path not in leaving.new:
+            file = leaving.state.files[path]
+            for numbers, rows in numbered_rows(storage, file, leaving.columns):
+                going = np.isin(numbers, np.frombuffer(gone.to_array(), np.uint32))
+                yield rows.filter(pa.array(going))
 
 
 def write_change_files(

@@ -10,11 +10,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 from pyroaring import BitMap
 
 from headrace.connectors.delta import actions
 from headrace.connectors.delta.actions import Action
 from headrace.connectors.delta.conversion import has_feed, has_vectors
+from headrace.connectors.delta.files import open_parquet
 from headrace.connectors.delta.rewriting import rewrite
 from headrace.connectors.delta.rows import count_rows
 from headrace.connectors.delta.state import TableState
@@ -62,6 +64,11 @@ class Leaving:
         return cls(state, deletions, touched, emptied, totals, anew, new)
 
     @property
+    def columns(self) -> pa.Schema:
+        """Those of the table."""
+        return self.state.columns
+
+    @property
     def vectors(self) -> Mapping[str, BitMap]:
         """The vectors that must be durable first; none in a table without them."""
         anew = set(self.anew)
@@ -71,6 +78,16 @@ class Leaving:
     def rewrites(self) -> bool:
         """Whether files that a version names are written anew."""
         return any(path not in self.new for path in self.anew)
+
+    def untold(self, storage: Storage) -> bool:
+        """Whether a feed's readers cannot see by these files which rows go: some are written anew,
+        or `load_cdf` (deltalake 1.6.6) would misread what two vectors differ by.
+
+        It takes wrong rows, or panics, where a file has several row groups.
+        """
+        if not has_feed(self.state):
+            return False
+        return self.rewrites or any(_groups(storage, path) > 1 for path in self.vectors)
 
     def actions(
         self, storage: Storage, descriptors: Mapping[str, Mapping[str, Any]]
@@ -91,3 +108,8 @@ class Leaving:
                 for path in self.vectors
             ),
         ]
+
+
+def _groups(storage: Storage, path: str) -> int:
+    with open_parquet(storage, path) as file:
+        return int(file.num_row_groups)

@@ -24,7 +24,7 @@ UNNAMED: Final[Mapping[str, Any]] = {"storageType": "-", "pathOrInlineDv": "pend
 class Pending:
     """`files`: what add actions are to say of new files, by path. `gone`: by path, all rows that a
     file lacks by now. `emptied`: of the files that the table has, none stays. `by_files`: there was
-    a truncate, of which a feed tells by the files that come and go."""
+    a truncate, of which a feed tells without images."""
 
     files: dict[str, File] = field(default_factory=dict)
     gone: dict[str, BitMap] = field(default_factory=dict)

@@ -21,6 +21,7 @@ import pyarrow.types as t
 from pyroaring import BitMap
 
 from headrace.connectors.delta.actions import Action
+from headrace.connectors.delta.change_files import changes_of_files, write_change_files
 from headrace.connectors.delta.index import Locations
 from headrace.connectors.delta.leaving import Leaving
 from headrace.connectors.delta.retained import write_batches
@@ -210,7 +211,9 @@ def continued(
     adds += write_batches(storage, ended(), stored, state.partition_by)
     hit("delta.versions_closed")
     leaving = Leaving.of(storage, state, deletions)
-    return adds + leaving.actions(storage, write_vectors(storage, leaving.vectors))
+    left = leaving.actions(storage, write_vectors(storage, leaving.vectors))
+    told = changes_of_files(storage, leaving, adds)
+    return [*adds, *left, *write_change_files(storage, told, state.partition_by)]
 
 
 @dataclass

@@ -18,7 +18,7 @@ from headrace.connectors.postgres.failures import REBUILD, command_error
 from headrace.errors import SlotLostError
 from headrace.model import Lsn
 
-# The timeline that a primary writes: the first eight digits of a WAL file's name. NULL of a standby.
+# The timeline that a primary writes: the first eight digits of a WAL file's name. NULL: a standby.
 OWN_TIMELINE: Final = """
 SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN
        ('x' || left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8))::bit(32)::int
