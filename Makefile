@@ -2,12 +2,21 @@
 PYTHON ?= python3
 VENV := .venv
 STAMP := $(VENV)/.installed
-WORKERS ?= 3  # tests wait for servers and disks: one more than CI has cores
+WORKERS ?= 4  # tests wait for servers and timers: twice the cores that CI has
+
+# Tests write much and keep nothing: into memory, where programs may run there and there is room.
+MEMORY := $(shell { test "$$(df -Pk /dev/shm | awk 'END {print $$4}')" -gt 8000000 \
+	&& awk '$$2 == "/dev/shm" && $$4 !~ /noexec/ {print $$2; exit}' /proc/mounts; } 2>/dev/null)
+SCRATCH := $(or $(MEMORY),$(TMPDIR),/tmp)
+PYTEST := TMPDIR=$(SCRATCH) $(VENV)/bin/python -m pytest
+
+INTEGRATION := $(addprefix tests/,cli crash docs e2e faults postgres postgres_destination \
+	postgres_quarantine postgres_swap regressions reverse reverse_breakage transfer verify)
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-$(STAMP): pyproject.toml setup.py requirements-dev.txt $(wildcard src/headrace/pgoutput/*.p[xy][xd])
+$(STAMP): pyproject.toml setup.py requirements-dev.txt $(wildcard src/headrace/*/*.p[xy][xd])
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
@@ -17,7 +26,14 @@ demo: $(STAMP) ## a Postgres database live in Delta Lake, on this machine, in un
 	$(VENV)/bin/headrace demo
 
 test: $(STAMP) ## run every test
-	$(VENV)/bin/python -m pytest -n $(WORKERS)
+	$(PYTEST) -n $(WORKERS) --dist worksteal
+
+matrix: $(STAMP) ## the tests of everything that meets Postgres on each version, or one: POSTGRES=13
+	@set -e; for version in $(or $(POSTGRES),13 14 15 16 17 18); do \
+		echo "Postgres $$version"; \
+		HEADRACE_POSTGRES_BIN=$$($(VENV)/bin/python -m headrace.testing.builds $$version .cache/postgres) \
+			$(PYTEST) -n $(WORKERS) --dist worksteal $(INTEGRATION); \
+	done
 
 lint: $(STAMP) ## ruff, mypy --strict and the layer check
 	$(VENV)/bin/ruff check .
@@ -35,6 +51,6 @@ docs: $(STAMP) ## write the generated reference pages
 clean: ## remove what the other targets made
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
-	rm -f src/headrace/pgoutput/_kernel.c src/headrace/pgoutput/_kernel*.so
+	rm -f src/headrace/*/_kernel.c src/headrace/*/_kernel*.so
 
-.PHONY: help demo test lint bench docs clean
+.PHONY: help demo test matrix lint bench docs clean

@@ -4,7 +4,8 @@ import argparse
 import importlib
 
 NAMES = (
-    *("capture", "snapshot", "apply", "merges", "upkeep", "latency", "many_tables"),
+    *("capture", "snapshot", "apply", "merges", "upkeep", "latency"),
+    *("many_tables", "idle_database", "large_transaction", "large_apply"),
     *("reverse_load", "reverse_upsert", "reverse_latency", "reverse_merge_or_rebuild"),
 )
 

@@ -1,10 +1,13 @@
-"""Snapshot: 2 million rows of 8 columns into a Delta table, against psql's COPY to /dev/null."""
+"""Snapshot: tables of four shapes into Delta tables, each against psql's COPY to /dev/null."""
 
 from __future__ import annotations
 
 import subprocess
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 import psycopg
 from deltalake import DeltaTable
@@ -16,62 +19,115 @@ from benchmarks.project import write_project
 from benchmarks.report import Measured
 from headrace.testing.postgres import EmbeddedPostgres
 
-ROWS = 2_000_000
-ROUNDS = 5
+ROUNDS: Final = 5
 
-SETUP = """
-CREATE TABLE snap AS
-SELECT g::bigint AS id, (g % 1000)::int AS a, md5(g::text) AS s,
+_EIGHT: Final = """
+       g::bigint AS id, (g % 1000)::int AS a, md5(g::text) AS s,
        (g % 100000 / 100.0)::numeric(12,2) AS amt,
        '2026-01-01'::timestamptz + g * interval '1 second' AS ts,
        '2026-01-01'::timestamp + g * interval '1 second' AS ts2,
-       (g / 7.0)::float8 AS f, g % 2 = 0 AS h
-  FROM generate_series(1, :rows) g;
-ALTER TABLE snap ADD PRIMARY KEY (id);
-VACUUM ANALYZE snap;
-"""
+       (g / 7.0)::float8 AS f, g % 2 = 0 AS h"""
+_WIDE: Final = "g::bigint AS id, " + ", ".join(
+    column
+    for n in range(7)
+    for column in (
+        f"(g * {n + 3} % 100000)::int AS i{n}",
+        f"(g * {n + 5})::bigint AS l{n}",
+        f"(g % {n + 90000} / 100.0)::numeric(12,2) AS n{n}",
+        f"'2026-01-01'::timestamptz + (g + {n}) * interval '1 second' AS t{n}",
+        f"(g / {n + 7}.0)::float8 AS f{n}",
+        f"(g + {n}) % 2 = 0 AS b{n}",
+        f"left(md5((g + {n})::text), 12) AS s{n}",
+    )
+)
+_TEXTS: Final = """
+       g::bigint AS id, md5(g::text) AS short, repeat(md5(g::text), 6) AS long,
+       repeat('the headrace carries water to the wheel ' || g, 8) AS prose,
+       ('{"id": ' || g || ', "name": "' || md5((g + 1)::text) || '", "tags": [1, 2]}')::json AS j,
+       'name-' || g AS name"""
 
 
-def load(dsn: str) -> float:
+@dataclass(frozen=True)
+class Shape:
+    """Tables of one kind: how many, of how many rows, and what a row is, by its number g."""
+
+    tables: int
+    rows: int
+    row: str
+
+    @property
+    def names(self) -> list[str]:
+        return [f"snap_{number}" for number in range(self.tables)]
+
+
+SHAPES: Final = {
+    "eight_columns": Shape(1, 2_000_000, _EIGHT),
+    "fifty_columns": Shape(1, 300_000, _WIDE),
+    "text_heavy": Shape(1, 400_000, _TEXTS),
+    "hundred_tables": Shape(100, 20_000, _EIGHT),
+}
+
+
+def fill(dsn: str, shape: Shape) -> None:
+    with psycopg.connect(dsn, autocommit=True) as session:
+        for name in shape.names:
+            session.execute(
+                f"CREATE TABLE {name} AS SELECT {shape.row} FROM generate_series(1, {shape.rows}) g"
+            )
+            session.execute(f"ALTER TABLE {name} ADD PRIMARY KEY (id)")
+            session.execute(f"VACUUM ANALYZE {name}")
+
+
+def load(dsn: str, shape: Shape) -> float:
     """Seconds from nothing to every row readable in Delta, slot and publication included."""
     with tempfile.TemporaryDirectory() as folder:
-        project = headrace.load(write_project(folder, dsn, "public.snap"))
+        project = headrace.load(write_project(folder, dsn, '"public.snap_*"'))
         seconds = report.timed(lambda: project.run(once=True))
-        found = DeltaTable(Path(folder) / "lake" / "public" / "snap").count()
+        lake = Path(folder) / "lake" / "public"
+        found = [DeltaTable(lake / name).count() for name in shape.names]
         project.destroy()
-    if found != ROWS:
-        raise RuntimeError(f"{found} rows arrived, not {ROWS}")
+    if found != [shape.rows] * shape.tables:
+        raise RuntimeError(f"{found} rows arrived, not {shape.rows} each")
     return seconds
 
 
-def copy(server: EmbeddedPostgres) -> Measured:
-    command = [server.bin_dir / "psql", "-qc", r"\copy (SELECT * FROM snap) TO /dev/null"]
-    parts = conninfo_to_dict(server.dsn())
-    names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD"}
-    environment = {variable: str(parts[name]) for name, variable in names.items()}
+def copy(server: EmbeddedPostgres, dsn: str, names: Sequence[str]) -> Measured:
+    commands = [f"-c\\copy (SELECT * FROM {name}) TO /dev/null" for name in names]
+    parts = conninfo_to_dict(dsn)
+    known = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD"}
+    environment = {variable: str(parts[name]) for name, variable in known.items()}
     environment["PGDATABASE"] = str(parts["dbname"])
+    command = [str(server.bin_dir / "psql"), "-q", *commands]
     return Measured(report.timed(lambda: subprocess.run(command, check=True, env=environment)), 0.0)
+
+
+def measure(server: EmbeddedPostgres, name: str, shape: Shape, rounds: int) -> dict[str, Any]:
+    with psycopg.connect(server.dsn(), autocommit=True) as session:
+        session.execute(f"CREATE DATABASE {name}")
+    dsn = server.dsn(database=name)
+    fill(dsn, shape)
+    results = report.interleaved(
+        rounds,
+        {
+            "headrace": lambda: report.in_child(load, dsn, shape),
+            "psql": lambda: copy(server, dsn, shape.names),
+        },
+    )
+    ours, theirs = report.median(results["headrace"]), report.median(results["psql"])
+    rows = shape.tables * shape.rows
+    return {
+        "tables": shape.tables,
+        "rows": rows,
+        "headrace_rows_per_s": round(rows / ours),
+        "psql_copy_rows_per_s": round(rows / theirs),
+        "ratio": round(theirs / ours, 3),
+        "headrace_seconds": [round(m.value, 3) for m in results["headrace"]],
+        "psql_copy_seconds": [round(m.value, 3) for m in results["psql"]],
+        "headrace_peak_mib": report.peak(results["headrace"]),
+    }
 
 
 def main() -> None:
     with EmbeddedPostgres() as server:
-        with psycopg.connect(server.dsn(), autocommit=True) as session:
-            for statement in SETUP.replace(":rows", str(ROWS)).split(";\n"):
-                session.execute(statement)
-        results = report.interleaved(
-            ROUNDS,
-            {"headrace": lambda: report.in_child(load, server.dsn()), "psql": lambda: copy(server)},
-        )
-    ours, theirs = report.median(results["headrace"]), report.median(results["psql"])
-    report.write(
-        "snapshot",
-        {
-            "rows": ROWS,
-            "headrace_rows_per_s": round(ROWS / ours),
-            "psql_copy_rows_per_s": round(ROWS / theirs),
-            "ratio": round(theirs / ours, 3),
-            "headrace_seconds": [round(m.value, 3) for m in results["headrace"]],
-            "psql_copy_seconds": [round(m.value, 3) for m in results["psql"]],
-            "headrace_peak_mib": report.peak(results["headrace"]),
-        },
-    )
+        shapes = {name: measure(server, name, shape, ROUNDS) for name, shape in SHAPES.items()}
+    report.write("snapshot", {**shapes["eight_columns"], "shapes": shapes})

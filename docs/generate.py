@@ -39,6 +39,7 @@ EXIT_CODES: Final = {
 _MODELS: Final = {
     "Settings": "The file",
     "PostgresConnection": "A connection of type postgres",
+    "Snapshots": "snapshots of a connection",
     "DeltaConnection": "A connection of type delta",
     "Pipeline": "A pipeline",
     "Quarantine": "quarantine of a pipeline",

@@ -10,7 +10,7 @@ from headrace.connectors.delta.columns import Layout
 from headrace.connectors.postgres.compatibility import EXACT, fit
 from headrace.connectors.postgres.target_table import TargetColumn
 from headrace.connectors.postgres.target_types import RULES, default_type
-from headrace.connectors.postgres.types import types_page as source_types
+from headrace.connectors.postgres.type_reference import types_page as source_types
 from headrace.model import Column
 
 # As a Delta schema spells them, and how the page names them.

@@ -3,26 +3,93 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from headrace.errors import HeadraceError
-from headrace.testing.builds import build_bin_dir
+from headrace.testing.builds import BUILDS, build_bin_dir
 from headrace.testing.certificates import Certificates, make_certificates
 from headrace.testing.database import Database, temporary_database
-from headrace.testing.postgres import EmbeddedPostgres
+from headrace.testing.postgres import BINARIES, EmbeddedPostgres
 from s3_server import s3_options as options_of
 from s3_server import s3_server
 
-CACHE = Path(__file__).parents[1] / ".cache"  # ignored by git
+CACHE = Path(__file__).parents[1] / ".cache" / "postgres"  # ignored by git
+NEWEST = 18  # the version of the session's own server, unless another one is chosen
+TWO_PHASE = {"max_prepared_transactions": "8"}
+
+Servers = Callable[[int], EmbeddedPostgres]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test marked `versions` runs on the session's server, and on each version before it.
+
+    `newest=False` is for a test of which the session's server has a more thorough one.
+    """
+    versions = metafunc.definition.get_closest_marker("versions")
+    if versions is None:
+        return
+    since = metafunc.definition.get_closest_marker("since")
+    oldest = since.args[0] if since else min(BUILDS)
+    one_version_only = {"HEADRACE_TEST_DSN", BINARIES} & set(os.environ)
+    others = [] if one_version_only else [v for v in BUILDS if oldest <= v < NEWEST]
+    newest = [None] if versions.kwargs.get("newest", True) else []
+    metafunc.parametrize("postgres_version", newest + others, ids=lambda v: str(v or "newest"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Each worker's share begins with what is slow, else all would wait for one of them.
+
+    All else stays in its order: a module's tests are together, and its fixtures are made once.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    rest = [item for item in items if not item.get_closest_marker("slow")]
+    size = -(-len(rest) // workers)
+    items[:] = [
+        item
+        for share in range(workers)
+        for item in (*slow[share::workers], *rest[share * size : (share + 1) * size])
+    ]
+
+
+@pytest.fixture
+def postgres_version() -> int | None:
+    """The major version that the test's database is of; None is the session's own server."""
+    return None
+
+
+def downloaded(version: int) -> Path:
+    """The binaries of a version; its tests are skipped offline, but never in CI."""
+    try:
+        return build_bin_dir(version, CACHE)
+    except HeadraceError as error:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[EmbeddedPostgres]:
     """The session's server; who stops, kills or reconfigures one starts an EmbeddedPostgres."""
-    with EmbeddedPostgres(fast=True) as server:
+    with EmbeddedPostgres(TWO_PHASE, fast=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def older_servers() -> Iterator[Servers]:
+    """Gives the session's server of a major version, started when first asked for."""
+    with ExitStack() as running:
+
+        @cache
+        def server(version: int) -> EmbeddedPostgres:
+            bin_dir = downloaded(version)
+            return running.enter_context(EmbeddedPostgres(TWO_PHASE, fast=True, bin_dir=bin_dir))
+
         yield server
 
 
@@ -34,10 +101,24 @@ def server_dsn(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def database(server_dsn: str) -> Iterator[Database]:
+def database(
+    request: pytest.FixtureRequest,
+    server_dsn: str,
+    postgres_version: int | None,
+    older_servers: Servers,
+) -> Iterator[Database]:
     """A fresh database; dropped afterwards with its slots, whoever still uses them."""
-    with temporary_database(server_dsn) as database:
+    dsn = older_servers(postgres_version).dsn() if postgres_version else server_dsn
+    with temporary_database(dsn) as database:
+        since = request.node.get_closest_marker("since")
+        if since and server_version(database) < since.args[0]:
+            pytest.skip(f"Postgres {since.args[0]} and newer only")
         yield database
+
+
+def server_version(database: Database) -> int:
+    with database.connect() as session:
+        return session.info.server_version // 10000
 
 
 @pytest.fixture(scope="session")
@@ -49,16 +130,10 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 @pytest.fixture(scope="session")
 def tls_server(certificates: Certificates) -> Iterator[EmbeddedPostgres]:
     """A server that takes TCP connections with TLS only; skipped offline, but never in CI."""
-    try:
-        bin_dir = build_bin_dir(18, CACHE / "postgres")
-    except HeadraceError as error:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(str(error))
     with EmbeddedPostgres(
         {"ssl": "on"},
         fast=True,
-        bin_dir=bin_dir,
+        bin_dir=downloaded(18),
         files=certificates.files,
         hba=["local all all scram-sha-256", "hostssl all all all scram-sha-256"],
     ) as server:

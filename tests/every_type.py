@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 TYPES = """
 create type mood as enum ('sad', 'glad', 'it''s "complicated", really');
 create domain price as numeric(12, 2) check (value >= 0);
 create domain label as text;
 create type pair as (a int, b text);
+create extension hstore;
+create domain labels as hstore;
+create domain day as date;
+create domain age as timestamptz;
+create type nest as (one pair, "Many" pair[], day date, at timestamptz, grid int[][], tags labels);
 """
 
 # Column type, and literals that are easy to get wrong; NULL comes by itself.
@@ -38,7 +45,6 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "mood": ("'sad'", "'it''s \"complicated\", really'"),
     "price": ("0", "1234567890.12"),
     "label": ("''", "'x'"),
-    "pair": (r"""'(1,"a,\"b\"")'""",),
     "inet": ("'10.0.0.1'", "'10.0.0.0/8'", "'::1'"),
     "cidr": ("'10.0.0.0/8'",),
     "macaddr": ("'08:00:2b:01:02:03'",),
@@ -59,18 +65,39 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "int4[][]": ("'{{1,2},{3,NULL}}'", "'{}'"),
     "text[][]": ("""'{{a,"b,c"},{NULL,"d\\"e"}}'""",),
 }
-DEPTH = max(len(literals) for literals in COLUMNS.values())
+
+# What psycopg does not read as what it is: types made of others, and bounds and times of any kind.
+NESTED: dict[str, tuple[str, ...]] = {
+    "pair": (r"""'(1,"a,\"b\"")'""",),
+    "pair[]": (r"""'{"(1,\"a \"\"b, {}\")",NULL,"(,)"}'""", "'{}'"),
+    "nest": (
+        "'(,,,,,)'",
+        r"""'("(1,""a, \\b"")","{""(1,x)"",NULL}",2020-02-29,2020-01-01 00:00:00.5+00,,)'""",
+        """row((null, ''), '{}', '0044-03-15 BC', '12345-01-01 00:00+00', '{{1},{2}}', 'a=>1')""",
+    ),
+    "hstore": ("''", r"""'a=>1, "b, =>"=>NULL, "\"q\\"=>"NULL"'"""),
+    "labels": ("'a=>1'",),
+    "int8[][]": ("'[0:1]={1,2}'", "'[2:2][-1:-1]={{7}}'", "'{1,2}'"),
+    "nest[]": ("array[row(null, null, '4714-11-24 BC', null, null, 'a=>NULL')::nest, null]",),
+    "day": ("'4714-11-24 BC'", "'5874897-12-31'", "'0001-12-31 BC'"),
+    "age": ("'4714-11-24 00:00+00 BC'", "'294247-01-10 04:00:54.775807+00'", "'10000-01-01'"),
+    "age[]": ("'{0044-03-15 12:00:00.5+00 BC,NULL}'",),
+    "daterange": ("'(,infinity]'",),
+}
+
+Columns = Mapping[str, Sequence[str]]
 
 
-def column_names() -> list[str]:
-    return [f"c{number}" for number in range(len(COLUMNS))]
+def column_names(columns: Columns = COLUMNS) -> list[str]:
+    return [f"c{number}" for number in range(len(columns))]
 
 
-def rows(first_id: int) -> str:
+def rows(first_id: int, columns: Columns = COLUMNS) -> str:
     """INSERT of rows that show every literal, and one row of NULLs."""
+    depth = max(map(len, columns.values()))
     lines = [
-        ", ".join(literals[i] if i < len(literals) else "NULL" for literals in COLUMNS.values())
-        for i in range(DEPTH + 1)
+        ", ".join(literals[i] if i < len(literals) else "NULL" for literals in columns.values())
+        for i in range(depth + 1)
     ]
     values = ", ".join(f"({first_id + i}, {line})" for i, line in enumerate(lines))
     return f"insert into everything values {values}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -222,6 +222,37 @@ class Workload:
     def truncate(self) -> None:
         names = self.random.sample(TABLES, self.random.randint(1, 2))
         self._execute(f"truncate {', '.join(names)}")
+
+
+class LargeTransactions(Workload):
+    """Of some 200 kB each, of which a part is rolled back now and then.
+
+    Each is held open until `seen`, for a second at most.
+    """
+
+    def __init__(
+        self, connection: psycopg.Connection[Any], seed: int, seen: Callable[[], bool]
+    ) -> None:
+        super().__init__(connection, seed)
+        self._seen = seen
+
+    def transaction(self) -> None:
+        self.rewrite_documents()
+        self.connection.execute("savepoint s")
+        self.rewrite_documents()
+        for _ in range(100):
+            if self._seen():
+                break
+            self._execute("select pg_sleep(0.01)")
+        keep = self.random.random() < 0.5
+        self.connection.execute("release savepoint s" if keep else "rollback to savepoint s")
+        super().transaction()
+
+    def rewrite_documents(self) -> None:
+        self._execute(
+            "update documents set body = (select string_agg(md5(code || g || random()), '')"
+            " from generate_series(1, 150) g)"
+        )
 
 
 class Load:

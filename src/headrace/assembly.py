@@ -6,18 +6,31 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from threading import Event
+from typing import Any
+
+import psycopg
 
 from headrace.config import Capture as CaptureSettings
 from headrace.config import SelectedTable, Settings, select_tables
-from headrace.config.connections import DeltaConnection, PostgresConnection
+from headrace.config.connections import DeltaConnection, PostgresConnection, Snapshots
 from headrace.config.refining import refresh_policy
 from headrace.connectors.delta.destination import DeltaDestination
 from headrace.connectors.delta.source import DeltaSource
-from headrace.connectors.postgres.catalog import discover
+from headrace.connectors.postgres.catalog import ReadAs, discover
 from headrace.connectors.postgres.config import session as source_session
-from headrace.connectors.postgres.coverage import Coverage, departures, read_coverage
+from headrace.connectors.postgres.coverage import (
+    Coverage,
+    departures,
+    from_record,
+    read_coverage,
+    to_record,
+)
 from headrace.connectors.postgres.destination import PostgresDestination
-from headrace.connectors.postgres.source import PostgresSource, slot_state
+from headrace.connectors.postgres.read_as import impossible
+from headrace.connectors.postgres.slot_state import slot_state
+from headrace.connectors.postgres.source import PostgresSource
+from headrace.continuity import lineage
+from headrace.engine.copying import CopyLimits
 from headrace.engine.materialize import Materialization
 from headrace.engine.protocols import DestinationTable
 from headrace.engine.runner import Runner
@@ -47,7 +60,40 @@ def select(settings: Settings, capture: CaptureSettings) -> Selection:
     """
     with source_session(capture.connection) as session:
         found = [table.table for table in discover(session)]
-    return {name: select_tables(settings, name, found) for name in capture.pipelines}
+        selection = {name: select_tables(settings, name, found) for name in capture.pipelines}
+        _check_wishes(settings, session, selection)
+    return selection
+
+
+def _check_wishes(
+    settings: Settings, session: psycopg.Connection[Any], selection: Selection
+) -> None:
+    """Raises ConfigError: a column cannot be read as the file says."""
+    for pipeline, tables in selection.items():
+        wishes = {table.source: table.read_as for table in tables if table.read_as}
+        for _, column, why in impossible(session, wishes) if wishes else ():
+            path = ("pipelines", pipeline, "tables")
+            raise settings.origin.error(path, why, f"mend columns: {{as: {{{column}: …}}}}")
+
+
+def read_as(settings: Settings, selection: Selection) -> Mapping[TableId, ReadAs]:
+    """How columns are read by the one capture that all these pipelines share.
+
+    Raises:
+        ConfigError: two pipelines want to have a table read differently.
+    """
+    wishes: dict[TableId, tuple[str, ReadAs]] = {}
+    for pipeline, tables in selection.items():
+        for table in tables:
+            first, wish = wishes.setdefault(table.source, (pipeline, table.read_as))
+            if wish != table.read_as:
+                raise settings.origin.error(
+                    ("pipelines", pipeline, "tables"),
+                    f"{table.source} is read by one slot for this pipeline and {first}, but "
+                    "columns: as: differs",
+                    "say the same in both, or give this pipeline a slot of its own",
+                )
+    return {table: wish for table, (_, wish) in wishes.items()}
 
 
 def selected(settings: Settings, pipeline: str) -> Sequence[SelectedTable]:
@@ -156,13 +202,19 @@ def _stop_departed(
         recorded = json.loads(storage.get(path))["tables"]
     except ObjectMissingError:
         recorded = []
-    before = {TableId(schema, name): Coverage(*covered) for schema, name, *covered in recorded}
-    departed = departures(before, now, capture.publication)
+    departed = departures(from_record(recorded), now, capture.publication)
     if departed and log.position is not None:
         log.commit(CommitDraft(None, stopped=list(departed.items())))
-    tables = [(t.schema, t.name, c.relation, c.membership) for t, c in now.items()]
-    storage.put(path, json.dumps({"tables": tables}, ensure_ascii=False).encode())
+    _record_coverage(storage, capture, now)
     return now
+
+
+def _record_coverage(
+    storage: Storage, capture: CaptureSettings, covered: Mapping[TableId, Coverage]
+) -> None:
+    """Note what the next run compares with; stops that a difference brought are durable before."""
+    record = json.dumps({"tables": to_record(covered)}, ensure_ascii=False)
+    storage.put(Layout(capture.name).covered, record.encode())
 
 
 @contextmanager
@@ -192,13 +244,23 @@ def running(
             log.latest_schemas(),
             _stop_departed(storage, log, capture, selected),
             stop,
+            lineage(storage, log.layout),
+            read_as=read_as(settings, selection),
         )
         reader = LogReader.open(storage, capture.name, feed=log.feed)
         materializations = [
             _materialization(settings, name, selection[name], reader, places, unfit or {})
             for name in pipelines
         ]
-        yield Runner(source, log, materializations, stop)
+        limits = _limits(capture.connection.snapshots)
+        yield Runner(source, log, materializations, stop, limits=limits)
+        _record_coverage(storage, capture, source.covered)
+
+
+def _limits(settings: Snapshots) -> CopyLimits:
+    return CopyLimits(
+        settings.max_connections, settings.max_rows_per_second, settings.max_bytes_per_second
+    )
 
 
 def _materialization(

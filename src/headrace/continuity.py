@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import psycopg
@@ -14,7 +14,8 @@ import psycopg
 from headrace.config import Capture, Settings
 from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.failures import REBUILD
-from headrace.connectors.postgres.source import SlotState, current_lsn, slot_state
+from headrace.connectors.postgres.slot_state import end_of_wal, interruption, slot_state
+from headrace.connectors.postgres.timelines import Lineage, fork, timeline
 from headrace.errors import ObjectMissingError, SlotLostError
 from headrace.log import LogWriter, Storage
 from headrace.log.anew import intend_anew
@@ -32,10 +33,12 @@ _log = logging.getLogger("headrace.run")
 
 @dataclass(frozen=True)
 class SourceIdentity:
-    """Which database of which server a change log tells of."""
+    """Which database of which server a change log tells of, and on which timeline; None in what
+    an older version noted."""
 
     system: str
     database: int
+    timeline: int | None
 
 
 def opened_log(settings: Settings, capture: Capture, storage: Storage) -> LogWriter:
@@ -48,7 +51,7 @@ def opened_log(settings: Settings, capture: Capture, storage: Storage) -> LogWri
     log = LogWriter.open(storage, capture.name)
     try:
         with source_session(capture.connection) as session:
-            now = _identity(session)
+            now = _identity(session, capture)
             why = None if log.position is None else _broken(session, capture, log, now)
             if why is None:
                 _note(storage, log.layout, now)
@@ -79,41 +82,48 @@ def _broken(
     """Why the source does not go on where the log ends; None where it does."""
     assert log.position is not None
     known = _noted(log.storage, log.layout)
-    if known is not None and known != now:
+    if known is not None and (known.system, known.database) != (now.system, now.database):
         return f"the database is another one than the change log {log.log_id} tells of"
-    end = current_lsn(session)
+    why = None if known is None else _fork(capture, known.timeline, now.timeline, log.position)
+    if why is not None:
+        return why
+    end = end_of_wal(session)
     if end < log.position:
         return f"the source went back to {end}, behind the change log's {log.position}"
-    return _unusable(slot_state(session, capture.slot), capture.slot, log.position)
-
-
-def _unusable(slot: SlotState | None, name: str, position: Lsn) -> str | None:
-    if slot is None:
-        return (
-            f"replication slot {name!r} no longer exists: changes after {position} cannot be read"
-        )
-    if slot.wal_status == "lost" or slot.confirmed_flush is None:
-        return f"replication slot {name!r} is lost: the server removed WAL it needs"
-    if slot.confirmed_flush > position:
-        return (
-            f"replication slot {name!r} stands at {slot.confirmed_flush}, beyond the change log's "
-            f"{position}: somebody else advanced or recreated it"
-        )
-    return None
+    return interruption(slot_state(session, capture.slot), capture.slot, log.position)
 
 
 def _drop_lost_slot(session: psycopg.Connection[Any], capture: Capture) -> None:
     """A slot without its WAL is of use to nobody; the run creates it again."""
     slot = slot_state(session, capture.slot)
-    lost = slot is not None and (slot.wal_status == "lost" or slot.confirmed_flush is None)
-    if lost and slot is not None and slot.plugin == "pgoutput":
+    if slot is not None and slot.lost_because and slot.foreign_because is None:
         session.execute("SELECT pg_catalog.pg_drop_replication_slot(%s)", (capture.slot,))
 
 
-def _identity(session: psycopg.Connection[Any]) -> SourceIdentity:
+def _fork(capture: Capture, known: int | None, now: int | None, position: Lsn) -> str | None:
+    if known is None or now is None or known == now:
+        return None
+    with source_session(capture.connection, replication=True) as replication:
+        return fork(replication, known, now, position)
+
+
+def _identity(session: psycopg.Connection[Any], capture: Capture) -> SourceIdentity:
     row = session.execute(IDENTITY).fetchone()
     assert row is not None
-    return SourceIdentity(*row)
+    system, database = row
+    with source_session(capture.connection, replication=True) as replication:
+        return SourceIdentity(system, database, timeline(replication))
+
+
+def lineage(storage: Storage, layout: Layout) -> Lineage:
+    """The timeline that a log which was opened follows, and where the next one is noted."""
+    known = _noted(storage, layout)
+
+    def note(timeline: int) -> None:
+        if known is not None:
+            _note(storage, layout, replace(known, timeline=timeline))
+
+    return Lineage(None if known is None else known.timeline, note)
 
 
 def _noted(storage: Storage, layout: Layout) -> SourceIdentity | None:
@@ -121,13 +131,12 @@ def _noted(storage: Storage, layout: Layout) -> SourceIdentity | None:
         data = json.loads(storage.get(layout.source))
     except ObjectMissingError:
         return None
-    return SourceIdentity(data["system"], data["database"])
+    return SourceIdentity(data["system"], data["database"], data.get("timeline"))
 
 
 def _note(storage: Storage, layout: Layout, now: SourceIdentity) -> None:
     if _noted(storage, layout) != now:
-        data = {"system": now.system, "database": now.database}
-        storage.put(layout.source, json.dumps(data).encode())
+        storage.put(layout.source, json.dumps(asdict(now)).encode())
 
 
 def tolerated(settings: Settings, capture: Capture) -> Collection[str]:

@@ -13,7 +13,7 @@ from headrace.connectors.delta.table import MergeOnReadTable
 from headrace.connectors.postgres.catalog import TypeCatalog
 from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.destination import PostgresDestination
-from headrace.connectors.postgres.source import slot_state
+from headrace.connectors.postgres.slot_state import slot_state
 from headrace.engine.shaping import shaped
 from headrace.errors import DestinationError, UnsuitableShapeError, UnsupportedSchemaChangeError
 from headrace.log import LogReader

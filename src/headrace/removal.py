@@ -14,7 +14,8 @@ from headrace import assembly, syncing
 from headrace.config import Capture, Settings, Sync
 from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.destination import PostgresDestination
-from headrace.connectors.postgres.source import slot_state
+from headrace.connectors.postgres.slot_state import slot_state
+from headrace.connectors.postgres.slots import in_recovery
 from headrace.errors import DestinationUnavailableError, ObjectMissingError
 from headrace.log import Storage
 from headrace.log.layout import Layout
@@ -88,6 +89,8 @@ def _drop_publication(session: psycopg.Connection[Any], capture: Capture) -> str
         return f"publication {capture.publication}: there is none"
     if found[0] != PUBLICATION_COMMENT:
         return f"publication {capture.publication}: kept, because Headrace did not create it"
+    if in_recovery(session):
+        return f"publication {capture.publication}: kept, because only the primary can drop it"
     session.execute(sql.SQL("DROP PUBLICATION {}").format(sql.Identifier(capture.publication)))
     return f"dropped publication {capture.publication}"
 

@@ -16,10 +16,12 @@ from headrace import assembly, syncing
 from headrace.config import Capture, Settings, Sync
 from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.destination import PostgresDestination
-from headrace.connectors.postgres.source import SlotState, current_lsn, slot_state
+from headrace.connectors.postgres.slot_outlook import SlotOutlook, read_outlook
+from headrace.connectors.postgres.slot_state import SlotState, end_of_wal, slot_state
+from headrace.connectors.postgres.slot_waits import creation_waits
 from headrace.engine.table_state import Phase
 from headrace.errors import HeadraceError
-from headrace.log import LogReader
+from headrace.log import LogReader, UnfinishedCopy
 from headrace.model import Lsn
 from headrace.proofs import Proof, proofs
 
@@ -35,6 +37,8 @@ class CaptureStatus:
     source_lsn: Lsn | None
     lag_bytes: int | None  # WAL that the log does not hold yet
     slot: SlotState | None
+    outlook: SlotOutlook | None = None  # how long the slot will last, and who holds it up
+    waits: tuple[str, ...] = ()  # what holds up a snapshot that is being taken
     error: str | None = None
 
 
@@ -101,10 +105,15 @@ def _capture_status(
     settings: Settings, capture: Capture, reader: LogReader | None
 ) -> CaptureStatus:
     commit, position = _head(reader)
-    source, slot, error = _ask(capture)
-    lag = max(source - position, 0) if source is not None and position is not None else None
     running = assembly.lock_holder(settings, capture)
-    return CaptureStatus(capture.name, running, commit, position, source, lag, slot, error)
+    status = CaptureStatus(capture.name, running, commit, position, None, None, None)
+    try:
+        status = _ask(capture, status)
+    except HeadraceError as error:
+        return replace(status, error=str(error))
+    if status.source_lsn is None or position is None:
+        return status
+    return replace(status, lag_bytes=max(status.source_lsn - position, 0))
 
 
 def _head(reader: LogReader | None) -> tuple[int, Lsn | None]:
@@ -115,12 +124,17 @@ def _head(reader: LogReader | None) -> tuple[int, Lsn | None]:
     return head, newest[-1].to_lsn if newest else None
 
 
-def _ask(capture: Capture) -> tuple[Lsn | None, SlotState | None, str | None]:
-    try:
-        with source_session(capture.connection) as session:
-            return current_lsn(session), slot_state(session, capture.slot), None
-    except HeadraceError as error:
-        return None, None, str(error)
+def _ask(capture: Capture, status: CaptureStatus) -> CaptureStatus:
+    """With what the source tells."""
+    with source_session(capture.connection) as session:
+        slot = slot_state(session, capture.slot)
+        return replace(
+            status,
+            slot=slot,
+            outlook=None if slot is None else read_outlook(session, slot),
+            waits=creation_waits(session, capture.slot),
+            source_lsn=end_of_wal(session),
+        )
 
 
 def _table_statuses(
@@ -128,10 +142,18 @@ def _table_statuses(
 ) -> Iterator[TableStatus]:
     tables = (reader.position(pipeline) or {}).get("tables", {})
     parked, error = _parked(settings, pipeline) if tables else ({}, None)
+    copies = {str(table): copy for table, copy in reader.unfinished().items()}
     for table, known in tables.items():
         status = _table_status(reader, pipeline, table, known, capture)
+        if table in copies:
+            status = replace(status, notice=_copied_so_far(copies[table]))
         found = None if parked is None else parked.get(table)
         yield replace(status, quarantined=found, error=status.error or error)
+
+
+def _copied_so_far(copy: UnfinishedCopy) -> str:
+    done = f"{len(copy.done)} of {len(copy.ranges)} ranges are copied, with {copy.rows:,} rows"
+    return f"{done}; they are kept when the run ends"
 
 
 def _table_status(

@@ -126,7 +126,9 @@ def wanted_schema(
         TableNotFoundError: the source has no such table.
         UnusableKeyError: the key that the file names identifies no row.
     """
-    found = read_table_schema(source, types, table.source, publication=capture.publication)
+    found = read_table_schema(
+        source, types, table.source, publication=capture.publication, read_as=table.read_as
+    )
     return keyed(found.schema, table.key)
 
 

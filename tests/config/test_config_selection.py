@@ -67,6 +67,14 @@ def test_later_entries_refine_earlier_ones():
     assert (table.target, table.key) == (TableId("x", "y"), ("c",))
 
 
+def test_how_columns_are_read_is_refined_column_by_column():
+    (table,) = select(
+        "{source: public.ord*, columns: {as: {at: text, price: text}}}",
+        "{source: public.orders, columns: {as: {price: 'decimal(10, 2)'}}}",
+    )
+    assert table.read_as == {"at": "text", "price": "decimal(10, 2)"}
+
+
 def test_excluded_tables_are_left_out_until_an_entry_takes_them_in_again():
     out = "{source: public.audit_*, exclude: true}"
     assert names("public.*", out) == ["public.customers", "public.orders"]

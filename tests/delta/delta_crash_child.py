@@ -1,7 +1,7 @@
 """Loads a table and applies batches to it, in a process that a failpoint kills.
 
-python delta_crash_child.py ROOT KIND POLICY, which is `lazy` or `eager`: with compaction at every
-chance.
+python delta_crash_child.py ROOT KIND POLICY, which is `lazy`, `parts`: each batch in several, or
+`eager`: with compaction at every chance.
 """
 
 from __future__ import annotations
@@ -61,7 +61,10 @@ def main(root: str, kind: str, policy: str) -> None:
         standing = at(1)
     for number in range(standing.commit, BATCHES + 1):
         upserts, deletes = batch(number, kind)
-        table.apply(changes(schema, upserts, deletes), at(number + 1))
+        parts = [changes(schema, upserts, deletes)]
+        if policy == "parts":
+            parts = [changes(schema, [], deletes), *(changes(schema, [row]) for row in upserts)]
+        table.apply(parts.pop(), at(number + 1), parts)
     table.settle()
 
 

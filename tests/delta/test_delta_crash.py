@@ -34,10 +34,19 @@ KILLS = [
 UPKEEP_KILLS = [("delta.compaction_written", 1), ("delta.compacted", 1)]
 # Of a table without deletion vectors, whose feed has images.
 REWRITE_KILLS = [("delta.file_rewritten", 2), ("delta.changes_written", 2), ("delta.log_put", 3)]
+# Of batches in parts, the second of which is lost, or the last.
+PART_KILLS = [("delta.part_written", 2), ("delta.part_written", 8), ("delta.log_put", 3)]
 
 
 def test_every_failpoint_of_the_destination_is_killed_at() -> None:
-    kills = KILLS + UPKEEP_KILLS + REWRITE_KILLS + delta_history_child.KILLS + evolving_child.KILLS
+    kills = (
+        KILLS
+        + UPKEEP_KILLS
+        + REWRITE_KILLS
+        + PART_KILLS
+        + delta_history_child.KILLS
+        + evolving_child.KILLS
+    )
     assert {name for name, _ in kills} == {n for n in FAILPOINTS if n.startswith("delta.")}
 
 
@@ -54,6 +63,15 @@ def test_killed_at_a_failpoint_it_goes_on_exactly_once(
 ) -> None:
     """Invariant 3: no change lost, none applied twice."""
     _killed_and_gone_on(tmp_path, kind, f"{failpoint}=kill@{hits}", "lazy")
+
+
+@pytest.mark.parametrize("kind", ["int64", "none"])
+@pytest.mark.parametrize(("failpoint", "hits"), PART_KILLS)
+def test_11_killed_between_the_parts_of_a_batch_nothing_of_it_is_there(
+    tmp_path: Path, kind: str, failpoint: str, hits: int
+) -> None:
+    """Invariants 3 and 11: it is applied anew, from its first part, and once."""
+    _killed_and_gone_on(tmp_path, kind, f"{failpoint}=kill@{hits}", "parts")
 
 
 @pytest.mark.parametrize("kind", ["int64", "none"])

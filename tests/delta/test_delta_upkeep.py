@@ -101,7 +101,7 @@ def test_files_of_like_size_are_merged_together() -> None:
 def test_a_merge_is_bounded() -> None:
     (by_bytes,) = choose([_file(30 << 20) for _ in range(60)], Policy())
     assert 1 < len(by_bytes) <= 4
-    (by_rows,) = choose([_file(1 << 20, rows=900_000) for _ in range(60)], Policy())
+    (by_rows,) = choose([_file(1 << 20, rows=300_000) for _ in range(60)], Policy())
     assert 1 < len(by_rows) <= 4
 
 

@@ -28,14 +28,20 @@ DATABASES = {
     "docs/how-to/prepare-postgres.md": "CREATE TABLE audit_log (entry text);",
     "docs/how-to/read-the-tables.md": SHOP,
     "docs/how-to/run-at-night.md": SHOP,
+    "docs/how-to/slots-and-wal.md": SHOP,
 }
-REPLICATED = ("docs/how-to/read-the-tables.md", "docs/how-to/run-at-night.md")
+REPLICATED = (
+    "docs/how-to/read-the-tables.md",
+    "docs/how-to/run-at-night.md",
+    "docs/how-to/slots-and-wal.md",
+)
 REPLICATE = (
     "headrace init --source-url '${DATABASE_URL}'",
     "headrace run --once",
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", GUIDES, ids=name)
 def test_every_block_of_a_page_does_what_the_page_shows(page: Path, place: Place) -> None:
     if before := DATABASES.get(name(page)):

@@ -92,6 +92,7 @@ class Goods:
                 connection.execute(statement)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "drop_columns"), [(0, False), (1, True), (2, False)])
 def test_8_random_changes_of_columns_misplace_no_value(shop, seed, drop_columns):
     """Invariants 4 and 8: a table that cannot tell what became of its columns says so, and a

@@ -18,6 +18,7 @@ def everything(shop):
     return shop
 
 
+@pytest.mark.since(14)  # which has infinite numerics
 def test_4_and_7_every_value_is_the_same_by_snapshot_by_stream_and_for_each_reader(everything):
     """Invariants 4 and 7. The same rows come once by the snapshot and once by the stream."""
     everything.sql(rows(1))

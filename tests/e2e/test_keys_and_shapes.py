@@ -180,6 +180,7 @@ def test_a_table_whose_updates_would_fail_at_the_source_is_refused_with_the_reme
 # -- shapes ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.versions
 def test_4_tables_of_every_shape_equal_their_source(shop):
     """Invariant 4: partitioned, generated, wide, empty, all NULL, with a dropped column."""
     wide = ", ".join(f"c{n} {('int', 'text', 'numeric(9,2)')[n % 3]}" for n in range(300))
@@ -231,7 +232,9 @@ def test_4_tables_of_every_shape_equal_their_source(shop):
 def compare_shapes(shop) -> None:
     for table in ("parted", "wide", "empty", "empties", "dropped"):
         shop.assert_equal(f"public.{table}")
-    shop.assert_equal("public.generated", columns=["id", "a", "n"])
+    ((version,),) = shop.sql("select current_setting('server_version_num')::int / 10000")
+    sent = ["double"] if version >= 18 else []  # what is generated is not, before
+    shop.assert_equal("public.generated", columns=["id", "a", "n", *sent])
     assert not (shop.root / "lake/public/parted_eu").exists()
 
 

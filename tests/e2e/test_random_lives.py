@@ -8,13 +8,16 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+import pytest
 from deltalake import DeltaTable
 from harness import Shop
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from headrace.engine.capture import CommitPolicy
 from headrace.testing.database import temporary_database
 from lives import COLUMNS, TABLES, Transaction, create_tables, names, small, transact, transactions
 
@@ -29,10 +32,16 @@ steps = st.one_of(
 
 
 class Life:
-    """One database and one lake, from before the first run."""
+    """One database and one lake, from before the first run.
 
-    def __init__(self, shop: Shop) -> None:
+    `at_once`: the server sends each change when it is made, before the commit.
+    """
+
+    def __init__(self, shop: Shop, *, at_once: bool) -> None:
         self.shop = shop
+        if at_once:
+            change = "set debug_logical_replication_streaming = 'immediate'"
+            shop.sql(f"alter database {shop.database.name} {change}")
         self.columns = 0
         create_tables(shop.database)
         shop.carry(*(f"public.{name}" for name in TABLES))
@@ -70,6 +79,7 @@ class Life:
         assert all(verified.equal for verified in self.shop.project.verify())
 
 
+@pytest.mark.slow
 @settings(
     max_examples=int(os.environ.get("HEADRACE_LIVES", "6")),
     deadline=None,
@@ -78,11 +88,18 @@ class Life:
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
     suppress_health_check=list(HealthCheck),
 )
-@given(st.lists(steps, min_size=4, max_size=12))
-def test_3_4_6_and_8_any_life_ends_with_a_lake_that_equals_its_source(server_dsn, steps):
+@given(st.lists(steps, min_size=4, max_size=12), st.booleans())
+def test_3_4_6_and_8_any_life_ends_with_a_lake_that_equals_its_source(server_dsn, steps, at_once):
     """Invariants 3, 4, 6 and 8 together."""
-    with temporary_database(server_dsn) as database, tempfile.TemporaryDirectory() as folder:
-        life = Life(Shop(database, Path(folder)))
+    with (
+        temporary_database(server_dsn) as database,
+        tempfile.TemporaryDirectory() as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        if at_once:  # and is written so, too
+            policy = partial(CommitPolicy, max_bytes=4000)
+            patch.setattr("headrace.engine.capture.CommitPolicy", policy)
+        life = Life(Shop(database, Path(folder)), at_once=at_once)
         for kind, *arguments in steps:
             getattr(life, kind)(*arguments)
         life.end()

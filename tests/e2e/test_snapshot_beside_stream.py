@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from busy import TABLES, writing
 from harness import all_loaded
 
 
+@pytest.mark.versions
 def test_7_a_snapshot_beside_a_busy_stream_equals_the_stream_alone(busy_shop):
     """Invariant 7: several tables of several chunks are copied while all of them change."""
     with writing(busy_shop) as done, busy_shop.running() as running:
@@ -16,7 +18,9 @@ def test_7_a_snapshot_beside_a_busy_stream_equals_the_stream_alone(busy_shop):
     busy_shop.catch_up()
     for table in TABLES:
         busy_shop.assert_equal(table)
-    assert sum(len(snapshots(busy_shop, table)) for table in TABLES) > 10
+    chunks = sum(len(snapshots(busy_shop, table)) for table in TABLES)
+    with busy_shop.database.connect() as session:  # Postgres 13 cannot scan a range of a table
+        assert chunks > 10 or session.info.server_version < 140000
 
 
 def snapshots(shop, table):

@@ -15,7 +15,7 @@ QUIET = Pending(
     rows=0,
     in_transaction=False,
     idle=True,
-    behind=False,
+    behind=0,
     position_wanted=False,
     since_commit=1.0,
     commit_took=0.005,
@@ -62,8 +62,16 @@ def test_no_rest_is_longer_than_a_reader_may_wait() -> None:
 @pytest.mark.parametrize("wanted", [True, False])
 def test_the_position_of_an_idle_source_is_recorded_when_asked_or_in_time(wanted: bool) -> None:
     soon, late = 0.5, POLICY.progress_interval
-    assert due(behind=True, position_wanted=wanted, since_commit=soon) is wanted
-    assert due(behind=True, position_wanted=wanted, since_commit=late)
+    assert due(behind=1, position_wanted=wanted, since_commit=soon) is wanted
+    assert due(behind=1, position_wanted=wanted, since_commit=late)
+
+
+def test_wal_of_other_databases_is_let_go_of_soon_and_in_large_pieces() -> None:
+    much, rest = POLICY.progress_bytes, POLICY.progress_rest
+    assert due(behind=much, since_commit=rest)
+    assert not due(behind=much, since_commit=rest / 2)
+    assert not due(behind=much - 1, since_commit=rest)
+    assert not due(behind=much, in_transaction=True, since_commit=rest)
 
 
 def test_backoff_doubles_to_its_bound_and_begins_anew_after_a_success() -> None:

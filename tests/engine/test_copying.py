@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,8 +14,8 @@ import pyarrow as pa
 import pytest
 
 from headrace.engine.capture import Capture
-from headrace.engine.copying import Copier
-from headrace.errors import SourceUnavailableError, TableRewrittenError
+from headrace.engine.copying import Copier, CopyLimits
+from headrace.errors import CopyStoppedError, SourceUnavailableError, TableRewrittenError
 from headrace.log import LogReader, LogWriter, Storage, open_storage
 from headrace.model import Column, Lsn, SnapshotChunk, TableId, TableSchema
 
@@ -32,11 +32,14 @@ class Tables:
     taken_at: ClassVar[datetime] = datetime(2026, 1, 2, tzinfo=UTC)
 
     @contextmanager
-    def snapshot(self, tables: Sequence[TableId], connections: int) -> Iterator[Tables]:
+    def snapshot(self, tables: Mapping[TableId, Any], connections: int) -> Iterator[Tables]:
         yield self
 
     def schema(self, table: TableId) -> TableSchema:
         return TableSchema(table, 1, (Column("id", pa.int64(), "bigint", 1),), ("id",))
+
+    def identity(self, table: TableId) -> str:
+        return str(table)
 
     def chunks(self, table: TableId) -> list[SnapshotChunk]:
         return [SnapshotChunk(table, n, "", 1) for n in range(CHUNKS)]
@@ -57,7 +60,7 @@ def copy(storage: Storage, error: Exception, connections: int = 2) -> Copier:
     source = cast(Any, Tables(error))
     with LogWriter.open(storage, "shop") as log:
         capture = Capture(source, log)
-        copier = Copier(source, log, capture, threading.Event(), connections)
+        copier = Copier(source, log, capture, threading.Event(), CopyLimits(connections))
         try:
             copier.copy([FIRST, SECOND])
         finally:
@@ -92,3 +95,31 @@ def test_the_chunks_of_a_table_that_was_rewritten_meanwhile_are_discarded(
     assert not copier.progress[SECOND].ended
     assert staged(storage) == named(storage)
     assert len(named(storage)) == CHUNKS
+
+
+class StopsAtFirstWait(threading.Event):
+    """Notes for how long it is waited for, and is set by that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[float | None] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.append(timeout)
+        self.set()
+        return True
+
+
+def test_a_copy_waits_for_its_rate_and_ends_in_that_wait_when_the_run_stops(
+    storage: Storage,
+) -> None:
+    stop = StopsAtFirstWait()
+    source = cast(Any, Tables(SourceUnavailableError("never come to")))
+    with LogWriter.open(storage, "shop") as log:
+        capture = Capture(source, log)
+        copier = Copier(source, log, capture, stop, CopyLimits(1, rows_per_second=0.01))
+        with pytest.raises(CopyStoppedError):
+            copier.copy([FIRST])
+        capture.close()
+    assert stop.waits[0] == pytest.approx(100, abs=1)  # one row at a hundredth of a row a second
+    assert not copier.progress[FIRST].done

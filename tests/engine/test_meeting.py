@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from typing import cast
 
 from hypothesis import given, settings
@@ -69,3 +70,14 @@ def test_every_table_stands_at_every_commit_at_which_they_were_to_meet(
         assert not [(c, m) for c in cuts for m in met if c[0] <= m < c[1]]
     turns_of_the_slowest = 200 // slowest
     assert len(met) > turns_of_the_slowest // 3  # they meet again and again, not just once
+
+
+def test_the_loop_wakes_for_a_table_that_rests_though_nothing_is_queued_for_it() -> None:
+    """It may hold rows that others just made possible: until it has looked, nothing is settled."""
+    pipeline, rest = Unasked(), 0.040
+    for state in pipeline.tables.values():
+        state.looked = 0
+    resting = next(iter(pipeline.tables.values()))
+    resting.looked, resting.due = -1, time.monotonic() + rest
+    assert not pipeline.reached(Lsn(0))
+    assert pipeline._patience() <= rest

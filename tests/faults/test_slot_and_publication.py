@@ -81,6 +81,7 @@ def test_invariant_12_a_slot_that_somebody_made_anew_under_our_name_is_told(shop
     assert "recreated" in error.message
 
 
+@pytest.mark.versions
 def test_invariant_12_a_publication_that_is_dropped_while_running_is_told(shop: Shop) -> None:
     replicate(shop)
     with LiveRun(shop.project) as run:
@@ -107,6 +108,7 @@ def assert_customers_is_named(failures: list[Any]) -> None:
     assert "headrace resync public.customers" in failure.error.hint
 
 
+@pytest.mark.versions
 def test_invariant_12_a_table_that_leaves_the_publication_while_running_is_told(
     shop: Shop,
 ) -> None:

@@ -123,6 +123,7 @@ def test_invariant_7_a_snapshot_that_is_cut_is_taken_anew_beside_the_stream(
     assert_equal(remote_shop.database, remote_shop.folder, ["bulk"])
 
 
+@pytest.mark.slow
 def test_invariant_13_a_connection_that_falls_silent_is_noticed_and_replaced(
     remote_shop: Shop, proxy: Proxy
 ) -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from log_samples import (
@@ -101,6 +102,25 @@ def test_a_file_spilled_long_before_its_commit_is_kept_and_gets_its_transaction(
     [manifest] = reader.manifests(2, 3)
     [row] = reader.read(manifest.files[0])[0].data.to_pylist()
     assert (row["_commit_lsn"], row["_xid"], row["_commit_ts"]) == (35, 9, end.commit_ts)
+
+
+def test_2_what_a_subtransaction_wrote_is_taken_out_of_a_file_when_it_was_rolled_back(
+    storage: Storage,
+) -> None:
+    """Invariant 2; a file of nothing else is not written anew."""
+    end = TransactionEnd(Lsn(35), WHEN, 9)
+    with LogWriter.open(storage, CAPTURE) as log:
+        log.add_schema(ORDERS)
+        rows = [{**change(n, None, ordinal=n), "_xid": xid} for n, xid in enumerate([9, 10, 11])]
+        spilled = log.stage(batch(rows))
+        assert log.without(spilled, np.array([9, 10, 11], np.uint32)) is None
+        rest = log.without(spilled, np.array([10, 12], np.uint32))
+        assert rest is not None
+        assert (rest.rows, rest.ops) == (2, {"i": 2})
+        log.discard([spilled])
+        log.commit(CommitDraft(Lsn(40), WHEN, [replace(rest, transaction=end)]))
+        assert len(data_files(storage)) == 1
+    assert committed_rows(storage) == [(35, 0), (35, 2)]
 
 
 def test_an_aborted_transactions_files_are_deleted(storage: Storage) -> None:

@@ -28,13 +28,15 @@ from log_samples import (
 
 from headrace import failpoints
 from headrace.engine.capture import Capture
+from headrace.engine.spills import Spills, files_of
 from headrace.errors import LogError, LogFullError, LogUnavailableError
-from headrace.log import CommitDraft, LogFile, LogWriter, Storage
+from headrace.log import CommitDraft, LogWriter, Storage
 from headrace.log.documents import read_manifest
-from headrace.model import ChangeBatch, DecodedChanges, Lsn, TableId, TransactionEnd
+from headrace.model import ChangeBatch, DecodedChanges, Finished, Lsn, TableId, TransactionEnd
 
 ITEMS = replace(ORDERS, table=TableId("public", "items"))
-END = TransactionEnd(Lsn(30), WHEN, 9)
+XID = 9
+END = [Finished(XID, TransactionEnd(Lsn(30), WHEN, XID))]
 ANSWER_LOST = "log.manifest_put=enospc@{}"
 
 
@@ -45,12 +47,12 @@ class Stretch:
     to_lsn: Lsn
     batches: Sequence[ChangeBatch] = ()
     unfinished: Sequence[ChangeBatch] = ()
-    finished: TransactionEnd | None = None
+    finished: Sequence[Finished] = ()
     commit_ts: datetime = WHEN
     transactions: int = 1
 
-    def decode(self) -> DecodedChanges:
-        return DecodedChanges(self.batches, self.unfinished, self.finished)
+    def decode(self) -> Iterator[DecodedChanges]:
+        yield DecodedChanges(self.batches, [(XID, b) for b in self.unfinished], self.finished)
 
 
 @contextmanager
@@ -69,8 +71,8 @@ def unfinished(row: int) -> ChangeBatch:
     return batch([change(row, None)])
 
 
-def spill(capture: Capture, row: int) -> list[LogFile]:
-    return list(capture.submit(Stretch(Lsn(10), (), [unfinished(row)]), ()).result().open_files)
+def spill(capture: Capture, row: int) -> Spills:
+    return capture.submit(Stretch(Lsn(0), (), [unfinished(row)]), {}).result().spills
 
 
 def named(log: LogWriter) -> set[str]:
@@ -85,11 +87,11 @@ def test_a_full_disk_half_way_through_a_commit_leaves_no_file_of_it(storage: Sto
     with capturing(storage) as (capture, log):
         failpoints.arm("log.file_written=enospc@2")
         with pytest.raises(LogFullError):
-            capture.submit(Stretch(Lsn(20), [whole], [unfinished(7)]), ()).result()
+            capture.submit(Stretch(Lsn(20), [whole], [unfinished(7)]), {}).result()
         assert data_files(storage) == []
-        committed = capture.submit(Stretch(Lsn(20), [whole], [unfinished(7)]), ()).result()
+        committed = capture.submit(Stretch(Lsn(20), [whole], [unfinished(7)]), {}).result()
         end = Stretch(Lsn(30), finished=END)
-        capture.submit(end, committed.open_files).result()
+        capture.submit(end, committed.spills).result()
         assert set(data_files(storage)) == named(log)
     assert committed_rows(storage) == [(20, 1), (30, 7)]
 
@@ -103,21 +105,21 @@ def test_a_table_whose_file_cannot_be_written_takes_the_other_tables_files_along
         in_the_way.parent.parent.mkdir(parents=True)
         in_the_way.parent.write_text("not a folder")
         with pytest.raises(LogError, match="items"):
-            capture.submit(Stretch(Lsn(20), both), ()).result()
+            capture.submit(Stretch(Lsn(20), both), {}).result()
         with pytest.raises(LogError, match="items"):
-            capture.submit(Stretch(Lsn(20), [both[0]], [both[1]]), ()).result()
+            capture.submit(Stretch(Lsn(20), [both[0]], [both[1]]), {}).result()
         assert data_files(local_storage) == []
         in_the_way.parent.unlink()
-        capture.submit(Stretch(Lsn(20), both), ()).result()
+        capture.submit(Stretch(Lsn(20), both), {}).result()
         assert set(data_files(local_storage)) == named(log)
     assert committed_rows(local_storage) == [(20, 1), (20, 2)]
 
 
 def test_a_draft_that_is_refused_before_the_put_leaves_nothing(storage: Storage) -> None:
     with capturing(storage) as (capture, log):
-        capture.submit(Stretch(Lsn(20), [inserts(20, [1])]), ()).result()
+        capture.submit(Stretch(Lsn(20), [inserts(20, [1])]), {}).result()
         with pytest.raises(LogError, match="go back"):
-            capture.submit(Stretch(Lsn(10), [inserts(10, [2])]), ()).result()
+            capture.submit(Stretch(Lsn(10), [inserts(10, [2])]), {}).result()
         assert set(data_files(storage)) == named(log)
 
 
@@ -131,17 +133,17 @@ def test_invariants_1_2_a_commit_whose_answer_was_lost_keeps_its_files_and_count
         failpoints.arm(ANSWER_LOST.format(1))
         with pytest.raises(OSError, match="failpoint"):
             capture.submit(end, spilled).result()
-        capture.discard(spilled)  # as a session that ends does
+        capture.discard(files_of(spilled))  # as a session that ends does
         assert log.position is None
         assert len(data_files(storage)) == 2
 
         again = spill(capture, 7)
         with pytest.raises(LogUnavailableError, match="made after all"):
             capture.submit(end, again).result()
-        capture.discard(again)
+        capture.discard(files_of(again))
         assert log.position == Lsn(40)
         assert set(data_files(storage)) == named(log)
-        capture.submit(Stretch(Lsn(50), [inserts(50, [2])]), ()).result()
+        capture.submit(Stretch(Lsn(50), [inserts(50, [2])]), {}).result()
         assert set(data_files(storage)) == named(log)
     assert committed_rows(storage) == [(30, 7), (40, 1), (50, 2)]
 
@@ -181,9 +183,9 @@ def test_what_a_put_without_effect_named_is_removed_when_the_next_commit_shows_i
         for _ in range(2):
             away()
             with pytest.raises(LogUnavailableError, match="no answer"):
-                capture.submit(Stretch(Lsn(20), [inserts(20, [1])]), ()).result()
+                capture.submit(Stretch(Lsn(20), [inserts(20, [1])]), {}).result()
         assert len(data_files(storage)) == 2
-        capture.submit(Stretch(Lsn(20), [inserts(20, [1])]), ()).result()
+        capture.submit(Stretch(Lsn(20), [inserts(20, [1])]), {}).result()
         assert set(data_files(storage)) == named(log)
     assert committed_rows(storage) == [(20, 1)]
 

@@ -15,6 +15,10 @@ def plain(decoded: Decoded) -> dict[str, Any]:
         "batches": [_plain_batch(batch) for batch in decoded.batches],
         "transactions": [_array(a) for a in (ends.end_lsns, ends.commit_ts, ends.xids)],
         "finished": decoded.finished,
+        "streamed": [
+            (s.xid, [*map(_plain_batch, s.batches)], s.rolled_back, s.end, s.after, s.aborted)
+            for s in decoded.streamed
+        ],
         "last_commit_lsn": decoded.last_commit_lsn,
         "messages": decoded.messages,
     }
@@ -22,9 +26,14 @@ def plain(decoded: Decoded) -> dict[str, Any]:
 
 def rows(decoded: Decoded) -> list[tuple[Any, ...]]:
     """(table, op, ordinal, new values) of every row, batch after batch; UNSENT stands for `u`."""
+    return batch_rows(decoded.batches)
+
+
+def batch_rows(batches: list[RawBatch]) -> list[tuple[Any, ...]]:
+    """As `rows`."""
     return [
         (batch.relation.name, chr(batch.ops[i]), int(batch.ordinals[i]), new)
-        for batch in decoded.batches
+        for batch in batches
         for i, new in enumerate(tuples(batch.new, len(batch.ops)))
     ]
 

@@ -95,6 +95,27 @@ def message(
     return head + struct.pack(">i", len(content)) + content
 
 
+STREAM_STOP = b"E"
+
+
+def be(xid: int) -> bytes:
+    """An xid as it stands in the messages of a stream block."""
+    return struct.pack(">I", xid)
+
+
+def stream_start(xid: int, *, first: bool = True) -> bytes:
+    return b"S" + struct.pack(">IB", xid, first)
+
+
+def stream_commit(xid: int, lsn: int, end_lsn: int | None = None, commit_ts: int = 0) -> bytes:
+    end = lsn + 8 if end_lsn is None else end_lsn
+    return b"c" + struct.pack(">IBQQq", xid, 0, lsn, end, commit_ts)
+
+
+def stream_abort(xid: int, subtransaction: int) -> bytes:
+    return b"A" + struct.pack(">II", xid, subtransaction)
+
+
 def transaction(lsn: int, *messages: bytes, xid: int = 7, commit_ts: int = 0) -> list[bytes]:
     """Frames of a whole transaction: Begin, the messages, Commit."""
     inner = [begin(lsn, commit_ts, xid), *messages, commit(lsn, commit_ts=commit_ts)]

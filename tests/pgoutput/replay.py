@@ -12,7 +12,7 @@ from typing import Any
 
 from decoded_rows import tuples
 
-from headrace.pgoutput import Decoded, Relation
+from headrace.pgoutput import Decoded, RawBatch, Relation
 from headrace.pgoutput import messages as m
 from headrace.pgoutput.frames import XLogData, parse_frame
 
@@ -82,30 +82,39 @@ def _as_text(rows: list[dict[str, Any]], layout: Relation) -> list[list[str | No
 def changes_of_columns(takes: Iterable[Decoded]) -> list[Change]:
     """All rows in position order; those that were taken before their commit get its LSN later."""
     placed: list[tuple[int, int, Change]] = []
-    waiting: list[tuple[int, Change]] = []
+    waiting: dict[int, list[tuple[int, int, Change]]] = defaultdict(list)  # by transaction
     for decoded in takes:
         if decoded.finished is not None:
-            placed += [(decoded.finished.end_lsn, o, change) for o, change in waiting]
-            waiting = []
+            rows = waiting.pop(decoded.finished.xid, [])
+            placed += [(decoded.finished.end_lsn, o, change) for _, o, change in rows]
+        for streamed in decoded.streamed:
+            rows = waiting[streamed.xid]
+            rows += [row for batch in streamed.batches for row in _rows_of(batch)]
+            rows[:] = [row for row in rows if row[0] not in streamed.rolled_back]
+            if streamed.aborted or streamed.end is not None:
+                del waiting[streamed.xid]
+            if streamed.end is not None:
+                placed += [(streamed.end.end_lsn, o, change) for _, o, change in rows]
         for batch in decoded.batches:
-            new = tuples(batch.new, len(batch.ops))
-            old = tuples(batch.old or [], len(batch.ops))
-            for i, (n, o) in enumerate(zip(new, old, strict=True)):
-                op, kind = chr(batch.ops[i]), batch.old_kind[i]
-                change = Change(
-                    batch.relation,
-                    op,
-                    o if kind else None,
-                    kind == m.OLD,
-                    n if op in "iu" else None,
-                )
-                ordinal = int(batch.ordinals[i])
+            for i, (xid, ordinal, change) in enumerate(_rows_of(batch)):
                 if i < batch.complete:
                     placed.append((int(batch.commit_lsns[i]), ordinal, change))
                 else:
-                    waiting.append((ordinal, change))
-    assert not waiting
+                    waiting[xid].append((xid, ordinal, change))
+    assert not any(waiting.values())
     return [change for _, _, change in sorted(placed, key=lambda p: p[:2])]
+
+
+def _rows_of(batch: RawBatch) -> Iterator[tuple[int, int, Change]]:
+    """(xid, ordinal, change) of each row."""
+    new = tuples(batch.new, len(batch.ops))
+    old = tuples(batch.old or [], len(batch.ops))
+    for i, (n, o) in enumerate(zip(new, old, strict=True)):
+        op, kind = chr(batch.ops[i]), batch.old_kind[i]
+        change = Change(
+            batch.relation, op, o if kind else None, kind == m.OLD, n if op in "iu" else None
+        )
+        yield int(batch.xids[i]), int(batch.ordinals[i]), change
 
 
 def changes_of_messages(parsed: Iterable[m.PgoutputMessage]) -> Iterator[Change]:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from pgoutput_bytes import (
     UNCHANGED,
     Binary,
+    be,
     begin,
     commit,
     delete,
@@ -24,6 +25,9 @@ from pgoutput_bytes import (
     insert,
     message,
     relation,
+    stream_abort,
+    stream_commit,
+    stream_start,
     string,
     truncate,
     update,
@@ -63,6 +67,8 @@ class Stream:
     draw: Any
     steps: list[bytes | None] = field(default_factory=list)
     widths: dict[int, int] = field(default_factory=dict)
+    streams: dict[int, dict[int, int]] = field(default_factory=dict)  # xid -> its tables' widths
+    xid: bytes = b""  # that rows bear, inside a block
 
     def send(self, payload: bytes) -> None:
         self.steps.append(frame(payload))
@@ -80,6 +86,7 @@ class Stream:
                 namespace=self.draw(names),
                 identity=self.draw(st.sampled_from("dnfi")),
                 keys=self.draw(st.integers(0, 4)),
+                xid=self.xid,
             )
         )
 
@@ -93,22 +100,23 @@ class Stream:
         old_kind = self.draw(st.sampled_from([b"K", b"O"]))
         op = self.draw(st.sampled_from("iiuUdtmOY"))
         if op == "i":
-            self.send(insert(oid, *self.row(oid)))
+            self.send(insert(oid, *self.row(oid), xid=self.xid))
         elif op in "uU":
             old = self.row(oid) if op == "U" else None
-            self.send(update(oid, self.row(oid), old, kind=old_kind))
+            self.send(update(oid, self.row(oid), old, kind=old_kind, xid=self.xid))
         elif op == "d":
-            self.send(delete(oid, self.row(oid), kind=old_kind))
+            self.send(delete(oid, self.row(oid), kind=old_kind, xid=self.xid))
         elif op == "t":
             named = self.draw(st.lists(st.sampled_from(sorted(self.widths)), max_size=4))
-            self.send(truncate(*named, flags=self.draw(st.integers(0, 3))))
+            self.send(truncate(*named, flags=self.draw(st.integers(0, 3)), xid=self.xid))
         elif op == "m":
             transactional = self.draw(st.booleans())
-            self.send(message(self.draw(names), b"content", transactional=transactional))
+            prefix = self.draw(names)
+            self.send(message(prefix, b"content", transactional=transactional, xid=self.xid))
         elif op == "O":
             self.send(b"O" + bytes(8) + string(self.draw(names)))
         else:
-            self.send(b"Y" + bytes(4) + string("public") + string(self.draw(names)))
+            self.send(b"Y" + self.xid + bytes(4) + string("public") + string(self.draw(names)))
 
     def transaction(self) -> None:
         final_lsn = self.draw(lsns)
@@ -117,21 +125,56 @@ class Stream:
             self.change()
         self.send(commit(final_lsn, self.draw(lsns), self.draw(timestamps)))
 
+    def block(self) -> None:
+        """A block of a streamed transaction, begun or in progress, with its subtransactions."""
+        top = self.draw(st.sampled_from(STREAMED))
+        outside, first = self.widths, top not in self.streams
+        self.widths = self.streams.setdefault(top, {})
+        self.send(stream_start(top, first=first))
+        for _ in range(self.draw(st.integers(0, 6))):
+            self.xid = be(top + self.draw(st.integers(0, 2)))
+            self.change()
+        self.xid, self.widths = b"", outside
+        self.send(b"E")
+
+    def ending(self) -> None:
+        """The end of a streamed transaction, or of one of its subtransactions."""
+        if not self.streams:
+            return
+        top = self.draw(st.sampled_from(sorted(self.streams)))
+        sub = top + self.draw(st.integers(-1, 2))
+        if sub < top:
+            self.widths |= self.streams.pop(top)
+            self.send(stream_commit(top, self.draw(lsns), self.draw(lsns), self.draw(timestamps)))
+        else:
+            self.send(stream_abort(top, sub))
+            if sub == top:
+                del self.streams[top]
+
+
+STREAMED = (10, 20, 30)
+
 
 @st.composite
 def streams(draw: Any) -> list[bytes | None]:
-    """Frames of whole transactions, with takes anywhere between and inside them."""
+    """Frames of whole and of streamed transactions, with takes between and inside them."""
     stream = Stream(draw)
-    for _ in range(draw(st.integers(1, 4))):
+    for _ in range(draw(st.integers(1, 8))):
+        draw(st.sampled_from([stream.transaction, stream.block, stream.ending]))()
+    if not stream.steps:
         stream.transaction()
     cut = draw(st.integers(0, 3))
     return stream.steps[: max(1, len(stream.steps) - cut)]
 
 
 def run(decoder: ReferenceDecoder, steps: list[bytes | None]) -> list[Any]:
-    """What the decoder says after each burst and at each take, up to the first error."""
+    """What the decoder says after each burst and at each take, up to the first error.
+
+    Every other take leaves small streams where they are.
+    """
     seen: list[Any] = []
     burst: list[bytes] = []
+    keep = 100
     try:
         for step in [*steps, TAKE]:
             if step is not TAKE:
@@ -140,7 +183,8 @@ def run(decoder: ReferenceDecoder, steps: list[bytes | None]) -> list[Any]:
             decoder.push(burst)
             burst = []
             seen.append((decoder.in_transaction, decoder.buffered_rows, decoder.buffered_bytes))
-            seen.append((decoder.last_commit_lsn, plain(decoder.take())))
+            seen.append((decoder.last_commit_lsn, plain(decoder.take(keep))))
+            keep = 100 - keep
     except ProtocolError:
         seen.append("refused")
     return seen

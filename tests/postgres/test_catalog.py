@@ -108,6 +108,7 @@ def test_values_of_rows_older_than_a_column_are_its_constant_default(
     assert all(s.type == schema.arrow().field(n).type for n, s in schema.missing.items())
 
 
+@pytest.mark.since(15)
 def test_a_publication_decides_which_columns_there_are(session: psycopg.Connection[Any]) -> None:
     session.execute(
         "create table t (id int primary key, a int, b int, g int generated always as (a) stored);"

@@ -51,6 +51,7 @@ def source(database):
         yield source
 
 
+@pytest.mark.versions
 def test_a_source_in_order_shows_everything_that_was_looked_at(source):
     source.execute("create table t (id int primary key); create publication p for table t")
     source.create_slot()
@@ -60,6 +61,7 @@ def test_a_source_in_order_shows_everything_that_was_looked_at(source):
     assert not any(finding.sql or finding.fix for finding in found)
 
 
+@pytest.mark.versions
 def test_safe_fixes_cure_a_database_that_nobody_prepared(source):
     """Whatever the names; and what the fixes made carries updates and deletes."""
     source.execute("""

@@ -201,12 +201,71 @@ def test_a_column_list_must_hold_the_replica_identity(since_15, identity, column
 
 
 def test_a_list_of_all_columns_keeps_nothing_back(since_15):
-    """Generated columns do not count: a list before 18 cannot even name them."""
-    since_15.execute("""
-        alter table t add g int generated always as (id * 2) stored;
-        create publication p for table t (id, a, b);
-    """)
+    since_15.execute("create publication p for table t (id, a, b)")
     assert "publication" in since_15.check("public.t").names(Severity.OK)
+
+
+# -- generated columns -----------------------------------------------------------------------------
+
+
+@pytest.mark.since(18)
+def test_generated_columns_that_are_not_sent_are_told_with_what_has_them_sent(source):
+    source.execute("""
+        alter table t add g int generated always as (id * 2) stored,
+            add h int generated always as (id * 3) virtual;
+        create publication p for table t;
+    """)
+    finding = source.check("public.t").named("publication-generated")
+    assert (finding.severity, finding.evidence) == (Severity.WARNING, "public.t: g, h")
+    source.run(finding.sql)
+    finding = source.check("public.t").named("publication-generated")
+    assert (finding.evidence, finding.sql) == ("public.t: h", ())
+
+
+@pytest.mark.since(18)
+def test_a_publication_of_ours_sends_stored_generated_columns(source):
+    source.execute("alter table t add g int generated always as (id * 2) stored")
+    source.run(source.check("public.t").named("publication-missing").sql)
+    assert "publication" in source.check("public.t").names(Severity.OK)
+
+
+@pytest.mark.since(18)
+@pytest.mark.parametrize(
+    "identity",
+    ["drop constraint t_pkey, add primary key (g)", "replica identity full"],
+    ids=["key", "full"],
+)
+def test_a_replica_identity_with_generated_columns_must_be_sent(source, identity):
+    """Else the server refuses the application's own updates."""
+    source.execute(f"""
+        alter table t add g int generated always as (id * 2) stored;
+        alter table t {identity};
+        insert into t values (1, 'a', 'b');
+        create publication p for table t;
+    """)
+    finding = source.check("public.t").named("publication-identity")
+    assert finding.severity is Severity.BLOCKER
+    with pytest.raises(psycopg.errors.InvalidColumnReference):
+        source.execute("update t set a = 'c'")
+    source.run(finding.sql)
+    source.execute("update t set a = 'c'")
+    assert "publication" in source.check("public.t").names(Severity.OK)
+
+
+@pytest.mark.parametrize("postgres_version", [17])
+def test_before_18_generated_columns_are_not_carried_and_identify_nothing(source):
+    source.execute("""
+        alter table t add g int generated always as (id * 2) stored;
+        create table u (id int, g int generated always as (id * 2) stored primary key);
+        create publication p for table t, u;
+    """)
+    found = source.check("public.t", "public.u")
+    assert found.named("publication-generated").evidence == "public.t: g; public.u: g"
+    assert found.named("publication-generated").sql == ()
+    finding = found.named("replica-identity")
+    assert (finding.severity, finding.objects) == (Severity.BLOCKER, ("public.u",))
+    source.fix([finding])
+    assert not source.check("public.t", "public.u").blockers
 
 
 def test_filters_on_other_tables_are_not_our_business(since_15):

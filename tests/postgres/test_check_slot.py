@@ -9,8 +9,9 @@ import pytest
 from check_source import PUBLICATION, checked_source
 
 from headrace.connectors.postgres.check import check
+from headrace.connectors.postgres.source import PostgresSource
 from headrace.model.finding import Severity
-from headrace.testing.database import temporary_database
+from headrace.testing.database import Database, temporary_database
 from headrace.testing.postgres import EmbeddedPostgres
 
 TWO_PHASE_SINCE = 140000
@@ -101,9 +102,48 @@ def test_a_slot_is_told_to_be_lost_before_and_after_it_is(forgetful_server):
         source.execute("checkpoint")
         finding = source.check().named("slot-lost")
         assert finding.severity is Severity.BLOCKER
-        assert finding.evidence in ("invalidation_reason = wal_removed", "wal_status = lost")
+        assert finding.evidence in (
+            "invalidation_reason = wal_removed",
+            "conflicting = true",  # so 16 calls each invalidation
+            "wal_status = lost",
+        )
         source.run(finding.sql)
         assert "will be created" in source.check().named("slot").message
+
+
+# -- standbys --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def followed_server():
+    """A server that waits for a standby before it sends failover slots' changes."""
+    waits = {"synchronized_standby_slots": "standby_2"}
+    with EmbeddedPostgres(waits, fast=True) as server:
+        Database("postgres", server.dsn()).execute(
+            "select pg_create_physical_replication_slot('standby_2')"
+        )
+        yield server
+
+
+@pytest.mark.since(17)
+def test_a_slot_that_a_standby_could_not_go_on_with_is_warned_of(followed_server):
+    with (
+        temporary_database(followed_server.dsn()) as database,
+        checked_source(database) as source,
+    ):
+        away = source.check().named("slot-failover")  # the slot will be handed on
+        assert (away.severity, away.objects) == (Severity.WARNING, ("standby_2",))
+        source.create_slot()
+        alone = source.check().named("slot-failover")
+        assert "failover: true" in alone.fix
+        settings = source.settings().model_copy(update={"failover": True})
+        ours = PostgresSource(settings, source.slot, PUBLICATION, [], {})
+        ours.prepare(None)  # adopts it, and has it handed on
+        assert source.check().named("slot-failover").objects == ("standby_2",)
+
+
+def test_a_slot_without_standbys_is_not_spoken_of(source):
+    assert "slot-failover" not in {finding.name for finding in source.check()}
 
 
 # -- the publication's age -------------------------------------------------------------------------

@@ -175,6 +175,28 @@ def test_the_verdict_on_replica_identity_is_the_servers_own(source, columns, the
     source.execute("update t set id = 3; delete from t")
 
 
+@pytest.mark.since(18)
+def test_full_identity_is_no_way_out_for_a_table_with_virtual_columns(source):
+    """The server refuses its updates under FULL, so nothing of the kind is proposed."""
+    virtual = "g int generated always as (id + 1) virtual"
+    source.execute(f"""
+        create table none (id int, {virtual}); create table whole (id int, {virtual});
+        alter table whole replica identity full;
+        create table keyed (id int primary key, {virtual});
+        insert into none values (1); insert into whole values (1); insert into keyed values (1);
+    """)
+    finding = source.check("public.none", "public.whole", "public.keyed").named("replica-identity")
+    assert (finding.severity, finding.safe, finding.sql) == (Severity.BLOCKER, False, ())
+    assert finding.evidence == (
+        "public.none: no primary key; public.whole: FULL, with virtual generated columns"
+    )
+    source.execute("create publication p for all tables")
+    assert refused(source, "update none set id = 2")
+    source.execute("update keyed set id = 2")
+    with pytest.raises(psycopg.Error, match="unpublished generated columns"):
+        source.execute("update whole set id = 2")
+
+
 def refused(source, statement: str) -> bool:
     with source.database.connect() as session:
         try:

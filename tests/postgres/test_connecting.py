@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -267,3 +269,26 @@ def test_the_root_certificate_s_default_place_is_not_ours(tmp_path: Path, tls_se
     (tmp_path / "ca.crt").write_bytes(Path(verified["sslrootcert"]).read_bytes())
     moved = {**verified, "sslrootcert": str(tmp_path / "ca.crt")}
     connect(settings_for(tls_server.dsn(), **moved)).close()
+
+
+def test_invariant_13_the_kernel_gives_up_a_peer_that_is_silent_for_connection_timeout(
+    database: Database,
+) -> None:
+    """Asked of the sockets themselves, as only the network could show it."""
+    for replication in (False, True):
+        patient = settings_for(database.dsn, connection_timeout="8s")
+        with (
+            connect(patient, replication=replication) as session,
+            socket.socket(fileno=os.dup(session.fileno())) as wire,
+        ):
+            idle, interval, probes, unacknowledged = (
+                wire.getsockopt(socket.IPPROTO_TCP, option)
+                for option in (
+                    socket.TCP_KEEPIDLE,
+                    socket.TCP_KEEPINTVL,
+                    socket.TCP_KEEPCNT,
+                    socket.TCP_USER_TIMEOUT,
+                )
+            )
+        assert idle + interval * probes <= 8
+        assert unacknowledged == 8000

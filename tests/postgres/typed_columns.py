@@ -1,4 +1,4 @@
-"""A column's values by three ways: as the stream prints them, through ADBC, and through psycopg."""
+"""A column's values by three ways: as the stream prints them, by a COPY, and through psycopg."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlencode
 
-import adbc_driver_postgresql.dbapi as adbc
 import numpy as np
 import psycopg
 import pyarrow as pa
 from psycopg import conninfo
 
 from headrace.connectors.postgres.catalog import CatalogColumn, TypeCatalog, read_table_schema
+from headrace.connectors.postgres.copy_out import copy_out
 from headrace.connectors.postgres.types import TypeMapping
 from headrace.model import TableId
 
@@ -45,10 +44,9 @@ class TypedColumn:
 
     def copied(self) -> pa.Array:
         selected = self.mapping.select('"x"')
-        with self.reader.adbc.cursor() as cursor:
-            cursor.execute(f"select {selected} from {self.table} order by n")
-            batches = list(cursor.fetch_record_batch())
-        return pa.concat_arrays([self.mapping.from_adbc(batch.column(0)) for batch in batches])
+        query = f"select {selected} from {self.table} order by n"
+        rows = copy_out(self.reader.session, query, [self.mapping.wanted])
+        return pa.concat_arrays([self.mapping.from_copy(batch.columns[0]) for batch in rows])
 
     def query(self, expression: str) -> list[Any]:
         """An expression over x by psycopg: the independent reader."""
@@ -59,7 +57,6 @@ class TypedColumn:
 @dataclass(frozen=True)
 class Reader:
     session: psycopg.Connection[tuple[Any, ...]]
-    adbc: adbc.Connection
     numbers: Iterator[int]
 
     def column(self, declared: str, values: Sequence[str | None]) -> TypedColumn:
@@ -79,17 +76,7 @@ class Reader:
 def typed_columns(dsn: str) -> Iterator[Reader]:
     pinned = conninfo.make_conninfo(dsn, options=PINNED, client_encoding="UTF8")
     with psycopg.connect(pinned, autocommit=True) as session:
-        parts = conninfo.conninfo_to_dict(pinned)
-        connection = adbc.connect(uri(parts), autocommit=True)
-        try:
-            yield Reader(session, connection, itertools.count())
-        finally:
-            connection.close()
-
-
-def uri(parts: dict[str, Any]) -> str:
-    """The form that ADBC takes."""
-    return "postgresql:///?" + urlencode(parts).replace("+", "%20")
+        yield Reader(session, itertools.count())
 
 
 def identical(left: pa.Array, right: pa.Array) -> bool:
@@ -101,6 +88,9 @@ def identical(left: pa.Array, right: pa.Array) -> bool:
             pa.array(left.value_lengths()).equals(pa.array(right.value_lengths()))
             and identical(left.flatten(), right.flatten())
         )
+    if pa.types.is_struct(left.type) and left.type == right.type:
+        pairs = zip(left.flatten(), right.flatten(), strict=True)
+        return left.is_valid().equals(right.is_valid()) and all(identical(*p) for p in pairs)
     return left.equals(right) if not pa.types.is_floating(left.type) else _same_bits(left, right)
 
 

@@ -27,6 +27,8 @@ COLUMNS = {
 KEYED = schema_of(COLUMNS, ["a", "b"])
 KEYLESS = schema_of(COLUMNS, [])
 
+_EMPTY = pa.Table.from_pylist([], KEYED.arrow())
+
 VALUES = {
     "t": st.sampled_from(["", "x", "X", "ä", None]),
     "n": st.sampled_from([Decimal("0.00"), Decimal("1.50"), None]),
@@ -201,6 +203,28 @@ def test_keyed_changes_moved_keys_and_unsent_values_4_6(
 ) -> None:
     """Invariants 4 and 6."""
     _check(keyed, data, _keyed_change)
+
+
+@given(data=st.data())
+@settings(FEW, max_examples=20)
+def test_a_batch_in_parts_is_one_commit_in_which_later_parts_find_earlier_ones_4_6_11(
+    keyed: tuple[PostgresTable, Oracle, Database], data: st.DataObject
+) -> None:
+    """Invariants 4, 6 and 11; an unsent value may be one that an earlier part brought."""
+    table, oracle = _begin(keyed)
+    for _ in range(data.draw(st.integers(1, 2))):
+        before = oracle.connection.execute("select count(*) from shop.customers").fetchone()
+
+        def parts(count: int, unseen: object = before) -> Iterator[NetChanges]:
+            for _ in range(count):
+                yield _keyed_change(data, oracle)
+                rows = oracle.connection.execute("select count(*) from shop.customers")
+                assert rows.fetchone() == unseen
+
+        oracle.commits += 1
+        empty = NetChanges(KEYED, _EMPTY, _EMPTY.select(["a", "b"]))
+        table.apply(empty, at(oracle.commits), parts(data.draw(st.integers(1, 4))))
+        assert oracle.differences() == []
 
 
 @given(data=st.data())

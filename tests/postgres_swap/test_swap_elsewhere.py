@@ -3,39 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from rebuilding import Rebuilding, dump, temporary_role
 from table_features import BASE, FEATURES
 
 from headrace.connectors.postgres import building
-from headrace.errors import HeadraceError, UnswappableError
-from headrace.testing.builds import build_bin_dir
+from headrace.errors import UnswappableError
 from headrace.testing.database import Database, temporary_database
 from headrace.testing.postgres import EmbeddedPostgres
 
-CACHE = Path(__file__).parents[2] / ".cache" / "postgres"
 ONE_OF_A_KIND = ("replica identity nothing", "replica identity full", "publications")
 
 
-@pytest.fixture(scope="module")
-def oldest() -> Iterator[EmbeddedPostgres]:
-    """The oldest server that is supported; skipped offline, but never in CI."""
-    try:
-        bin_dir = build_bin_dir(13, CACHE)
-    except HeadraceError as error:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(str(error))
-    with EmbeddedPostgres(fast=True, bin_dir=bin_dir) as server:
-        yield server
-
-
-def test_on_the_oldest_server_everything_survives(oldest: EmbeddedPostgres) -> None:
+def test_on_the_oldest_server_everything_survives(
+    older_servers: Callable[[int], EmbeddedPostgres],
+) -> None:
     chosen = [script for name, script in FEATURES.items() if name not in ONE_OF_A_KIND]
-    with temporary_database(oldest.dsn()) as database:
+    with temporary_database(older_servers(13).dsn()) as database:
         database.execute("create role owner; create role reader; create role clerk")
         script = BASE + "grant all on schema shop to owner;" + "".join(chosen)
         for role in ("owner", "reader", "clerk"):

@@ -32,13 +32,16 @@ create view shop.outer_summary as select * from shop.summary;
 create function shop.kept() returns table (n bigint, low int, high int) language plpgsql as
   'begin return query select count(*), min(qty), max(qty) from shop.orders; end';
 create function shop.parsed() returns table (n bigint, low int, high int) language sql
-  begin atomic select count(*), min(qty), max(qty) from shop.orders; end;
 """
+PARSED = "begin atomic select count(*), min(qty), max(qty) from shop.orders; end"  # since 14
+UNPARSED = "as 'select count(*), min(qty), max(qty) from shop.orders'"
 
 
 @pytest.fixture
 def table(database: Database) -> Rebuilding:
-    database.execute(BASE + VIEWS + "update shop.orders set qty = 0")
+    with database.connect() as session:
+        body = PARSED if session.info.server_version >= 140000 else UNPARSED
+    database.execute(f"{BASE}{VIEWS}{body}; update shop.orders set qty = 0")
     rebuilding = Rebuilding(database)
     rebuilding.applied(0)
     return rebuilding

@@ -67,6 +67,7 @@ def test_rows_that_share_a_unique_value_are_set_aside(
     assert (aside.code, found) == ("unique_violation", ids)
 
 
+@pytest.mark.since(15)
 @pytest.mark.parametrize(("nulls", "ids"), [("distinct", [3, 4]), ("not distinct", [1, 2, 3, 4])])
 def test_nulls_are_distinct_unless_the_index_says_not(
     database: Database, nulls: str, ids: list[int]

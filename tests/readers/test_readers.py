@@ -80,6 +80,7 @@ def _verdict(answer: dict[str, object], table: LivedTable) -> str:
     return "differs"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # the first of the heavy ones installs them all
 @pytest.mark.parametrize("reader", READERS)
 def test_a_reader_makes_of_each_table_what_the_page_says(

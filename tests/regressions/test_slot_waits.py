@@ -50,7 +50,7 @@ class Telling(logging.Handler):
 
 
 def run_until_told(project: Project, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run until a warning tells who is waited for, then stop; the warning."""
+    """Run until a warning tells who is waited for, then stop; the warning, and what status says."""
     telling, stop, logger = Telling(), threading.Event(), logging.getLogger("headrace.run")
     monkeypatch.setattr(slots, "TELL_AFTER", 0.1)
     logger.addHandler(telling)
@@ -58,11 +58,12 @@ def run_until_told(project: Project, monkeypatch: pytest.MonkeyPatch) -> str:
         run = pool.submit(project.run, stop=stop)
         try:
             assert telling.told.wait(PATIENCE)
+            waits = project.status().captures[0].waits
         finally:
             stop.set()
             logger.removeHandler(telling)
         assert run.result(PATIENCE) == []
-    return "\n".join(telling.texts)
+    return "\n".join([*telling.texts, *waits])
 
 
 def test_a_first_run_tells_whom_its_slot_waits_for_and_stops_without_leaving_one(
@@ -82,7 +83,10 @@ def test_a_snapshot_that_waits_is_told_and_stopped_too(
     before = database.execute(SLOTS, [database.name])
     database.execute("create table others (id int primary key); insert into others values (1)")
     with open_transaction(database) as pid:
-        assert f"pid={pid} " in run_until_told(project, monkeypatch)
+        text = run_until_told(project, monkeypatch)
+        assert f"pid={pid} " in text
+        assert "a snapshot waits until a transaction ends that user" in text
+        assert f": pid {pid}, application" in text
         assert database.execute(SLOTS, [database.name]) == before
     assert project.run(once=True) == []
     assert project.query("select * from public.others").num_rows == 1
@@ -100,5 +104,7 @@ def test_a_prepared_transaction_that_holds_up_the_slot_is_told(
             session.execute("insert into items values (1)")
             session.execute("prepare transaction 'forgotten'")
         project = headrace.load(write_project(tmp_path, database.dsn))
-        assert "prepared='forgotten'" in run_until_told(project, monkeypatch)
+        text = run_until_told(project, monkeypatch)
+        assert "prepared='forgotten'" in text
+        assert "may wait for the prepared transaction 'forgotten'" in text
         database.execute("rollback prepared 'forgotten'")

@@ -249,7 +249,9 @@ def test_a_run_that_lost_its_claim_to_another_one_stops(
         others = "select pid from pg_stat_activity where datname = current_database()"
         lost = [pid for (pid,) in lakeside.sql(f"{others} and pid <> pg_backend_pid()")]
         ((claim,),) = lakeside.sql(CLAIMS)
-        lakeside.sql("select pg_terminate_backend(%s, 10000)", [claim])
+        lakeside.sql("select pg_terminate_backend(%s)", [claim])
+        while lakeside.sql("select 1 from pg_stat_activity where pid = %s", [claim]):
+            continue  # it has not ended yet
         change(lakeside, 1)
         with lakeside.database.connect(application_name="headrace elsewhere") as other:
             key = "hashtextextended('headrace lake_to_shop', 0)"

@@ -38,6 +38,7 @@ def blockers(mirror) -> list[str]:
 # -- one pipeline, from beginning to end -----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_4_a_pipeline_lives_from_check_to_destroy(mirror):
     """Invariant 4: by the command line, whose exit codes tell how each step went."""
     mirror.sql(GOODS)

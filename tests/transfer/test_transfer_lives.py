@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from mirror import Mirror
@@ -82,6 +83,7 @@ class Life:
         assert all(verified.equal for verified in self.mirror.project.verify())
 
 
+@pytest.mark.slow
 @settings(
     max_examples=int(os.environ.get("HEADRACE_LIVES", "6")),
     deadline=None,

@@ -53,9 +53,14 @@ def test_10_a_backlog_of_wide_rows_is_applied_a_bounded_part_at_a_time(mirror, m
     applied = []
     apply = ReplaceableTable.apply
 
-    def noted(self, changes, to):
+    def seen(parts):
+        for part in parts:
+            applied.append(part.upserts.nbytes)
+            yield part
+
+    def noted(self, changes, to, before=()):
         applied.append(changes.upserts.nbytes)
-        apply(self, changes, to)
+        apply(self, changes, to, seen(before))
 
     monkeypatch.setattr(ReplaceableTable, "apply", noted)
     monkeypatch.setattr(table_state, "STRETCH_BYTES", 1 << 20)

@@ -24,6 +24,7 @@ def with_tables(mirror, cases: dict[str, list[str]]):
     return mirror
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["each alone", "in one transaction", "one by one"])
 def test_8_an_added_column_is_followed_with_what_older_rows_have(mirror, way):
     """Invariant 8: rows before and after it in one transaction, in one run, across restarts."""

@@ -359,11 +359,12 @@ def preview(
     """Show the newest changes of a table in the change log, newest last."""
     from headrace.cli.listings import changes_of_log, rows_view
     from headrace.cli.plain import with_short_floats
+    from headrace.model.times import python_rows
 
     with reporting(as_json=as_json, verbose=verbose) as output:
         found = with_short_floats(load_project(config).preview(table, limit))
         rows = changes_of_log(found, everything=as_json or verbose)
-        output.show(rows.to_pylist(), rows_view(rows))
+        output.show(python_rows(rows), rows_view(rows))
 
 
 @app.command()
@@ -385,10 +386,11 @@ def query(
     """Run SQL over the destination's tables, by their names."""
     from headrace.cli.listings import rows_view
     from headrace.cli.plain import with_short_floats
+    from headrace.model.times import python_rows
 
     with reporting(as_json=as_json, verbose=verbose) as output:
         rows = with_short_floats(load_project(config).query(sql, lsn_of(as_of)))
-        output.show((r for b in rows.to_batches() for r in b.to_pylist()), rows_view(rows))
+        output.show((r for b in rows.to_batches() for r in python_rows(b)), rows_view(rows))
 
 
 @app.command()

@@ -45,7 +45,7 @@ class Interruption:
 def stopping_on_signals() -> Iterator[Interruption]:
     """Take SIGNALS for the length of the block; from the main thread, all imports done.
 
-    ADBC imports polars where it is installed, and polars takes SIGINT with SA_RESTART
+    polars, which libraries import where it is installed, takes SIGINT with SA_RESTART
     (pola-rs/polars#21739): set before, our handler would not run while the main thread waits.
     """
     interruption = Interruption()

@@ -13,10 +13,12 @@ from rich.text import Text
 from headrace.cli.output import table
 from headrace.cli.phases import phase_style
 from headrace.cli.plain import cell, count, counted, duration, prose, size
+from headrace.connectors.postgres.slot_outlook import SlotOutlook
 from headrace.consistency import Moment
 from headrace.engine.table_state import Phase
 from headrace.model import BEFORE, COMMIT_LSN, COMMIT_TS, META_COLUMNS, OP, UNCHANGED, Lsn
 from headrace.model.finding import Finding, Severity
+from headrace.model.times import python_values
 from headrace.plan import Plan
 from headrace.status import CaptureStatus, Status, TableStatus
 from headrace.verify import TableVerification
@@ -105,7 +107,9 @@ def status_view(status: Status) -> RenderableType:
         parts += [_synced(synced), ""]
     if not status.tables:
         parts += [Text("no table has been copied yet: headrace run", "dim"), ""]
-    return Group(*parts[:-1], *_notices(status.tables), *_errors(status))
+    told = [*_slot_notices(status.captures), *_waits(status.captures), *_notices(status.tables)]
+    told += _errors(status)
+    return Group(*parts[:-1], *told)
 
 
 def _captures(captures: Sequence[CaptureStatus]) -> Table:
@@ -145,6 +149,33 @@ def _capture_row(capture: CaptureStatus) -> Sequence[str | Text]:
         f"{slot.name} ({slot.wal_status})" if slot else "-",
         _or_dash(size, slot.retained_bytes if slot else None),
     )
+
+
+def _slot_notices(captures: Sequence[CaptureStatus]) -> Iterator[Text]:
+    """Who keeps a slot from letting go of WAL, and how long it lasts like that."""
+    for capture in captures:
+        slot, outlook = capture.slot, capture.outlook
+        if slot is None or outlook is None or outlook.holder is None:
+            continue
+        kept = f"slot {slot.name} retains {_or_dash(size, slot.retained_bytes)} of WAL"
+        if outlook.limit is not None:
+            kept += f" of at most {size(outlook.limit)}"
+        held = f"{outlook.holder.told} (hint: {outlook.holder.cure})"
+        text = f"{kept}, {_lasting(outlook)}; what holds it: {held}"
+        yield Text.assemble((f"\n{cell(capture.capture)}: ", "yellow"), prose(text))
+
+
+def _waits(captures: Sequence[CaptureStatus]) -> Iterator[Text]:
+    """What holds up a snapshot."""
+    for capture in captures:
+        for text in capture.waits:
+            yield Text.assemble((f"\n{cell(capture.capture)}: ", "yellow"), prose(text))
+
+
+def _lasting(outlook: SlotOutlook) -> str:
+    if outlook.lost_in is None:
+        return "without limit" if outlook.limit is None else "not in danger"
+    return f"is lost in {duration(outlook.lost_in)} at {size(round(outlook.rate))}/s"
 
 
 def _table_row(status: TableStatus) -> Sequence[str | Text]:
@@ -247,7 +278,7 @@ def changes_of_log(rows: pa.Table, *, everything: bool) -> pa.Table:
 def rows_view(rows: pa.Table) -> RenderableType:
     """An Arrow table as one: at most SHOWN_ROWS rows, and it says so."""
     numbers = [f.name for f in rows.schema if pa.types.is_primitive(f.type) and _is_number(f.type)]
-    columns = [column.slice(0, SHOWN_ROWS).to_pylist() for column in rows.columns]
+    columns = [python_values(column.slice(0, SHOWN_ROWS)) for column in rows.columns]
     made = table(
         [cell(name) for name in rows.column_names],
         (list(map(_row_cell, row)) for row in zip(*columns, strict=True)),

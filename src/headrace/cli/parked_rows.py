@@ -10,6 +10,7 @@ from rich.text import Text
 
 from headrace.cli.output import table
 from headrace.cli.plain import cell, count, counted, prose
+from headrace.model.times import python_rows
 
 if TYPE_CHECKING:
     from headrace.connectors.postgres.parked import ParkedRow
@@ -38,7 +39,7 @@ def parked_record(row: ParkedRow, *, everything: bool = False) -> dict[str, Any]
         "tried_at": row.tried_at,
         "attempts": row.attempts,
     }
-    return {**record, "row": row.row.to_pylist()[0]} if everything else record
+    return {**record, "row": python_rows(row.row)[0]} if everything else record
 
 
 def parked_view(rows: Sequence[ParkedRow]) -> RenderableType:

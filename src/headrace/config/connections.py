@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from headrace.config.quantities import Port
+from headrace.config.quantities import Duration, Port, Positive, Size
 
 SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
 
@@ -29,6 +29,27 @@ class Frozen(BaseModel):
     """Settings never change after loading, and know every key they may hold."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Snapshots(Frozen):
+    """How tables are copied: what is asked of a source at most, and what survives a restart. Its
+    stream is not slowed."""
+
+    max_connections: Positive = Field(
+        default=2, description="So many sessions read at once; beside them the stream has its own."
+    )
+    max_rows_per_second: Positive | None = Field(
+        default=None, description="Rows read a second, by all of them."
+    )
+    max_bytes_per_second: Positive | None = Field(
+        default=None, description="Bytes read a second, as they are in memory."
+    )
+    ranges_above: Size = Field(
+        default=4 << 30,
+        json_schema_extra={"default": "4GiB"},
+        description="A larger table is copied in ranges of its key, where that begins with a whole "
+        "number, a UUID, a date or a time; finished ranges survive a restart.",
+    )
 
 
 class PostgresConnection(Frozen):
@@ -64,6 +85,23 @@ class PostgresConnection(Frozen):
     )
     sslcert: str | None = Field(default=None, description="File of the client's certificate.")
     sslkey: str | None = Field(default=None, description="File of the client's key.")
+    snapshots: Snapshots = Field(
+        default_factory=Snapshots,
+        description="As a source: how its tables are copied.",
+    )
+    connection_timeout: Duration = Field(
+        default=10.0,
+        ge=2.0,
+        json_schema_extra={"default": "10s"},
+        description="How long a server, or the way to it, may be silent before a connection counts "
+        "as dead and is made anew; 2s and up.",
+    )
+
+    failover: bool | None = Field(
+        default=None,
+        description="Whether the slot goes on at a standby that is promoted (Postgres 17 and "
+        "later). By default one that Headrace creates does, and one that exists stays as it is.",
+    )
 
     @field_validator("url")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Annotated, Any, Final, Literal, Self, get_args
 
@@ -30,6 +31,10 @@ MetadataWord = Literal["lsn", "commit_ts", "op", "xid"]
 MaskWord = Literal["sha256", "redact", "null"]
 
 GLOB_CHARACTERS: Final = "*?["
+MAX_DIGITS: Final = 38  # of a decimal of 128 bits
+
+
+_DECIMAL: Final = re.compile(r"decimal\((\d+),\s*(\d+)\)", re.ASCII)
 
 
 class ColumnSelection(Frozen):
@@ -46,6 +51,22 @@ class ColumnSelection(Frozen):
         default=None,
         description="Per column of the destination, its type there, such as citext.",
     )
+    read_as: dict[Text, Text] | None = Field(
+        default=None,
+        alias="as",
+        description="Per column of a Postgres source, how its values are read: text, which holds "
+        "all of them, or decimal(p,s).",
+    )
+
+    @field_validator("read_as")
+    @classmethod
+    def _is_known(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        for column, word in (value or {}).items():
+            digits = _DECIMAL.fullmatch(word)
+            fits = digits is not None and 0 <= int(digits[2]) <= int(digits[1]) <= MAX_DIGITS
+            if word != "text" and not (fits and word[8] != "0"):
+                raise ValueError(f"expected text or decimal(p,s), p up to 38, for {column}")
+        return value
 
     @model_validator(mode="after")
     def _says_it_once(self) -> Self:

@@ -47,6 +47,7 @@ def _columns(
         exclude=chosen.exclude,
         rename=_joined(before.rename, after.rename),
         types=_joined(before.types, after.types),
+        read_as=_joined(before.read_as, after.read_as),
     )
 
 

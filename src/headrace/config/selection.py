@@ -25,7 +25,8 @@ from headrace.model import Delivery, RowRules, Shape, TableFormat, TableId
 @dataclass(frozen=True)
 class SelectedTable:
     """A table of the source, its place at the destination, its key if the file names one, and how
-    its rows get there. The key's columns are the source's."""
+    its rows get there. Columns of the key and of `read_as`, which says how their values are to be
+    read where their own types do not hold them, are the source's."""
 
     source: TableId
     target: TableId
@@ -34,6 +35,7 @@ class SelectedTable:
     format: TableFormat = field(default_factory=TableFormat)
     delivery: Delivery = field(default_factory=Delivery)
     rules: RowRules = field(default_factory=RowRules)
+    read_as: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,7 @@ def _selected(
             settings.pipelines[pipeline], entry, native_types=leads is Route.TRANSFER
         ),
         rules=rules_of(entry),
+        read_as=(entry.columns and entry.columns.read_as) or {},
     )
 
 

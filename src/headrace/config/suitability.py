@@ -50,7 +50,6 @@ _PIPELINE_KEYS: Final[Mapping[Route, Mapping[str, str]]] = {
 _NEWEST_BY: Final = "is for a Delta source: a key of Postgres has one row"
 _ENTRY_KEYS: Final[Mapping[Route, Mapping[str, str]]] = {
     Route.CAPTURE: {
-        "columns": LATER,
         "where": LATER,
         "mask": LATER,
         "expect": LATER,
@@ -58,7 +57,6 @@ _ENTRY_KEYS: Final[Mapping[Route, Mapping[str, str]]] = {
         "take_over": _FOR_POSTGRES_DESTINATION,
     },
     Route.TRANSFER: {
-        "columns": LATER,
         "where": LATER,
         "mask": LATER,
         "expect": LATER,
@@ -66,6 +64,14 @@ _ENTRY_KEYS: Final[Mapping[Route, Mapping[str, str]]] = {
         "newest_by": _NEWEST_BY,
     },
     Route.SYNC: dict.fromkeys(_TABLE_LAYOUT, _FOR_DELTA_DESTINATION),
+}
+_READ_AS: Final = "as"
+_COLUMN_KEYS: Final[Mapping[Route, Mapping[str, str]]] = {
+    **dict.fromkeys(
+        (Route.CAPTURE, Route.TRANSFER),
+        dict.fromkeys(("include", "exclude", "rename", "types"), LATER),
+    ),
+    Route.SYNC: {_READ_AS: "is for a Postgres source: a Delta table's types hold what it has"},
 }
 _MODES: Final[Mapping[Route, frozenset[str]]] = {
     Route.CAPTURE: frozenset({"scd1", "scd2", "append"}),
@@ -135,6 +141,11 @@ def _keys(settings: Settings, path: KeyPath, pipeline: Pipeline, leads: Route) -
             what = f"the mode {entry.mode} {LATER} {leads.value}"
             yield settings.origin.problem((*inner, "mode"), what, "remove it for now")
         yield from _refused(settings, inner, entry.model_fields_set, _ENTRY_KEYS[leads], leads)
+        if entry.columns is not None:
+            fields = entry.columns.model_fields_set
+            chosen = {_READ_AS if key == "read_as" else key for key in fields}
+            where = (*inner, "columns")
+            yield from _refused(settings, where, chosen, _COLUMN_KEYS[leads], leads)
 
 
 def _refused(

@@ -17,12 +17,15 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+import numpy as np
+
 from headrace import failpoints
 from headrace.engine.protocols import ChangeStream, Source, Taken
 from headrace.engine.retry import Backoff
+from headrace.engine.spills import HandOver, Spills, files_of, spill
 from headrace.errors import HeadraceError
 from headrace.log import CommitDraft, LogFile, LogWriter, Manifest, SnapshotEvent
-from headrace.model import ChangeBatch, DecodedChanges, Lsn, TableId, TableSchema, TransactionEnd
+from headrace.model import ChangeBatch, DecodedChanges, Finished, Lsn, TableId, TableSchema
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,18 @@ class CommitPolicy:
     rest: float = 3.0
     max_rest: float = 1.0  # seconds; 250 tables that change take as long to be written
     progress_interval: float = 10.0  # an idle source's position is recorded this often, in seconds
+    # Where only other databases write, the position is what lets the source drop their WAL: it is
+    # recorded after so many bytes, but not oftener than this many seconds.
+    progress_bytes: int = 256 << 10
+    progress_rest: float = 0.25
+
+    @property
+    def max_kept(self) -> int:
+        """Bytes of rows of transactions in progress that need not be written yet.
+
+        What a small transaction's commit must not do is to write a file of each large one.
+        """
+        return self.max_bytes // 2
 
     def pause(self, took: float) -> float:
         """Seconds from the end of a commit that took so long to the next."""
@@ -53,7 +68,9 @@ class CommitPolicy:
         if state.rows:
             rested = state.since_commit >= self.pause(state.commit_took)
             return rested and (state.idle or state.since_commit >= self.max_delay)
-        return state.behind and (
+        if state.behind >= self.progress_bytes and state.since_commit >= self.progress_rest:
+            return True
+        return state.behind > 0 and (
             state.position_wanted or state.since_commit >= self.progress_interval
         )
 
@@ -66,7 +83,7 @@ class Pending:
     rows: int
     in_transaction: bool
     idle: bool  # nothing more has arrived
-    behind: bool  # the source told a position that is not durable yet
+    behind: int  # bytes of WAL up to the position that the source told, and is not durable yet
     position_wanted: bool  # the source, or someone who waits for a position, asks for it
     since_commit: float
     commit_took: float
@@ -146,42 +163,62 @@ class Capture:
 
     # -- commits, all made by the one committer thread ---------------------------------------------
 
-    def submit(self, taken: Taken, spilled: Sequence[LogFile]) -> Future[Committed]:
-        return self._committer.submit(self._commit, taken, spilled)
+    def submit(self, taken: Taken, spills: Spills) -> Future[Committed]:
+        return self._committer.submit(self._commit, taken, spills)
 
-    def _commit(self, taken: Taken, spilled: Sequence[LogFile]) -> Committed:
-        decoded = taken.decode()
-        # A table that failed is given up at once; readers learn it from the next commit there is.
-        self._stopping.update({table: error.message for table, error in decoded.failed})
-        self._given_up.update(table for table, _ in decoded.failed)
+    def _commit(self, taken: Taken, spills: Spills) -> Committed:
+        work, manifest = HandOver({**spills}), None
         with ExitStack() as undo:  # what fails half-way is received, and staged, anew
-            staged = self._stage(decoded.batches, undo)
-            if decoded.finished is not None:
-                staged = [*self._complete(spilled, decoded.finished), *staged]
-                spilled = ()
-            open_files = (*spilled, *self._stage(decoded.unfinished, undo))
-            manifest = None
-            if staged or not open_files:
+            for part in taken.decode():
+                self._stage_part(part, work, undo)
+            work.leave_out(self._stopping)
+            position = self._log.position or Lsn(0)
+            if work.staged or taken.to_lsn > position or not work.spills:
                 stopped = [*self._stopping.items()]
-                draft = CommitDraft(taken.to_lsn, taken.commit_ts, files=staged, stopped=stopped)
+                draft = CommitDraft(
+                    taken.to_lsn, taken.commit_ts, files=work.in_order(), stopped=stopped
+                )
                 manifest = self._log.commit(draft)
             undo.pop_all()
+        self._log.discard(work.obsolete)
         if manifest is not None:
-            self._count(taken, decoded)
-        return Committed(manifest, open_files)
+            self._count(taken, manifest)
+        return Committed(manifest, work.spills)
 
-    def _count(self, taken: Taken, decoded: DecodedChanges) -> None:
+    def _count(self, taken: Taken, manifest: Manifest) -> None:
         self._stopping.clear()
-        self.progress.rows += sum(batch.num_rows for batch in decoded.batches)
+        self.progress.rows += sum(file.rows for file in manifest.files)
         self.progress.transactions += taken.transactions
         self.progress.commit_ts = taken.commit_ts or self.progress.commit_ts
 
-    def _complete(self, spilled: Sequence[LogFile], end: TransactionEnd) -> list[LogFile]:
-        """Files of a transaction that has committed now; none of a table that failed in it."""
-        self._log.discard([file for file in spilled if file.table in self._stopping])
-        return [
-            replace(file, transaction=end) for file in spilled if file.table not in self._stopping
-        ]
+    def _stage_part(self, part: DecodedChanges, work: HandOver, undo: ExitStack) -> None:
+        # A table that failed is given up at once; readers learn it from the next commit there is.
+        self._stopping.update({table: error.message for table, error in part.failed})
+        self._given_up.update(table for table, _ in part.failed)
+        for finished in part.finished:
+            self._finish(finished, work, undo)
+        work.staged += self._stage(part.batches, undo)
+        files = self._stage([batch for _, batch in part.unfinished], undo)
+        for file, (xid, batch) in zip(files, part.unfinished, strict=True):
+            work.hold(xid, spill(file, batch))
+        if files:
+            failpoints.hit("capture.spilled")
+
+    def _finish(self, finished: Finished, work: HandOver, undo: ExitStack) -> None:
+        """Have the files of a transaction that is over committed, or removed."""
+        void = np.fromiter(finished.rolled_back, np.uint32, len(finished.rolled_back))
+        for held in work.spills.pop(finished.xid, ()):
+            file: LogFile | None = held.file
+            if finished.end is None or held.file.table in finished.left_out:
+                file = None
+            elif held.holds(void):
+                file = self._log.without(held.file, void)
+                undo.callback(self._log.discard, [file] if file else [])
+                failpoints.hit("capture.rolled_back")
+            if file is not held.file:
+                work.obsolete.append(held.file)
+            if file is not None:
+                work.staged.append(replace(file, transaction=finished.end))
 
     def _stage(self, batches: Sequence[ChangeBatch], undo: ExitStack) -> list[LogFile]:
         for batch in batches:
@@ -197,7 +234,11 @@ class Capture:
             self._known.add((schema.table, schema.version))
 
     def commit_stop(self, table: TableId, error: HeadraceError) -> None:
-        """Record that the log follows `table` no further, and why."""
+        """Record that the log follows `table` no further, and why.
+
+        A copy of it that is under way is void: it could not go on with the stream.
+        """
+        self._given_up[table] += 1
         self._commit_beside(stopped=[(table, error.message)])
 
     def given_up(self, table: TableId) -> int:
@@ -223,7 +264,7 @@ class Capture:
         self._committer.submit(self._log.commit, CommitDraft(None, **content)).result()
 
     def discard(self, files: Sequence[LogFile]) -> None:
-        """Remove files of a transaction that the next session receives anew."""
+        """Remove files of transactions that the next session receives anew."""
         if files:
             self._committer.submit(self._log.discard, files).result()
 
@@ -236,7 +277,7 @@ class Committed:
     """The outcome of one hand-over: the manifest, if there was something whole to commit."""
 
     manifest: Manifest | None
-    open_files: Sequence[LogFile]  # of a transaction still in progress
+    spills: Spills
 
 
 class _Session:
@@ -250,7 +291,7 @@ class _Session:
         self._durable = position
         self._backoff = backoff
         self._writing: Future[Committed] | None = None
-        self._spilled: Sequence[LogFile] = ()
+        self._spills: Spills = {}
         self._started = self._ended = time.monotonic()
         self._took = 0.0
 
@@ -276,7 +317,7 @@ class _Session:
 
     def _pending(self, *, idle: bool) -> Pending:
         stream, received = self._stream, self._stream.received_lsn
-        behind = received > self._durable
+        behind = max(received - self._durable, 0)
         self._capture.progress.received = received
         target = self._capture.target
         wanted = target is not None and self._durable < target
@@ -296,7 +337,8 @@ class _Session:
     def _hand_over(self) -> None:
         failpoints.hit("capture.received")
         self._started = time.monotonic()
-        self._writing = self._capture.submit(self._stream.take(), self._spilled)
+        taken = self._stream.take(self._capture.policy.max_kept)
+        self._writing = self._capture.submit(taken, self._spills)
         self._writing.add_done_callback(lambda _: self._stream.wake())
 
     def _settle(self, *, wait_for_it: bool = False) -> None:
@@ -309,7 +351,7 @@ class _Session:
         committed = future.result()
         self._ended = time.monotonic()
         self._took = self._ended - self._started
-        self._spilled = committed.open_files
+        self._spills = committed.spills
         if committed.manifest is not None:
             self._durable = committed.manifest.to_lsn
             self._capture.progress.error = None
@@ -328,5 +370,5 @@ class _Session:
         """Wait for a commit under way, whose outcome the next session reads from the log."""
         if self._writing is not None:
             with suppress(HeadraceError):  # what ended the session tells more
-                self._spilled = self._writing.result().open_files
-        self._capture.discard(self._spilled)
+                self._spills = self._writing.result().spills
+        self._capture.discard(files_of(self._spills))

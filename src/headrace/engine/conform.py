@@ -82,12 +82,18 @@ def require_followable(old: TableSchema, new: TableSchema) -> None:
         if former is not None and not carries_over(
             former.type, former.source_type, column.type, column.source_type
         ):
-            name, kinds = former.name, f"from {former.source_type} to {column.source_type}"
-            raise _unsupported(new, f"column {name} changed {kinds}", name)
+            raise _unsupported(new, _changed(former, column), former.name)
     if _former_key(old, new) != old.key:
         raise _unsupported(new, f"its key changed from {_listed(old.key)} to {_listed(new.key)}")
     if _whole_rows(new) and not _whole_rows(old):
         raise _unsupported(new, "its replica identity became FULL")
+
+
+def _changed(former: Column, column: Column) -> str:
+    """What became of a column's type, or of how the user wants it to be read."""
+    if former.source_type != column.source_type:
+        return f"column {former.name} changed from {former.source_type} to {column.source_type}"
+    return f"column {former.name} is read as {column.type} now, not as {former.type}"
 
 
 def _former_key(old: TableSchema, new: TableSchema) -> tuple[str, ...]:

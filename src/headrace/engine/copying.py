@@ -1,13 +1,14 @@
 """Snapshots into the change log: several chunks at once, each table complete by itself.
 
-A table whose snapshot is in the log survives a restart; one that was cut short is copied anew, as
-of a new LSN, and its chunks, which no manifest names, are discarded (after a crash: swept).
+A table whose snapshot is in the log survives a restart, and so do the finished ranges of a big one
+(`range_copies`). Any other that was cut short is copied anew, as of a new LSN, and its chunks,
+which no manifest names, are discarded (after a crash: swept).
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
 
@@ -15,17 +16,24 @@ import pyarrow as pa
 
 from headrace.engine.capture import Capture
 from headrace.engine.protocols import Snapshot, Source
+from headrace.engine.range_copies import RangeCopies
+from headrace.engine.throttle import Throttle
 from headrace.errors import CopyStoppedError, HeadraceError, TableRewrittenError
 from headrace.log import LogWriter, SnapshotEvent, SnapshotFile
-from headrace.model import SnapshotChunk, TableId
+from headrace.model import KeyRange, SnapshotChunk, TableId
 
 
 @dataclass
 class CopyProgress:
-    """How far one table's snapshot has come; `expected` is the planner's estimate."""
+    """How far one table's snapshot has come; `expected` is the planner's estimate.
+
+    `ranges` is how many of its key it is copied in, 0 where it is not.
+    """
 
     expected: int = 0
     rows: int = 0
+    ranges: int = 0
+    ranges_done: int = 0
     done: bool = False
     error: HeadraceError | None = None
 
@@ -48,6 +56,15 @@ def _ahead(
         batches.close()
 
 
+@dataclass(frozen=True)
+class CopyLimits:
+    """What copying may take of a source at most; a rate is that of all connections together."""
+
+    connections: int = 2
+    rows_per_second: float | None = None
+    bytes_per_second: float | None = None
+
+
 class Copier:
     """Copies tables of one source into one log; `stop` makes it end between two batches."""
 
@@ -57,17 +74,24 @@ class Copier:
         log: LogWriter,
         capture: Capture,
         stop: threading.Event,
-        connections: int = 2,
+        limits: CopyLimits | None = None,
     ) -> None:
         self._source = source
         self._log = log
         self._capture = capture
         self._stop = stop
-        self._connections = connections
+        limits = limits or CopyLimits()
+        self._connections = limits.connections
+        self._throttle = Throttle(limits.rows_per_second, limits.bytes_per_second, wait=stop.wait)
+        self._ranges = RangeCopies(source, log, capture, stop)
         self.progress: dict[TableId, CopyProgress] = {}
         self._files: dict[TableId, list[SnapshotFile]] = {}
         self._given_up: dict[TableId, int] = {}
         self.error: HeadraceError | None = None  # why the copy is being begun anew
+
+    def keep_only(self, tables: Collection[TableId]) -> None:
+        """Give up what was copied of tables that nobody carries any more: it holds the log."""
+        self._ranges.keep_only(tables)
 
     def copy(self, tables: Sequence[TableId]) -> None:
         """Copy all `tables` as of one LSN; each becomes part of the log when it is whole.
@@ -79,32 +103,40 @@ class Copier:
         self.progress.update({table: CopyProgress() for table in tables})
         self._files = {table: [] for table in tables}
         self._given_up = {table: self._capture.given_up(table) for table in tables}
+        missing = {table: self._ranges.missing(table) for table in tables}
+        reading = {table: ranges for table, ranges in missing.items() if ranges != []}
         try:
-            with (
-                self._source.snapshot(tables, self._connections) as snapshot,
-                ThreadPoolExecutor(self._connections, "headrace-read") as self._readers,
-                ThreadPoolExecutor(self._connections, "headrace-copy") as pool,
-            ):
-                try:
-                    self._copy_all(pool, snapshot, tables)
-                except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
+            for table in missing.keys() - reading.keys():
+                self._complete_ranges(table)
+            if reading:
+                self._read(reading)
         finally:
             for table in tables:
                 if not self.progress[table].done:
                     self._log.discard(self._files[table])
 
+    def _read(self, tables: Mapping[TableId, Sequence[KeyRange] | None]) -> None:
+        head = self._log.head
+        after = head.commit if head else 0  # before there is a snapshot
+        with (
+            self._source.snapshot(tables, self._connections) as snapshot,
+            ThreadPoolExecutor(self._connections, "headrace-read") as self._readers,
+            ThreadPoolExecutor(self._connections, "headrace-copy") as pool,
+        ):
+            try:
+                self._copy_all(pool, snapshot, tables, after)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
     def _copy_all(
-        self, pool: ThreadPoolExecutor, snapshot: Snapshot, tables: Sequence[TableId]
+        self, pool: ThreadPoolExecutor, snapshot: Snapshot, tables: Iterable[TableId], after: int
     ) -> None:
         jobs: dict[Future[None], TableId] = {}
         waiting: dict[TableId, int] = {}
         for table in tables:
-            chunks = snapshot.chunks(table)
+            chunks = self._begin(snapshot, table, after)
             waiting[table] = len(chunks)
-            self.progress[table].expected = sum(chunk.rows for chunk in chunks)
-            self._capture.learn(snapshot.schema(table))
             jobs.update({pool.submit(self._copy_chunk, snapshot, c): table for c in chunks})
         for job in as_completed(jobs):
             table = jobs[job]
@@ -112,16 +144,44 @@ class Copier:
             if self._is_well(job, table) and not waiting[table]:
                 self._complete(snapshot, table)
 
+    def _begin(self, snapshot: Snapshot, table: TableId, after: int) -> Sequence[SnapshotChunk]:
+        """The chunks of a table that are to be copied now; none of one that stops, or is not as it
+        was when its copy began."""
+        progress = self.progress[table]
+        try:
+            chunks = snapshot.chunks(table)
+        except HeadraceError as error:
+            if error.transient:
+                raise
+            self._stop_table(table, error)
+            return ()
+        self._capture.learn(snapshot.schema(table))
+        progress.expected = sum(chunk.rows for chunk in chunks)
+        try:
+            self._ranges.begin(snapshot, table, chunks, after)
+        except TableRewrittenError as error:
+            progress.error = error
+            return ()
+        if (copy := self._ranges.get(table)) is not None:
+            progress.rows, progress.ranges = copy.rows, len(copy.ranges)
+            progress.ranges_done = len(copy.done)
+        return chunks
+
     def _copy_chunk(self, snapshot: Snapshot, chunk: SnapshotChunk) -> None:
         progress = self.progress[chunk.table]
         schema = snapshot.schema(chunk.table)
         with self._log.stage_snapshot(schema, snapshot.lsn, chunk.number) as writer:
             for batch in _ahead(snapshot.read(chunk), self._readers):
+                self._throttle(batch.num_rows, batch.nbytes)
                 if self._stop.is_set():
                     raise CopyStoppedError(f"{chunk.table}: the copy was stopped")
                 writer.write(batch)
                 progress.rows += batch.num_rows
-        self._files[chunk.table].append(writer.file)
+        if chunk.keys is None:
+            self._files[chunk.table].append(writer.file)
+        else:
+            self._ranges.copied(snapshot, chunk, writer.file)
+            progress.ranges_done += 1
 
     def _is_well(self, job: Future[None], table: TableId) -> bool:
         """Whether the table is still well; a lasting error stops it, once."""
@@ -134,22 +194,36 @@ class Copier:
             if error.transient or isinstance(error, CopyStoppedError):
                 raise
             if progress.error is None or progress.error.transient:
-                self._capture.commit_stop(table, error)
-                progress.error = error
+                self._stop_table(table, error)
         return progress.error is None
 
+    def _stop_table(self, table: TableId, error: HeadraceError) -> None:
+        self._ranges.give_up(table, error.message)
+        self._capture.commit_stop(table, error)
+        self.progress[table].error = error
+
     def _complete(self, snapshot: Snapshot, table: TableId) -> None:
-        schema = snapshot.schema(table)
+        if self._ranges.get(table) is not None:
+            self._complete_ranges(table)
+            return
         event = SnapshotEvent(
             table,
             snapshot.lsn,
-            schema.version,
+            snapshot.schema(table).version,
             tuple(self._files[table]),
             taken_at=snapshot.taken_at,
         )
-        if self._capture.commit_snapshot(event, self._given_up[table]):
-            self.progress[table].done = True
-        else:
+        self._end(table, done=self._capture.commit_snapshot(event, self._given_up[table]))
+
+    def _complete_ranges(self, table: TableId) -> None:
+        try:
+            self._end(table, done=self._ranges.complete(table))
+        except TableRewrittenError as error:
+            self.progress[table].error = error
+
+    def _end(self, table: TableId, *, done: bool) -> None:
+        self.progress[table].done = done
+        if not done:
             self.progress[table].error = TableRewrittenError(
                 f"{table}: the stream could not follow it while it was copied"
             )

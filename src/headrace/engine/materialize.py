@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -20,17 +19,16 @@ from headrace.engine.keyed import keyed
 from headrace.engine.mending import Comparer
 from headrace.engine.refreshing import Refresh, Refresher
 from headrace.engine.resuming import Resumer, stopped_by_log
-from headrace.engine.shaping import net_of, shaped, snapshot_schema
+from headrace.engine.shaping import snapshot_schema
+from headrace.engine.stretches import StretchApplier
 from headrace.engine.table_state import (
     Phase,
-    Stretch,
     TableState,
     TableTarget,
     next_stretch,
     offer_snapshot,
     queue_stretch,
 )
-from headrace.engine.versions import by_version, committed_at, end_of
 from headrace.errors import (
     DestinationConflictError,
     HeadraceError,
@@ -40,7 +38,7 @@ from headrace.errors import (
     UnsupportedSchemaChangeError,
 )
 from headrace.log import LogFile, LogReader, Manifest, SnapshotEvent
-from headrace.model import ChangeBatch, Checkpoint, Lsn, RowCounts, TableId
+from headrace.model import Checkpoint, Lsn, RowCounts, TableId
 from headrace.model.refresh import RefreshPolicy
 
 # At least this passes between two commits of one table: fewer, larger commits cost readers less,
@@ -88,6 +86,7 @@ class Materialization:
         self._refresher = Refresher(refresh, self._record)
         self._begun = 0  # refreshes
         self._comparer = Comparer(name, reader)
+        self._applier = StretchApplier(reader, self._went_on)
         self._resumer = Resumer(reader, self._record, self._refresher)
         self.tables = {target.table: self._resumed(target) for target in targets}
         self._seen = min((state.resumed for state in self.tables.values()), default=0)
@@ -223,7 +222,8 @@ class Materialization:
 
     def _patience(self) -> float:
         now = time.monotonic()
-        waits = [s.due - now for s in self.tables.values() if s.queue and s.due > now]
+        progress, states = self._progress, self.tables.values()
+        waits = [max(0.0, s.due - now) for s in states if s.wanting(progress)]
         compared = [COMMIT_INTERVAL for s in self.tables.values() if s.comparing is not None]
         return min([RECORD_INTERVAL, *waits, *compared])
 
@@ -372,59 +372,13 @@ class Materialization:
         started = time.monotonic()
         if last.stopped is not None:
             raise stopped_by_log(state.target.table, last.stopped)
-        self._apply_stretch(state, stretch)
+        self._applier.apply(state, stretch)
         for _ in stretch:
             state.queue.popleft()
         state.passed, state.commit_ts = last.commit, last.commit_ts
         ended = time.monotonic()
         rest = max(COMMIT_INTERVAL, state.target.destination.rest())
         state.due = max(started + rest, ended)
-
-    def _apply_stretch(self, state: TableState, stretch: Sequence[Stretch]) -> None:
-        position = state.checkpoint
-        assert position is not None  # ready() sees to it
-        last, key = stretch[-1], state.target.key
-        read = (batch for part in stretch for batch in self._read(part, position.lsn))
-        known = (replace(batch, schema=keyed(batch.schema, key)) for batch in read)
-        parts = by_version(known, position.lsn)
-        for part in parts[:-1]:
-            lsn = end_of(part)
-            # Of the commit that this transaction is in, more is to come.
-            commit = next(s.commit for s in stretch if s.to_lsn >= lsn) - 1
-            between = Checkpoint(position.log_id, commit, lsn)
-            self._apply_part(state, stretch, part, committed_at(part), between)
-        to = Checkpoint(position.log_id, last.commit, max(position.lsn, last.to_lsn))
-        if parts:
-            self._apply_part(state, stretch, parts[-1], last.commit_ts, to)
-        state.checkpoint = to
-
-    def _apply_part(
-        self,
-        state: TableState,
-        stretch: Sequence[Stretch],
-        batches: Sequence[ChangeBatch],
-        commit_ts: datetime | None,
-        to: Checkpoint,
-    ) -> None:
-        """Apply changes to the columns that the newest of them were made under."""
-        position, target, schema = state.checkpoint, state.target, batches[-1].schema
-        assert position is not None
-        if schema.version != state.schema_version:
-            target.destination.evolve(shaped(schema, target.shape))
-            state.schema_version = schema.version
-        changes = net_of(target.shape, target.destination, schema, batches, position.lsn)
-        # Changes that come to nothing are committed too: in between, the source was another.
-        after = max(position.lsn, stretch[0].from_lsn)
-        target.destination.apply(replace(changes, commit_ts=commit_ts, after=after), to)
-        state.checkpoint = state.durable = to
-        if not changes.is_empty:
-            self._went_on(state)
-        state.took(sum(batch.num_rows for batch in batches), changes.counts)
-
-    def _read(self, part: Stretch, after: Lsn) -> Sequence[ChangeBatch]:
-        if part.to_lsn <= after:
-            return []
-        return self._reader.read_all(part.files)
 
     # -- positions ---------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Protocol, runtime_checkable
@@ -16,6 +16,7 @@ from headrace.model import (
     DecodedChanges,
     FeedPlan,
     FileDiff,
+    KeyRange,
     Lsn,
     NetChanges,
     Rejected,
@@ -43,7 +44,9 @@ class Taken(Protocol):
     @property
     def transactions(self) -> int: ...
 
-    def decode(self) -> DecodedChanges: ...
+    def decode(self) -> Iterator[DecodedChanges]:
+        """All of it in parts, in order; to be gone through once, to the end."""
+        ...
 
 
 class ChangeStream(Protocol):
@@ -68,7 +71,9 @@ class ChangeStream(Protocol):
     def pending_bytes(self) -> int: ...
 
     @property
-    def pending_rows(self) -> int: ...
+    def pending_rows(self) -> int:
+        """Rows that `take` would hand over to be committed, or that wait for it to be."""
+        ...
 
     @property
     def received_lsn(self) -> Lsn: ...
@@ -82,7 +87,10 @@ class ChangeStream(Protocol):
         """Ask the source to tell its position in a keepalive now."""
         ...
 
-    def take(self) -> Taken: ...
+    def take(self, keep: int) -> Taken:
+        """Hand over what was gathered; of transactions in progress, which were sent before their
+        commit, rows may stay that need up to `keep` bytes in all."""
+        ...
 
     def acknowledge(self, lsn: Lsn) -> None: ...
 
@@ -102,7 +110,17 @@ class Snapshot(Protocol):
 
     def schema(self, table: TableId) -> TableSchema: ...
 
-    def chunks(self, table: TableId) -> Sequence[SnapshotChunk]: ...
+    def identity(self, table: TableId) -> str:
+        """Tells a table from another one of the name, or one of which other rows are told."""
+        ...
+
+    def chunks(self, table: TableId) -> Sequence[SnapshotChunk]:
+        """What is to be read of a table.
+
+        Raises:
+            HeadraceError: it cannot be copied: somebody dropped it, for one.
+        """
+        ...
 
     def read(self, chunk: SnapshotChunk) -> Generator[pa.RecordBatch]: ...
 
@@ -127,8 +145,13 @@ class Source(Protocol):
     def stream(self, from_lsn: Lsn) -> ChangeStream: ...
 
     def snapshot(
-        self, tables: Sequence[TableId], connections: int
-    ) -> AbstractContextManager[Snapshot]: ...
+        self, tables: Mapping[TableId, Sequence[KeyRange] | None], connections: int
+    ) -> AbstractContextManager[Snapshot]:
+        """Tables as of now: the ranges given, or None: the whole table, in chunks that tile it.
+
+        Either all chunks of a table are ranges of its key, in order, or none is.
+        """
+        ...
 
 
 class Content(Protocol):
@@ -163,8 +186,13 @@ class DestinationTable(Protocol):
         """Replace the whole content by snapshot files, in one commit that holds the checkpoint."""
         ...
 
-    def apply(self, changes: NetChanges, to: Checkpoint) -> None:
-        """Apply changes and checkpoint in one commit; at or before the checkpoint, do nothing."""
+    def apply(self, changes: NetChanges, to: Checkpoint, before: Iterable[NetChanges] = ()) -> None:
+        """Apply changes and checkpoint in one commit; at or before the checkpoint, do nothing.
+
+        `before` are parts of the changes that come first, where memory does not hold all at once.
+        Each is made when those before it are applied; nobody but `HistoryTable.standing` sees them
+        before the commit, nor anybody after an error. They may be asked for anew, from the first.
+        """
         ...
 
     def retry_waiting(self) -> int:

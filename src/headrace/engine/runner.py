@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from headrace.engine.capture import Capture
-from headrace.engine.copying import Copier
+from headrace.engine.copying import Copier, CopyLimits
 from headrace.engine.materialize import Materialization
 from headrace.engine.protocols import Source
 from headrace.engine.retry import Backoff
@@ -69,7 +69,7 @@ class Runner:
         materializations: Sequence[Materialization],
         stop: threading.Event,
         *,
-        connections: int = 2,
+        limits: CopyLimits | None = None,
     ) -> None:
         self._source = source
         self._log = log
@@ -77,7 +77,7 @@ class Runner:
         self._materializations = materializations
         self._quit = threading.Event()  # for our own threads; set after `stop`, in order
         self._capture = Capture(source, log)
-        self._copier = Copier(source, log, self._capture, self._quit, connections)
+        self._copier = Copier(source, log, self._capture, self._quit, limits)
         self._copied = threading.Event()
         self._requests: set[str] = set()  # those that were handed on
         self.view = RunView(self._capture, self._copier, materializations)
@@ -130,6 +130,7 @@ class Runner:
 
     def _copy(self, tables: list[TableId]) -> None:
         """Copy what is missing; later too, for a destination that was away, or a refresh."""
+        self._copier.keep_only({t for m in self._materializations for t in m.tables})
         taken: dict[TableId, int] = {}  # newest commit of the log after a table was copied
         while not self._quit.is_set():
             try:

@@ -106,7 +106,11 @@ class TableState:
 
     def ready(self, now: float, progress: int) -> bool:
         """Whether there is something to do for this table now."""
-        if self.phase in (Phase.FAILED, Phase.HELD) or now < self.due:
+        return now >= self.due and self.wanting(progress)
+
+    def wanting(self, progress: int) -> bool:
+        """Whether there is something to do for this table, once it has rested until `due`."""
+        if self.phase in (Phase.FAILED, Phase.HELD):
             return False
         if self.comparing is not None and not self.comparing.done():
             return False
@@ -165,6 +169,11 @@ def queue_stretch(
         )
 
 
+def is_held_together(rows: int, size: int) -> bool:
+    """Whether memory holds changes of the log at once, by their number and their files' bytes."""
+    return rows <= STRETCH_ROWS and size <= STRETCH_BYTES
+
+
 def next_stretch(queue: Iterable[Stretch], meeting: int) -> list[Stretch]:
     """Whole commits up to a number of rows and bytes, or up to `meeting`; a stop stands alone."""
     stretch: list[Stretch] = []
@@ -174,7 +183,7 @@ def next_stretch(queue: Iterable[Stretch], meeting: int) -> list[Stretch]:
         if stretch:
             stops = part.stopped is not None or stretch[0].stopped is not None
             meets = stretch[0].commit <= meeting < part.commit
-            if rows > STRETCH_ROWS or size > STRETCH_BYTES or stops or meets:
+            if not is_held_together(rows, size) or stops or meets:
                 break
         stretch.append(part)
     return stretch

@@ -1,69 +1,111 @@
-"""Cuts changes where the schema of their table changes.
+"""Cuts a stretch of the log where the schema of its table changes.
 
-Each part is applied to a table that has the columns which its rows were made under, so that what a
-dropped column held until then is written, and none of it has to be told in other columns. A table
+Each section is applied to a table that has the columns which its rows were made under, so that what
+a dropped column held until then is written, and none of it has to be told in other columns. A table
 stands at ends of transactions only: one that changed the schema between its own changes stays
-whole, and its older rows are brought to the newest version (`conform`).
+whole, and its older rows are brought to the newest version (`conform`). What files hold is known
+from their manifests: nothing is read to be cut.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from headrace.errors import LogCorruptError
+from headrace.log import LogFile
 from headrace.model import COMMIT_LSN, COMMIT_TS, ChangeBatch, Lsn
 
 
-def by_version(batches: Iterable[ChangeBatch], after: Lsn) -> list[list[ChangeBatch]]:
-    """The changes that were committed after `after`, in parts that end with transactions.
+@dataclass(frozen=True)
+class Section:
+    """The changes in `files` of transactions behind `after` and up to `to`, both their ends.
 
-    The newest version of a part is its last batch's. However the stream is cut into `batches`, a
-    transaction is in a part whose newest version is the same.
+    The schema of the last file is the newest. All but the last section of a stretch may be empty.
     """
-    parts: list[list[ChangeBatch]] = []
-    for batch in batches:
-        newer = _from(batch, np.uint64(after), "right")
-        if not newer.num_rows:
+
+    files: tuple[LogFile, ...]
+    after: Lsn
+    to: Lsn
+
+    @property
+    def version(self) -> int:
+        return self.files[-1].schema_version
+
+    @property
+    def rows(self) -> int:
+        """At most so many: its first and last files may hold others, too."""
+        return sum(file.rows for file in self.files)
+
+    @property
+    def bytes(self) -> int:
+        """Of its files, as they are stored."""
+        return sum(file.bytes for file in self.files)
+
+    def part(self, batch: ChangeBatch) -> ChangeBatch:
+        """What of a file's changes belongs to it."""
+        return between(batch, self.after, self.to)
+
+
+def sections(files: Iterable[LogFile], after: Lsn) -> list[Section]:
+    """The changes of one table that were committed after `after`, by schema version.
+
+    `files` are in position order. However the stream is cut into them, a transaction is in a
+    section whose newest version is the same.
+
+    Raises:
+        LogCorruptError: a manifest does not tell when a file's changes were committed.
+    """
+    done: list[Section] = []
+    held: list[LogFile] = []
+    for file in files:
+        first, last = _span(file)
+        if last <= after:
             continue
-        if parts and parts[-1][-1].schema.version == newer.schema.version:
-            parts[-1].append(newer)
-        else:
-            before, same = _divided(parts.pop() if parts else [], _lsns(newer)[0])
-            parts += [part for part in (before, [*same, newer]) if part]
-    return parts
+        if held and held[-1].schema_version != file.schema_version:
+            # The transaction that the file begins with is of its version, whole.
+            before = Lsn(int(first) - 1)
+            if any(_span(former)[0] <= before for former in held):
+                done.append(Section(tuple(held), after, before))
+            after = before
+            held = [former for former in held if _span(former)[1] > before]
+        held.append(file)
+    if held:
+        done.append(Section(tuple(held), after, _span(held[-1])[1]))
+    return done
 
 
-def end_of(part: list[ChangeBatch]) -> Lsn:
-    """Where the last transaction of a part ends."""
-    return Lsn(int(_lsns(part[-1])[-1]))
+def _span(file: LogFile) -> tuple[Lsn, Lsn]:
+    if file.first_lsn is None or file.last_lsn is None:
+        raise LogCorruptError(
+            f"a manifest names {file.path} and does not tell its transactions",
+            hint=f"headrace resync {file.table}",
+            table=str(file.table),
+        )
+    return file.first_lsn, file.last_lsn
 
 
-def committed_at(part: list[ChangeBatch]) -> datetime:
-    """When that was committed."""
-    moment: datetime = part[-1].data[COMMIT_TS][-1].as_py()
-    return moment
+def between(batch: ChangeBatch, after: Lsn, to: Lsn) -> ChangeBatch:
+    """The changes of transactions that end behind `after`, and at `to` or before."""
+    lsns = lsns_of(batch)
+    start = int(np.searchsorted(lsns, np.uint64(after), "right"))
+    end = int(np.searchsorted(lsns, np.uint64(to), "right"))
+    if start == 0 and end == len(lsns):
+        return batch
+    return ChangeBatch(batch.schema, batch.data.slice(start, end - start))
 
 
-def _divided(part: list[ChangeBatch], at: np.uint64) -> tuple[list[ChangeBatch], list[ChangeBatch]]:
-    """The changes of transactions before `at`, and those of that one."""
-    before = [_until(batch, at) for batch in part]
-    same = [_from(batch, at, "left") for batch in part]
-    return [b for b in before if b.num_rows], [b for b in same if b.num_rows]
-
-
-def _lsns(batch: ChangeBatch) -> npt.NDArray[np.uint64]:
+def lsns_of(batch: ChangeBatch) -> npt.NDArray[np.uint64]:
+    """Where the transaction of each change ends; they grow."""
     lsns: npt.NDArray[np.uint64] = batch.data[COMMIT_LSN].to_numpy()
     return lsns
 
 
-def _from(batch: ChangeBatch, lsn: np.uint64, side: Literal["left", "right"]) -> ChangeBatch:
-    start = int(np.searchsorted(_lsns(batch), lsn, side))
-    return ChangeBatch(batch.schema, batch.data.slice(start)) if start else batch
-
-
-def _until(batch: ChangeBatch, lsn: np.uint64) -> ChangeBatch:
-    return ChangeBatch(batch.schema, batch.data.slice(0, int(np.searchsorted(_lsns(batch), lsn))))
+def committed_at(batches: Sequence[ChangeBatch]) -> datetime | None:
+    """When the newest of these changes was committed."""
+    moment: datetime | None = batches[-1].data[COMMIT_TS][-1].as_py()
+    return moment

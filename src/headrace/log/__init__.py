@@ -12,6 +12,7 @@ from headrace.log.manifest import (
 from headrace.log.reader import LogReader
 from headrace.log.retention import Expired, expire
 from headrace.log.storage import Storage, open_storage
+from headrace.log.unfinished import RangeCopy, UnfinishedCopy
 from headrace.log.writer import LogWriter, SnapshotChunkWriter
 
 __all__ = [
@@ -22,11 +23,13 @@ __all__ = [
     "LogReader",
     "LogWriter",
     "Manifest",
+    "RangeCopy",
     "SchemaChange",
     "SnapshotChunkWriter",
     "SnapshotEvent",
     "SnapshotFile",
     "Storage",
+    "UnfinishedCopy",
     "expire",
     "open_storage",
 ]

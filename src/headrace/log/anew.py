@@ -30,7 +30,7 @@ def finish_anew(storage: Storage, layout: Layout) -> None:
     for entry in storage.list(layout.readers):
         reader = json.loads(storage.get(entry.path))
         storage.put(entry.path, json.dumps(_rewound(reader), ensure_ascii=False).encode())
-    for folder in (layout.commits, *layout.data, layout.schemas):
+    for folder in (layout.commits, layout.unfinished, *layout.data, layout.schemas):
         storage.delete([entry.path for entry in storage.list(folder)])
     storage.delete([layout.floor, layout.covered, layout.source, layout.identity])
     storage.delete([layout.anew])

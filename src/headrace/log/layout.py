@@ -81,6 +81,10 @@ class Layout:
         return f"{self.root}/schemas"
 
     @property
+    def unfinished(self) -> str:
+        return f"{self.root}/unfinished"
+
+    @property
     def readers(self) -> str:
         return f"{self.root}/readers"
 
@@ -113,6 +117,9 @@ class Layout:
         """`commit` and `number` make the name unique: two snapshots may have one LSN."""
         folder = f"{self.root}/snapshots/{table_folder(table)}/{int(lsn):016X}"
         return f"{folder}/{chunk:06d}-{commit:020d}-{number}.parquet"
+
+    def unfinished_copy(self, table: TableId) -> str:
+        return f"{self.unfinished}/{table_folder(table)}.json"
 
     def schema(self, table: TableId, version: int) -> str:
         return f"{self.schemas}/{table_folder(table)}/{version}.json"

@@ -82,7 +82,8 @@ def read_changes(
         wanted = pa.schema([wanted.field(name) for name in columns])
     try:
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
-            names = [n for n in wanted.names if n in file.schema_arrow.names]
+            stored = set(file.schema_arrow.names)  # made anew each time that it is asked for
+            names = [n for n in wanted.names if n in stored]
             table = file.read(columns=names)
             rows = file.metadata.num_rows
     except (pa.ArrowException, OSError) as error:
@@ -93,10 +94,10 @@ def read_changes(
 
 
 def read_rows(file: Any, schema: pa.Schema, where: str) -> Iterator[pa.Table]:
-    """The rows of a file that `RowWriter` wrote, a batch at a time."""
+    """The rows of a file that `RowWriter` wrote, or those columns of them, a batch at a time."""
     try:
         with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
-            for batch in parquet.iter_batches(BATCH_ROWS):
+            for batch in parquet.iter_batches(BATCH_ROWS, columns=schema.names):
                 yield pa.Table.from_batches([batch]).select(schema.names).cast(schema)
     except (pa.ArrowException, OSError) as error:
         raise LogCorruptError(

@@ -26,10 +26,11 @@ from headrace.log.documents import (
 )
 from headrace.log.feed import LogFeed
 from headrace.log.layout import Layout, staged_under
-from headrace.log.manifest import LogFile, Manifest, SnapshotEvent
+from headrace.log.manifest import LogFile, Manifest, SnapshotEvent, SnapshotFile
 from headrace.log.parquet import read_changes, read_rows
 from headrace.log.retention import forget_position, read_position, write_position
 from headrace.log.storage import Storage
+from headrace.log.unfinished import UnfinishedCopy, read_unfinished
 from headrace.model import ChangeBatch, TableId, TableSchema
 
 K = TypeVar("K")
@@ -239,13 +240,26 @@ class LogReader:
 
     def snapshot_rows(self, event: SnapshotEvent) -> Iterator[pa.Table]:
         """A snapshot's rows, a batch at a time; raises as `snapshot_files` does."""
-        schema = self.schema(event.table, event.schema_version).arrow()
+        schema = self.schema(event.table, event.schema_version)
         for file in event.files:
-            try:
-                with self.storage.open(file.path) as data:
-                    yield from read_rows(data, schema, self.storage.location(file.path))
-            except ObjectMissingError as error:
-                self._missing(file.path, error)
+            yield from self.snapshot_file(schema, file)
+
+    def snapshot_file(
+        self, schema: TableSchema, file: SnapshotFile, columns: Sequence[str] = ()
+    ) -> Iterator[pa.Table]:
+        """The rows of one file of a snapshot, or some columns of them; see `snapshot_rows`."""
+        wanted = schema.arrow()
+        if columns:
+            wanted = pa.schema([wanted.field(name) for name in columns])
+        try:
+            with self.storage.open(file.path) as data:
+                yield from read_rows(data, wanted, self.storage.location(file.path))
+        except ObjectMissingError as error:
+            self._missing(file.path, error)
+
+    def unfinished(self) -> Mapping[TableId, UnfinishedCopy]:
+        """Copies of tables that are not complete, as far as their ranges are."""
+        return read_unfinished(self.storage, self.layout)
 
     # -- positions ---------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ the newest manifest says from which commit number on they can be.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -49,7 +49,7 @@ def recover(storage: Storage, layout: Layout) -> Recovered:
         log_id = read_identity(storage, layout)
     except ObjectMissingError:
         log_id = create_identity(storage, layout)
-    for folder in (layout.commits, layout.schemas, *layout.data):
+    for folder in (layout.commits, layout.schemas, layout.unfinished, *layout.data):
         storage.recover(folder)
     floor = read_floor(storage, layout)
     numbers = list_commits(storage, layout)
@@ -75,8 +75,15 @@ def _require_end(storage: Storage, layout: Layout, head: int) -> None:
         )
 
 
-def sweep(storage: Storage, layout: Layout, floor: Floor, head: Manifest | None) -> list[str]:
-    """Remove the data files that no manifest names; their paths. Needs the lock.
+def sweep(
+    storage: Storage,
+    layout: Layout,
+    floor: Floor,
+    head: Manifest | None,
+    kept: Collection[str] = (),
+) -> list[str]:
+    """Remove the data files that no manifest names, but for those `kept`; their paths. Needs the
+    lock.
 
     The former writer must not be able to commit any more, or what it names could be swept. What
     expired commits named is gone already, so that what is left is named above the floor or nowhere.
@@ -87,7 +94,7 @@ def sweep(storage: Storage, layout: Layout, floor: Floor, head: Manifest | None)
         for folder in layout.data
         for entry in storage.list(folder)
         if (number := staged_under(entry.path)) is not None and number > settled
-    }
+    }.difference(kept)
     if suspects and head:
         first = max(settled, floor.commit) + 1
         for manifest in _manifests(storage, layout, first, head.commit):

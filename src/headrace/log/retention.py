@@ -91,7 +91,9 @@ def expire(
     """
     storage, layout, head = log.storage, log.layout, log.head
     floor = read_floor(storage, layout)
-    passed = passed_by_all(storage, layout)
+    # Ranges of a table's copy lack what came after them.
+    needed = [copy.after for copy in log.unfinished.values()]
+    passed = min([passed_by_all(storage, layout), *needed])
     if head is None or not passed:
         return Expired(0, 0)
     snapshots = min(max(floor.snapshots, floor.commit) + limit, passed, head.commit)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 
 from headrace.errors import LogError
 from headrace.log.feed import batch_bytes
+from headrace.log.layout import staged_under
 from headrace.model import ChangeBatch
 
 
@@ -38,6 +39,11 @@ class Staging:
             self._count += 1
             self._pending[path] = self._next
         return path
+
+    def adopt(self, paths: Iterable[str]) -> None:
+        """Take over what an earlier writer staged, and something else than a manifest names."""
+        with self._lock:
+            self._pending.update({path: staged_under(path) or 0 for path in paths})
 
     def hold(self, path: str, batch: ChangeBatch) -> None:
         """Keep a batch for readers beside the writer, if there is room."""

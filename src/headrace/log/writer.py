@@ -9,17 +9,26 @@ from __future__ import annotations
 import contextlib
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final, Self
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from headrace import failpoints
 from headrace.errors import LogError, LogLockedError, LogUnavailableError, ObjectExistsError
-from headrace.log.documents import latest_schemas, read_manifest, write_schema
+from headrace.log.documents import (
+    Floor,
+    latest_schemas,
+    read_manifest,
+    read_schema,
+    write_schema,
+)
 from headrace.log.feed import LogFeed
 from headrace.log.layout import Layout
 from headrace.log.lock import Lock
@@ -31,11 +40,17 @@ from headrace.log.manifest import (
     SnapshotFile,
     encode,
 )
-from headrace.log.parquet import RowWriter, count_ops, lsn_range, write_changes
+from headrace.log.parquet import RowWriter, count_ops, lsn_range, read_changes, write_changes
 from headrace.log.recovery import Recovered, recover, sweep
 from headrace.log.staging import Staging
 from headrace.log.storage import Storage
-from headrace.model import ChangeBatch, Lsn, TableId, TableSchema
+from headrace.log.unfinished import (
+    UnfinishedCopy,
+    read_unfinished,
+    still_valid,
+    write_unfinished,
+)
+from headrace.model import XID, ChangeBatch, Lsn, TableId, TableSchema
 
 # Snapshot files become data files of tables, and every Parquet reader there is reads Snappy.
 SNAPSHOT_COMPRESSION: Final = "snappy"
@@ -79,7 +94,8 @@ class LogWriter:
         self._token = str(uuid.uuid4())
         self._compression = compression
         self._committing = threading.Lock()
-        self._staging = Staging(self._next, feed.limit)
+        self._unfinished = read_unfinished(storage, layout)
+        self._staging = self._nothing_staged()
         self._schemas: list[SchemaChange] = []
 
     @classmethod
@@ -104,7 +120,7 @@ class LogWriter:
             log = cls(storage, layout, lock, recovered, feed or LogFeed(), snapshot_compression)
             if lock.took_over:
                 log._fence()
-            sweep(storage, layout, recovered.floor, log.head)
+            log._sweep(recovered.floor)
         except BaseException:
             lock.release()
             raise
@@ -158,6 +174,20 @@ class LogWriter:
             if file.max_lsn is not None:  # else it lives long, and is read with its transaction
                 self._staging.hold(file.path, batch)
         return files
+
+    def without(self, file: LogFile, xids: npt.NDArray[np.uint32]) -> LogFile | None:
+        """A staged file of a transaction in progress, written anew without the rows that these
+        subtransactions made; None where no row is left. The old file is there still.
+
+        Raises:
+            LogFullError: no room; nothing is left behind.
+        """
+        schema = read_schema(self.storage, self.layout.schema(file.table, file.schema_version))
+        where = self.storage.location(file.path)
+        table = read_changes(self.storage.get(file.path), schema, None, None, where)
+        void = pc.is_in(table[XID], value_set=pa.array(xids))
+        batches = table.filter(pc.invert(void)).combine_chunks().to_batches()
+        return self.stage(ChangeBatch(schema, batches[0])) if batches else None
 
     def _write(self, batches: Sequence[ChangeBatch], paths: Sequence[str]) -> list[LogFile]:
         files = []
@@ -224,6 +254,32 @@ class LogWriter:
             self.storage.delete(paths)
             self._staging.drop(paths)
 
+    # -- copies that are not complete --------------------------------------------------------------
+
+    @property
+    def unfinished(self) -> Mapping[TableId, UnfinishedCopy]:
+        return dict(self._unfinished)
+
+    def keep(self, copy: UnfinishedCopy) -> None:
+        """Have the staged files of a copy survive a restart, those it had before and has no more
+        go. Once a commit holds a snapshot of the table, the copy is forgotten."""
+        self._lock.check()
+        former = self._unfinished.get(copy.table)
+        write_unfinished(self.storage, self.layout, copy)
+        self._unfinished[copy.table] = copy
+        failpoints.hit("snapshot.range_kept")
+        if former is not None:
+            self.discard(set(former.files) - set(copy.files))
+
+    def give_up(self, table: TableId) -> None:
+        """Forget a copy, with its files as far as they are not part of the log."""
+        copy = self._unfinished.pop(table, None)
+        if copy is not None:
+            with contextlib.suppress(LogError):  # the next start finds that its files are gone
+                self._lock.check()
+                self.storage.delete([self.layout.unfinished_copy(table)])
+            self.discard(copy.files)
+
     def add_schema(self, schema: TableSchema) -> SchemaChange:
         """Record a schema version durably; the next commit tells of it.
 
@@ -262,6 +318,8 @@ class LogWriter:
             del self._schemas[: len(found.schemas)]
             self.feed.publish(found, self._staging.committed(found.paths))
             self._forget(self._staging.unwanted())
+            for event in found.snapshots:
+                self.give_up(event.table)
             _require_same(found, manifest)
             return found
 
@@ -311,9 +369,23 @@ class LogWriter:
                 self.commit(CommitDraft(None))
             except LogLockedError:
                 self._head = read_manifest(self.storage, self.layout, self._next)
-                self._staging = Staging(self._next, self.feed.limit)
+                self._staging = self._nothing_staged()
             else:
                 return
+
+    def _nothing_staged(self) -> Staging:
+        """Nothing but what an earlier writer kept."""
+        staging = Staging(self._next, self.feed.limit)
+        staging.adopt(f.path for copy in self._unfinished.values() for f in copy.files)
+        return staging
+
+    def _sweep(self, floor: Floor) -> None:
+        """Remove what nothing names, copies that cannot be gone on with among it."""
+        known = self._unfinished.values()
+        self._unfinished = still_valid(self.storage, self.layout, known, floor, self._head)
+        self._staging = self._nothing_staged()
+        kept = {f.path for copy in self._unfinished.values() for f in copy.files}
+        sweep(self.storage, self.layout, floor, self._head, kept)
 
     def close(self) -> None:
         """Let go of the lock; staged files are left to the next start's sweep."""

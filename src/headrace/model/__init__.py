@@ -11,9 +11,16 @@ from headrace.model.batch import (
     XID,
     ChangeBatch,
     change_schema,
+    no_rows,
 )
-from headrace.model.captured import DecodedChanges, SnapshotChunk, TransactionEnd
-from headrace.model.changes import Amendment, Fill, NetChanges, Rejected, RowCounts
+from headrace.model.captured import (
+    DecodedChanges,
+    Finished,
+    KeyRange,
+    SnapshotChunk,
+    TransactionEnd,
+)
+from headrace.model.changes import Amendment, Fill, NetChanges, Rejected, RowCounts, no_changes
 from headrace.model.checkpoint import Checkpoint, Reached
 from headrace.model.delivery import DELETED_AT, Delivery, OnDelete, SchemaPolicy
 from headrace.model.feed import (
@@ -63,6 +70,8 @@ __all__ = [
     "FeedPlan",
     "FileDiff",
     "Fill",
+    "Finished",
+    "KeyRange",
     "Loss",
     "LossKind",
     "Lsn",
@@ -90,4 +99,6 @@ __all__ = [
     "TransactionEnd",
     "VersionChanges",
     "change_schema",
+    "no_changes",
+    "no_rows",
 ]

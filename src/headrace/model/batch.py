@@ -56,3 +56,8 @@ class ChangeBatch:
     @property
     def num_rows(self) -> int:
         return int(self.data.num_rows)
+
+
+def no_rows(schema: TableSchema) -> ChangeBatch:
+    """A batch of no changes."""
+    return ChangeBatch(schema, pa.RecordBatch.from_pylist([], change_schema(schema)))

@@ -22,26 +22,59 @@ class TransactionEnd:
 
 
 @dataclass(frozen=True)
-class DecodedChanges:
-    """A stretch of a stream.
+class Finished:
+    """A transaction of which earlier stretches had rows is over; `end` is None if it was aborted.
 
-    `batches` hold whole transactions. `unfinished` batches belong to a transaction whose commit is
-    still to come (null `_commit_lsn`, `_commit_ts` and `_xid`); `finished` is the end of the one
-    that earlier stretches left unfinished, if it came in this stretch. `failed` names tables whose
-    changes cannot be represented or followed; their batches are left out.
+    What came of its subtransactions `rolled_back` is void, and what came of the tables `left_out`
+    is not to be followed.
     """
 
-    batches: Sequence[ChangeBatch]
-    unfinished: Sequence[ChangeBatch] = ()
-    finished: TransactionEnd | None = None
+    xid: int
+    end: TransactionEnd | None
+    rolled_back: frozenset[int] = frozenset()
+    left_out: frozenset[TableId] = frozenset()
+
+
+@dataclass(frozen=True)
+class DecodedChanges:
+    """A stretch of a stream, or a part of one.
+
+    `finished` comes first, then `batches`, which hold committed rows; those of a transaction that
+    `finished` names follow what was told of it before. `unfinished` batches belong each to the
+    transaction, named by its xid, whose commit is still to come: null `_commit_lsn` and
+    `_commit_ts`, and in `_xid` the subtransaction. `failed` names tables whose changes cannot be
+    represented or followed; what came of them in the same stretch is to be left out.
+    """
+
+    batches: Sequence[ChangeBatch] = ()
+    unfinished: Sequence[tuple[int, ChangeBatch]] = ()
+    finished: Sequence[Finished] = ()
     failed: Sequence[tuple[TableId, HeadraceError]] = ()
 
 
 @dataclass(frozen=True)
+class KeyRange:
+    """Rows whose key's first column is `low` or more and less than `high`, as texts of its values.
+
+    None leaves an end open. The ranges of a table stand in order, and tile all that the column can
+    hold. Its order has to be the same in the source and here: that of whole numbers, of dates and
+    times, and of UUIDs, byte by byte.
+    """
+
+    low: str | None = None
+    high: str | None = None
+
+
+@dataclass(frozen=True)
 class SnapshotChunk:
-    """A part of one table to be copied; `where` is the source's own way to name it."""
+    """A part of one table to be copied; `where` is the source's own way to name it.
+
+    With `keys`, it holds just the rows of that range, which stays the same from one snapshot to the
+    next; else it means something in the snapshot that it is of only.
+    """
 
     table: TableId
     number: int
     where: str
     rows: int  # the planner's estimate
+    keys: KeyRange | None = None

@@ -105,3 +105,9 @@ class NetChanges:
     def is_empty(self) -> bool:
         rows = self.upserts.num_rows or self.deletes.num_rows
         return not (self.truncate or rows or self.rejected or self.amendments)
+
+
+def no_changes(schema: TableSchema) -> NetChanges:
+    """Changes of a table that come to nothing."""
+    none = schema.arrow().empty_table()
+    return NetChanges(schema, none, none.select(list(schema.key or schema.names)))

@@ -17,6 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.types as t
 
+from headrace.model.times import counted
+
 Words = npt.NDArray[np.uint64]
 
 LONG: Final = 256  # bytes; beyond, one cryptographic hash is cheaper than a pass over all rows
@@ -122,7 +124,8 @@ def _mix_column(pair: Pair, column: pa.Array) -> None:
     """Nulls are told from zero and from empty by a word of their own, added for every row."""
     valid = column.is_valid().to_numpy(zero_copy_only=False)
     if t.is_nested(column.type):
-        column = pa.array([repr(value).encode() for value in column.to_pylist()], pa.binary())
+        plain = column.cast(counted(column.type)).to_pylist()
+        column = pa.array([repr(value).encode() for value in plain], pa.binary())
     if t.is_string(column.type) or t.is_binary(column.type):
         _mix_bytes(pair, column, valid)
     elif t.is_decimal(column.type):

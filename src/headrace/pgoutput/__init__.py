@@ -9,6 +9,7 @@ from headrace.pgoutput.columns import (
     Decoded,
     RawBatch,
     RawColumn,
+    Streamed,
     TransactionEnd,
     Transactions,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "ReferenceDecoder",
     "Relation",
     "RelationColumn",
+    "Streamed",
     "TransactionEnd",
     "Transactions",
     "parse",

@@ -2,8 +2,8 @@
 """The decoder in C: Begin, Commit, Insert, Update and Delete without a Python object per value.
 
 Same interface and same results as `reference.ReferenceDecoder`, which is the one to read first.
-`_tuples.pxd` reads the rows. Their memory is owned by `_Batch` until `take` hands each block to an
-`_Owned`, which Arrow and numpy then hold.
+`_tuples.pxd` reads the rows. Their memory is owned by `_Batch` (`_batches.pxi`) until `take` hands
+each block to an `_Owned`, which Arrow and numpy then hold.
 """
 
 from cpython.buffer cimport (
@@ -30,225 +30,146 @@ cdef Py_ssize_t ROW_BYTES = columns.ROW_BYTES
 cdef Py_ssize_t VALUE_BYTES = columns.VALUE_BYTES
 cdef Py_ssize_t COMMIT_BYTES = columns.COMMIT_BYTES
 
-# -- owners of memory ------------------------------------------------------------------------------
-
-cdef class _Owned:
-    """A block of memory that is freed with the last view of it."""
-
-    cdef void* block
-    cdef Py_ssize_t size
-
-    def __cinit__(self):
-        self.block = NULL
-
-    def __dealloc__(self):
-        free(self.block)
-
-    def __getbuffer__(self, Py_buffer* view, int flags):
-        PyBuffer_FillInfo(view, self, self.block, self.size, 1, flags)
-
-
-cdef _Owned _hand_over(void** block, size_t size):
-    """Move a block out of its owner, without the room that was kept for more."""
-    cdef _Owned owned = _Owned()
-    resize(block, size)  # should shrinking fail, the block is what it was
-    if block[0] == NULL:
-        raise MemoryError
-    owned.block = block[0]
-    owned.size = size
-    block[0] = NULL
-    return owned
-
-
-cdef object _array(void** block, size_t count, object dtype):
-    return np.frombuffer(_hand_over(block, count * <size_t>dtype.itemsize), dtype)
-
-
-_UINT8, _INT32, _UINT32 = np.dtype(np.uint8), np.dtype(np.int32), np.dtype(np.uint32)
-_INT64, _UINT64 = np.dtype(np.int64), np.dtype(np.uint64)
-
-
-cdef class _Batch:
-    """Rows of one relation that are still being added."""
-
-    cdef object relation
-    cdef uint32_t relation_id
-    cdef Py_ssize_t rows, capacity, complete
-    cdef bint has_old
-    cdef uint8_t* ops
-    cdef uint8_t* old_kind
-    cdef uint64_t* ordinals
-    cdef uint64_t* lsns
-    cdef int64_t* times
-    cdef uint32_t* xids
-    cdef Tuples new, old
-
-    def __cinit__(self, relation):
-        self.relation = relation
-        self.relation_id = relation.relation_id
-        self._columns(&self.new, len(relation.columns))
-        self._columns(&self.old, len(relation.columns))
-
-    cdef int _columns(self, Tuples* t, int count) except -1:
-        if resize(<void**>&t.columns, count * sizeof(Column)):
-            raise MemoryError
-        memset(t.columns, 0, count * sizeof(Column))
-        t.count = count
-        return 0
-
-    def __dealloc__(self):
-        free(self.ops)
-        free(self.old_kind)
-        free(self.ordinals)
-        free(self.lsns)
-        free(self.times)
-        free(self.xids)
-        free_tuples(&self.new)
-        free_tuples(&self.old)
-
-    cdef int reserve(self) except -1:
-        """Make room for one row more."""
-        cdef Py_ssize_t capacity
-        if self.rows < self.capacity:
-            return 0
-        capacity = 2 * self.capacity if self.capacity else FIRST_ROWS
-        if (
-            resize(<void**>&self.ops, capacity)
-            or resize(<void**>&self.old_kind, capacity)
-            or resize(<void**>&self.ordinals, capacity * sizeof(uint64_t))
-            or resize(<void**>&self.lsns, capacity * sizeof(uint64_t))
-            or resize(<void**>&self.times, capacity * sizeof(int64_t))
-            or resize(<void**>&self.xids, capacity * sizeof(uint32_t))
-        ):
-            raise MemoryError
-        self.capacity = capacity
-        return 0
-
-    cdef void add(self, uint8_t op, uint64_t ordinal, uint32_t xid, uint8_t old_kind) noexcept:
-        """Complete the row whose room is reserved and whose tuples are read."""
-        cdef Py_ssize_t row = self.rows
-        self.ops[row] = op
-        self.ordinals[row] = ordinal
-        self.xids[row] = xid
-        self.old_kind[row] = old_kind
-        self.has_old |= old_kind != 0
-        self.rows = row + 1
-
-    cdef void commit(self, uint64_t end_lsn, int64_t commit_ts) noexcept:
-        cdef Py_ssize_t row
-        for row in range(self.complete, self.rows):
-            self.lsns[row] = end_lsn
-            self.times[row] = commit_ts
-        self.complete = self.rows
-
-    cdef object finish(self):
-        """The rows as a RawBatch; this batch is empty afterwards."""
-        cdef Py_ssize_t rows = self.rows, complete = self.complete
-        memset(self.lsns + complete, 0, (rows - complete) * sizeof(uint64_t))
-        memset(self.times + complete, 0, (rows - complete) * sizeof(int64_t))
-        if pad_rows(&self.new, rows) or (self.has_old and pad_rows(&self.old, rows)):
-            raise MemoryError
-        self.rows = self.capacity = self.complete = 0
-        return columns.RawBatch(
-            self.relation,
-            complete,
-            _array(<void**>&self.ops, rows, _UINT8),
-            _array(<void**>&self.ordinals, rows, _UINT64),
-            _array(<void**>&self.lsns, rows, _UINT64),
-            _array(<void**>&self.times, rows, _INT64),
-            _array(<void**>&self.xids, rows, _UINT32),
-            _array(<void**>&self.old_kind, rows, _UINT8),
-            _raw_columns(&self.new),
-            _raw_columns(&self.old) if self.has_old else None,
-        )
-
-
-cdef list _raw_columns(Tuples* t):
-    cdef Column* column
-    cdef int i
-    cdef list raw = []
-    for i in range(t.count):
-        column = &t.columns[i]
-        raw.append(
-            columns.RawColumn(
-                _array(<void**>&column.kinds, t.rows, _UINT8),
-                _array(<void**>&column.offsets, t.rows + 1, _INT32),
-                pa.py_buffer(_hand_over(<void**>&column.data, column.size)),
-            )
-        )
-    return raw
-
-
-cdef class _Ends:
-    """The commits since the last take."""
-
-    cdef uint64_t* lsns
-    cdef int64_t* times
-    cdef uint32_t* xids
-    cdef Py_ssize_t count, capacity
-
-    def __dealloc__(self):
-        free(self.lsns)
-        free(self.times)
-        free(self.xids)
-
-    cdef int add(self, uint64_t end_lsn, int64_t commit_ts, uint32_t xid) except -1:
-        cdef Py_ssize_t capacity
-        if self.count == self.capacity:
-            capacity = 2 * self.capacity if self.capacity else FIRST_ROWS
-            if (
-                resize(<void**>&self.lsns, capacity * sizeof(uint64_t))
-                or resize(<void**>&self.times, capacity * sizeof(int64_t))
-                or resize(<void**>&self.xids, capacity * sizeof(uint32_t))
-            ):
-                raise MemoryError
-            self.capacity = capacity
-        self.lsns[self.count] = end_lsn
-        self.times[self.count] = commit_ts
-        self.xids[self.count] = xid
-        self.count += 1
-        return 0
-
-    cdef object finish(self):
-        cdef Py_ssize_t count = self.count
-        self.count = self.capacity = 0
-        return columns.Transactions(
-            _array(<void**>&self.lsns, count, _UINT64),
-            _array(<void**>&self.times, count, _INT64),
-            _array(<void**>&self.xids, count, _UINT32),
-        )
+include "_batches.pxi"
 
 # -- the decoder -----------------------------------------------------------------------------------
+
+cdef class _Section:
+    """Rows that are being gathered, and what their tables look like there."""
+
+    cdef dict relations         # relation's OID -> Relation
+    cdef dict current           # relation's OID -> the batch that its rows go to
+    cdef _Batch last            # the batch of the row before, most often that of the next one too
+    cdef list batches           # in order of first rows
+    cdef list touched           # those with rows of the open transaction
+    cdef Py_ssize_t rows, size
+    cdef uint64_t ordinal
+
+    def __cinit__(self, *_):
+        self.relations = {}
+        self.begin_anew()
+
+    cdef int begin_anew(self) except -1:
+        self.batches = []
+        self.touched = []
+        self.close_batches()
+        self.rows = 0
+        self.size = 0
+        return 0
+
+    cdef int close_batches(self) except -1:
+        """Have the rows to come begin new ones."""
+        self.current = {}
+        self.last = None
+        return 0
+
+    cdef int learn(self, object relation) except -1:
+        # Even one that says the same: a column may have gone, and another one have its name.
+        self.relations[relation.relation_id] = relation
+        self.current.pop(relation.relation_id, None)
+        self.last = None
+        return 0
+
+    cdef _Batch batch_of(self, uint32_t relation_id):
+        cdef _Batch batch = self.last
+        if batch is not None and batch.relation_id == relation_id:
+            return batch
+        batch = self.current.get(relation_id)
+        if batch is None:
+            relation = self.relations.get(relation_id)
+            if relation is None:
+                raise control.unknown_relation(relation_id)
+            batch = self.current[relation_id] = _Batch(relation)
+            self.batches.append(batch)
+        self.last = batch
+        return batch
+
+    cdef int add(self, _Batch batch, uint8_t op, uint32_t xid, uint8_t old_kind) except -1:
+        if batch.rows == batch.complete:
+            self.touched.append(batch)
+        batch.add(op, self.ordinal, xid, old_kind)
+        self.ordinal += 1
+        self.rows += 1
+        self.size += ROW_BYTES
+        return 0
+
+    cdef int truncate(self, tuple relation_ids, uint32_t xid) except -1:
+        cdef _Batch batch
+        cdef uint64_t ordinal = self.ordinal
+        for relation_id in relation_ids:
+            batch = self.batch_of(relation_id)
+            batch.reserve()
+            self.ordinal = ordinal
+            self.add(batch, b"t"[0], xid, 0)
+        self.ordinal = ordinal + 1
+        return 0
+
+    cdef int commit(self, uint64_t end_lsn, int64_t commit_ts) except -1:
+        cdef _Batch batch
+        for batch in self.touched:
+            batch.commit(end_lsn, commit_ts)
+        self.touched.clear()
+        return 0
+
+    cdef list finish(self):
+        cdef _Batch batch
+        return [batch.finish() for batch in self.batches]
+
+
+cdef class _Stream(_Section):
+    """A streamed transaction in progress."""
+
+    cdef uint32_t xid
+    cdef dict own               # of `relations`, those that nobody told otherwise since
+    cdef set rolled_back        # subtransactions, since the last part
+    cdef bint parted            # some of it was handed over
+
+    def __cinit__(self, uint32_t xid):
+        self.xid = xid
+        self.own = {}
+        self.rolled_back = set()
+
+    @property
+    def bytes(self):
+        return self.size
+
+    cdef object part(self, object end, Py_ssize_t after):
+        """What has come of it since the part before."""
+        streamed = columns.streamed_part(self.xid, self.finish(), self.rolled_back, end, after)
+        self.begin_anew()
+        self.rolled_back = set()
+        self.parted = True
+        return streamed
+
 
 cdef class Decoder:
     """See `reference.ReferenceDecoder`, whose interface and results this has."""
 
     cdef size_t limit
     cdef bint failed
-    cdef dict relations         # relation's OID -> Relation
-    cdef dict current           # relation's OID -> the batch that its rows go to
-    cdef _Batch last            # the batch of the row before, most often that of the next one too
-    cdef list batches           # in order of first rows
-    cdef list touched           # those with rows of the open transaction
+    cdef _Section plain         # transactions that come whole, after their commit
+    cdef dict streams           # xid -> those that come in blocks, before it
+    cdef _Stream inside
+    cdef _Section place         # where rows go now; None between transactions
     cdef _Ends ends
+    cdef list streamed          # what is over
     cdef list logical_messages
     cdef object finished
     cdef Py_ssize_t rows, size
     cdef bint open, split
-    cdef uint64_t final_lsn, ordinal, last_lsn
+    cdef uint64_t final_lsn, last_lsn
     cdef uint32_t xid
 
     def __cinit__(self, *, column_limit=columns.MAX_COLUMN_BYTES):
         self.limit = min(column_limit, columns.MAX_COLUMN_BYTES)
-        self.relations = {}
+        self.plain = _Section()
+        self.streams = {}
         self.begin_anew()
 
     cdef int begin_anew(self) except -1:
-        self.current = {}
-        self.last = None
-        self.batches = []
-        self.touched = []
+        self.plain.begin_anew()
         self.ends = _Ends()
+        self.streamed = []
         self.logical_messages = []
         self.finished = None
         self.rows = 0
@@ -261,11 +182,15 @@ cdef class Decoder:
 
     @property
     def buffered_rows(self):
-        return self.rows
+        return self.rows + self.plain.rows
 
     @property
     def buffered_bytes(self):
-        return self.size
+        cdef _Stream stream
+        cdef Py_ssize_t size = self.size + self.plain.size
+        for stream in self.streams.values():
+            size += stream.size
+        return size
 
     @property
     def last_commit_lsn(self):
@@ -285,16 +210,19 @@ cdef class Decoder:
                 PyBuffer_Release(&view)
         self.failed = False
 
-    def take(self):
+    def take(self, Py_ssize_t keep=0):
         """See `reference.ReferenceDecoder.take`."""
-        cdef _Batch batch
+        cdef _Stream stream
         if self.failed:
             raise control.unusable()
         self.failed = True
+        for stream in columns.largest(self.streams.values(), keep):
+            self.streamed.append(stream.part(None, 0))
         decoded = columns.Decoded(
-            [batch.finish() for batch in self.batches],
+            self.plain.finish(),
             self.ends.finish(),
             self.finished,
+            self.streamed,
             self.last_lsn,
             self.logical_messages,
         )
@@ -323,43 +251,26 @@ cdef class Decoder:
 
     cdef int on_row(self, Cursor* c, uint8_t letter) except -1:
         cdef _Batch batch
-        cdef Py_ssize_t before
+        cdef _Section place = self.place
         cdef uint8_t old_kind = 0
+        cdef uint32_t xid = self.xid
+        if self.inside is not None:
+            if left(c) < 4:
+                raise malformed_message(letter, "xid is cut off", 1)
+            xid = be32(c.at)
+            c.at += 4
         if left(c) < 4:
-            raise malformed_message(letter, "relation's OID is cut off", 1)
-        if not self.open:
+            raise malformed_message(letter, "relation's OID is cut off", c.at - c.start)
+        if place is None:
             raise control.not_open(letter)
-        batch = self.batch_of(be32(c.at))
+        batch = place.batch_of(be32(c.at))
         c.at += 4
         batch.reserve()
         if read_row(c, letter, &batch.new, &batch.old, &old_kind, batch.rows, self.limit):
             raise self.failure(c, letter, batch)
-        self.add(batch, letter | 0x20, old_kind)  # the op is the letter in lower case
-        self.size += _row_size(batch, letter, old_kind)
+        place.add(batch, letter | 0x20, xid, old_kind)  # the op is the letter in lower case
+        place.size += _row_size(batch, letter, old_kind)
         return 0
-
-    cdef int add(self, _Batch batch, uint8_t op, uint8_t old_kind) except -1:
-        if batch.rows == batch.complete:
-            self.touched.append(batch)
-        batch.add(op, self.ordinal, self.xid, old_kind)
-        self.ordinal += 1
-        self.rows += 1
-        self.size += ROW_BYTES
-        return 0
-
-    cdef _Batch batch_of(self, uint32_t relation_id):
-        cdef _Batch batch = self.last
-        if batch is not None and batch.relation_id == relation_id:
-            return batch
-        batch = self.current.get(relation_id)
-        if batch is None:
-            relation = self.relations.get(relation_id)
-            if relation is None:
-                raise control.unknown_relation(relation_id)
-            batch = self.current[relation_id] = _Batch(relation)
-            self.batches.append(batch)
-        self.last = batch
-        return batch
 
     cdef object failure(self, Cursor* c, uint8_t letter, _Batch batch):
         if c.failure == COLUMN_COUNT:
@@ -370,17 +281,19 @@ cdef class Decoder:
             return MemoryError()
         return malformed_message(letter, c.what.decode(), c.where)
 
+    # -- transactions that come whole --------------------------------------------------------------
+
     cdef int on_begin(self, Cursor* c) except -1:
         cdef int64_t commit_ts = 0
         if left(c) != 20:
             raise malformed_message(b"B"[0], f"{left(c)} bytes instead of 20", 1)
         if unix_timestamp(c, c.at + 8, &commit_ts):
             raise malformed_message(b"B"[0], c.what.decode(), c.where)
-        if self.open:
-            raise control.already_open()
+        self.require_between(b"B"[0])
         self.final_lsn = be64(c.at)
         self.xid = be32(c.at + 16)
-        self.ordinal = 0
+        self.place = self.plain
+        self.plain.ordinal = 0
         self.open = True
         return 0
 
@@ -397,47 +310,105 @@ cdef class Decoder:
             raise control.not_open(b"C"[0])
         if be64(c.at + 1) != self.final_lsn:
             raise control.wrong_commit(self.final_lsn, be64(c.at + 1))
-        self.commit(be64(c.at + 9), commit_ts)
-        return 0
-
-    cdef int commit(self, uint64_t end_lsn, int64_t commit_ts) except -1:
-        cdef _Batch batch
-        for batch in self.touched:
-            batch.commit(end_lsn, commit_ts)
-        self.touched.clear()
-        self.ends.add(end_lsn, commit_ts, self.xid)
-        self.size += COMMIT_BYTES
+        end_lsn = be64(c.at + 9)
+        self.plain.commit(end_lsn, commit_ts)
         if self.split:
             self.finished = columns.TransactionEnd(end_lsn, commit_ts, self.xid)
+            self.rows += 1
         self.open = self.split = False
+        self.place = None
+        return self.note_end(end_lsn, commit_ts, self.xid)
+
+    cdef int note_end(self, uint64_t end_lsn, int64_t commit_ts, uint32_t xid) except -1:
+        self.ends.add(end_lsn, commit_ts, xid)
+        self.size += COMMIT_BYTES
         self.last_lsn = end_lsn
         return 0
 
+    cdef int require_between(self, uint8_t letter) except -1:
+        if self.place is not None:
+            raise control.already_open(letter)
+        return 0
+
     cdef int on_rare(self, bytes payload) except -1:
-        message = control.parse_enabled(payload)
+        message = control.parse_enabled(payload, streamed=self.inside is not None)
         if isinstance(message, messages.Relation):
-            # Even one that says the same: a column may have gone, and another one have its name.
-            self.relations[message.relation_id] = message
-            self.current.pop(message.relation_id, None)
-            self.last = None
+            self.on_relation(message)
         elif isinstance(message, messages.Truncate):
-            self.on_truncate(message.relation_ids)
+            if self.place is None:
+                raise control.not_open(b"T"[0])
+            self.place.truncate(
+                message.relation_ids, self.xid if message.xid is None else message.xid
+            )
         elif isinstance(message, messages.Message):
             self.logical_messages.append(message)
             self.size += len(message.content)
+        elif isinstance(message, messages.StreamStart):
+            self.on_stream_start(message.xid, message.first_segment)
+        elif isinstance(message, messages.StreamStop):
+            if self.inside is None:
+                raise control.not_open(b"E"[0])
+            self.place = self.inside = None
+        elif isinstance(message, messages.StreamCommit):
+            self.on_stream_commit(message)
+        elif isinstance(message, messages.StreamAbort):
+            self.on_stream_abort(message.xid, message.subtransaction_xid)
         return 0
 
-    cdef int on_truncate(self, tuple relation_ids) except -1:
-        cdef _Batch batch
-        cdef uint64_t ordinal = self.ordinal
-        if not self.open:
-            raise control.not_open(b"T"[0])
-        for relation_id in relation_ids:
-            batch = self.batch_of(relation_id)
-            batch.reserve()
-            self.ordinal = ordinal
-            self.add(batch, b"t"[0], 0)
-        self.ordinal = ordinal + 1
+    cdef int on_relation(self, object relation) except -1:
+        if self.inside is None:
+            return self.learn(relation)
+        self.inside.learn(relation)
+        self.inside.own[relation.relation_id] = relation
+        return 0
+
+    cdef int learn(self, object relation) except -1:
+        """A table looks like this to all who are not told anything else."""
+        cdef _Stream stream
+        self.plain.learn(relation)
+        for stream in self.streams.values():
+            stream.own.pop(relation.relation_id, None)
+        return 0
+
+    # -- transactions that come in blocks ----------------------------------------------------------
+
+    cdef int on_stream_start(self, uint32_t xid, bint first) except -1:
+        self.require_between(b"S"[0])
+        if xid not in self.streams:
+            if not first:
+                raise control.unknown_stream(xid)
+            self.streams[xid] = _Stream(xid)
+        self.place = self.inside = self.streams[xid]
+        return 0
+
+    cdef int on_stream_commit(self, object commit) except -1:
+        cdef _Stream stream
+        self.require_between(b"c"[0])
+        stream = self.streams.pop(commit.xid, None)
+        if stream is None:
+            raise control.unknown_stream(commit.xid)
+        # The server holds that a table was told to all once it was told in what has committed.
+        for relation in stream.own.values():
+            self.learn(relation)
+        self.rows += stream.rows + stream.parted
+        self.size += stream.size
+        end = columns.TransactionEnd(int(commit.end_lsn), commit.commit_ts, commit.xid)
+        self.streamed.append(stream.part(end, len(self.plain.batches)))
+        self.plain.close_batches()  # rows that commit later stand behind those of the stream
+        return self.note_end(commit.end_lsn, commit.commit_ts, commit.xid)
+
+    cdef int on_stream_abort(self, uint32_t xid, uint32_t subtransaction) except -1:
+        cdef _Stream stream
+        self.require_between(b"A"[0])
+        stream = self.streams.get(xid)
+        if stream is None:  # nothing of it has come
+            return 0
+        if subtransaction != xid:
+            stream.rolled_back.add(subtransaction)
+            return 0
+        del self.streams[xid]
+        if stream.parted:
+            self.streamed.append(columns.Streamed(xid, [], frozenset(), None, aborted=True))
         return 0
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +60,18 @@ class RawColumn:
             ) from error
         return array
 
+    def kept(self, rows: npt.NDArray[np.bool_]) -> RawColumn:
+        """Some of the rows, as a column of their own."""
+        buffers = [None, pa.py_buffer(self.offsets), self.data]
+        values = pa.Array.from_buffers(pa.binary(), len(self.kinds), buffers, 0)
+        kept = values.filter(pa.array(rows))
+        _, offsets, data = kept.buffers()
+        return RawColumn(
+            self.kinds[rows],
+            np.frombuffer(offsets, np.int32, len(kept) + 1),
+            pa.py_buffer(b"") if data is None else data,
+        )
+
     def _array(self, kind: pa.DataType) -> Any:
         present = (self.kinds == TEXT) | (self.kinds == BINARY)
         nulls = len(present) - int(np.count_nonzero(present))
@@ -91,6 +104,29 @@ class RawBatch:
     new: list[RawColumn]
     old: list[RawColumn] | None
 
+    def kept(self, rows: npt.NDArray[np.bool_]) -> RawBatch:
+        """Some of the rows, in a batch of their own."""
+        old_kind = self.old_kind[rows]
+        return RawBatch(
+            self.relation,
+            int(np.count_nonzero(rows[: self.complete])),
+            self.ops[rows],
+            self.ordinals[rows],
+            self.commit_lsns[rows],
+            self.commit_ts[rows],
+            self.xids[rows],
+            old_kind,
+            [column.kept(rows) for column in self.new],
+            [column.kept(rows) for column in self.old] if self.old and old_kind.any() else None,
+        )
+
+    def without(self, xids: npt.NDArray[np.uint32]) -> RawBatch | None:
+        """The rows that other (sub)transactions than these made; None where there are none."""
+        rows = ~np.isin(self.xids, xids)
+        if rows.all():
+            return self
+        return self.kept(rows) if rows.any() else None
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Transactions:
@@ -111,16 +147,75 @@ class TransactionEnd:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class Streamed:
+    """What came of a streamed transaction since the take that had some of it before.
+
+    In `batches` the `xids` tell which subtransaction made a row; LSN and time are 0, `end` has
+    them once the transaction has committed. Rows of the subtransactions `rolled_back` are left out
+    here; those of earlier parts have to be dropped. `aborted`: all of it came to nothing.
+
+    If it has committed, the first `after` of `Decoded.batches` hold what was committed before it,
+    the others what was committed later.
+    """
+
+    xid: int
+    batches: list[RawBatch]
+    rolled_back: frozenset[int]
+    end: TransactionEnd | None
+    after: int = 0
+    aborted: bool = False
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class Decoded:
     """Everything that came since the take before.
 
     `batches` are in the order of their first rows; a table has several if its Relation message
-    changed. `finished` is the end of the transaction that was open at the take before, if it came.
-    `last_commit_lsn` is the end of the newest commit ever seen, 0 before the first.
+    changed, or a streamed transaction committed in between. `finished` is the end of the
+    transaction that was open at the take before, if it came. `streamed` are the streamed
+    transactions that are over, in that order, then those of which more is to come.
+    `last_commit_lsn` is the end of the newest commit ever seen, 0 before the first. `messages` may
+    be of streamed transactions that come to nothing.
     """
 
     batches: list[RawBatch]
     transactions: Transactions
     finished: TransactionEnd | None
+    streamed: list[Streamed]
     last_commit_lsn: int
     messages: list[Message]
+
+
+def streamed_part(
+    xid: int,
+    batches: list[RawBatch],
+    rolled_back: Collection[int],
+    end: TransactionEnd | None,
+    after: int,
+) -> Streamed:
+    """A part of a streamed transaction, without the rows that were rolled back."""
+    if rolled_back:
+        gone = np.fromiter(rolled_back, np.uint32, len(rolled_back))
+        batches = [kept for batch in batches if (kept := batch.without(gone)) is not None]
+    return Streamed(xid, batches, frozenset(rolled_back), end, after)
+
+
+class Sized(Protocol):
+    @property
+    def bytes(self) -> int: ...
+
+
+T = TypeVar("T", bound=Sized)
+
+
+def largest(streams: Iterable[T], keep: int) -> list[T]:
+    """Those to hand over, so that the others need `keep` bytes or less: the largest first."""
+    by_size = sorted(streams, key=lambda stream: -stream.bytes)
+    left = sum(stream.bytes for stream in by_size)
+    chosen = []
+    for stream in by_size:
+        if left <= keep:
+            break
+        chosen.append(stream)
+        left -= stream.bytes
+    return chosen

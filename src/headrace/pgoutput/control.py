@@ -10,18 +10,14 @@ from headrace.pgoutput.malformed import LETTERS, malformed_message, out_of_order
 from headrace.pgoutput.messages import PgoutputMessage, parse
 
 # Messages that only come if START_REPLICATION asked for them.
-_OPTIONS: Final = {
-    **dict.fromkeys(b"SEcA", "streaming"),
-    **dict.fromkeys(b"bPKr", "two_phase"),
-    ord("p"): "streaming",
-}
+_OPTIONS: Final = dict.fromkeys(b"bPKrp", "two_phase")
 
 
-def parse_enabled(payload: bytes | memoryview) -> PgoutputMessage:
-    """Parse a message of a stream that runs without `streaming` and `two_phase`.
+def parse_enabled(payload: bytes | memoryview, *, streamed: bool) -> PgoutputMessage:
+    """Parse a message of a stream that runs without `two_phase`; `streamed` as in `parse`.
 
     Raises:
-        ProtocolError: the message is malformed, or belongs to one of those options.
+        ProtocolError: the message is malformed, or belongs to that option.
     """
     letter = payload[0] if len(payload) else 0
     option = _OPTIONS.get(letter)
@@ -30,7 +26,7 @@ def parse_enabled(payload: bytes | memoryview) -> PgoutputMessage:
             f"the server sent a {LETTERS[letter]} message, but {option} is off",
             hint=f"start replication without the option {option}",
         )
-    return parse(payload)
+    return parse(payload, streamed=streamed)
 
 
 def unknown_relation(relation_id: int) -> ProtocolError:
@@ -54,8 +50,14 @@ def not_open(letter: int) -> ProtocolError:
     return out_of_order(f"the server sent a {LETTERS[letter]} message outside of a transaction")
 
 
-def already_open() -> ProtocolError:
-    return out_of_order("the server sent a Begin message inside a transaction")
+def already_open(letter: int) -> ProtocolError:
+    return out_of_order(f"the server sent a {LETTERS[letter]} message inside a transaction")
+
+
+def unknown_stream(xid: int) -> ProtocolError:
+    return out_of_order(
+        f"the server went on with the streamed transaction {xid}, whose first block never came"
+    )
 
 
 def wrong_commit(expected: int, found: int) -> ProtocolError:

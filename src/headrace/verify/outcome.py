@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from headrace.errors import HeadraceError
 from headrace.model import Lsn, TableId
+from headrace.model.times import python_rows
 
 SAMPLES: Final = 10  # keys that a difference shows
 
@@ -76,6 +77,6 @@ def keys_of(parts: Iterable[pa.Table], columns: Sequence[str]) -> list[tuple[obj
     found: list[tuple[object, ...]] = []
     for part in parts:
         if len(found) < SAMPLES:
-            rows = part.select(list(columns)).slice(0, SAMPLES - len(found)).to_pylist()
+            rows = python_rows(part.select(list(columns)).slice(0, SAMPLES - len(found)))
             found += [tuple(row.values()) for row in rows]
     return found

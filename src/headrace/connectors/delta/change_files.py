@@ -8,14 +8,13 @@ told so.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyroaring import BitMap
 
 from headrace.connectors.delta import actions
 from headrace.connectors.delta.actions import Action
@@ -32,6 +31,7 @@ from headrace.model.feed import CHANGE_TYPE
 from headrace.model.fingerprint import Hasher
 
 FOLDER: Final = "_change_data"
+SHARE_ROWS: Final = 1 << 17  # of a batch in parts, that are told at a time: both images are held
 
 
 def changes_of(
@@ -50,6 +50,36 @@ def changes_of(
         if told is not None:
             return told
     return as_rows(before, batch.upserts) if untold else None
+
+
+def changes_of_parts(
+    before: Callable[[], Iterable[pa.Table]],
+    after: Callable[[], Iterable[pa.Table]],
+    schema: pa.Schema,
+    identity: Sequence[str],
+    count: int,
+) -> Iterator[pa.Table]:
+    """The rows that a batch in parts takes away and brings, by change type, some at a time.
+
+    `count`: about how many come. With `identity`, both are read once for each share of the
+    identities whose rows memory holds: an update's images are found wherever they stand.
+    """
+    if not identity:
+        yield from (_told([("delete", rows)]) for rows in before())
+        yield from (_told([("insert", rows)]) for rows in after())
+        return
+    hasher = Hasher.of(pa.schema([schema.field(n) for n in identity]), exact=False)
+    shares = 1 + count // SHARE_ROWS
+
+    def share(parts: Iterable[pa.Table], number: int) -> pa.Table:
+        hashed = ((rows, hasher.hash(rows.select(identity)).high) for rows in parts)
+        of_share = (rows.filter(pa.array(words % shares == number)) for rows, words in hashed)
+        return pa.concat_tables([schema.empty_table(), *of_share])
+
+    for number in range(shares):
+        old, new = share(before(), number), share(after(), number)
+        told = as_images(old, new, identity)
+        yield as_rows(old, new) if told is None else told
 
 
 def as_rows(before: pa.Table, after: pa.Table) -> pa.Table:
@@ -104,26 +134,21 @@ def changes_of_files(
     storage: Storage, leaving: Leaving, come: Iterable[Action]
 ) -> Iterator[pa.Table]:
     """The same of a commit that may be about the whole table, a batch of rows at a time: the rows
-    that leave files, and all rows of those that `come`. None where files tell it.
-
-    Raises:
-        LogError: a file cannot be read.
-    """
-    if not leaving.untold(storage):
-        return
-    state = leaving.state
-    for path in [*leaving.touched, *leaving.emptied]:
-        gone = leaving.touched.get(path)
-        for numbers, rows in numbered_rows(storage, state.files[path], state.columns):
-            going = rows if gone is None else rows.filter(_among(numbers, gone))
-            yield _told([("delete", going)])
-    for add in come:
-        for rows in live_rows(storage, add["add"], state.columns):
-            yield _told([("insert", rows)])
+    that leave files, and all rows of those that `come`. None where files tell it."""
+    if leaving.untold(storage):
+        going = rows_leaving(storage, leaving)
+        rows = (part for add in come for part in live_rows(storage, add["add"], leaving.columns))
+        yield from changes_of_parts(lambda: going, lambda: rows, leaving.columns, (), 0)
 
 
-def _among(numbers: npt.NDArray[np.int64], gone: BitMap) -> pa.Array:
-    return pa.array(np.isin(numbers, np.frombuffer(gone.to_array(), np.uint32)))
+def rows_leaving(storage: Storage, leaving: Leaving) -> Iterator[pa.Table]:
+    """The rows of the table's versions that leave it, a batch at a time. Raises LogError."""
+    for path, gone in leaving.deletions.items():
+        if path not in leaving.new:
+            file = leaving.state.files[path]
+            for numbers, rows in numbered_rows(storage, file, leaving.columns):
+                going = np.isin(numbers, np.frombuffer(gone.to_array(), np.uint32))
+                yield rows.filter(pa.array(going))
 
 
 def write_change_files(

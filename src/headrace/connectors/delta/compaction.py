@@ -252,10 +252,12 @@ def _copied(
         origins.append(batch.origins)
     if writer is not None:
         where = np.concatenate(origins)
-        order = np.argsort(where, kind="stable")
+        rows = np.arange(len(where), dtype=np.uint32)
+        if np.any(where[1:] < where[:-1]):  # rows that were clustered
+            rows = np.argsort(where, kind="stable").astype(np.uint32)
+            where = where[rows]
         hashes, keyed = _sorted(numbers)
-        add = writer.finish(data_change=False)
-        yield Copy(add, where[order], order.astype(np.uint32), hashes, keyed)
+        yield Copy(writer.finish(data_change=False), where, rows, hashes, keyed)
 
 
 def _sorted(numbers: Sequence[tuple[Hashes, Rows] | None]) -> tuple[Hashes | None, Rows]:

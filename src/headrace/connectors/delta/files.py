@@ -56,9 +56,15 @@ def read_columns(
 ) -> Iterator[pa.Table]:
     """The columns of `schema` of all rows of a file, dead ones too, in order, a batch at a time."""
     with open_parquet(storage, path) as file:
-        names = [n for n in schema.names if n in file.schema_arrow.names]
+        names = _both(schema, file)
         for batch in file.iter_batches(batch_rows, columns=names):
             yield to_stored(_with_rows(batch), schema)
+
+
+def _both(schema: pa.Schema, file: pq.ParquetFile) -> list[str]:
+    """The columns of a schema that a file has; what it has is made anew each time it is asked."""
+    stored = set(file.schema_arrow.names)
+    return [name for name in schema.names if name in stored]
 
 
 def _with_rows(batch: pa.RecordBatch) -> pa.Table:
@@ -76,7 +82,7 @@ def read_rows(
     wanted = rows[order]
     parts = [schema.empty_table()]
     with open_parquet(storage, path) as file:
-        names = [n for n in schema.names if n in file.schema_arrow.names]
+        names = _both(schema, file)
         sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
         start = 0
         for group, size in enumerate(sizes):

@@ -16,6 +16,7 @@ from pyroaring import BitMap
 
 from headrace.connectors.delta.actions import LSN_SUFFIX, Action, log_path
 from headrace.connectors.delta.arrangement import check_partition_columns
+from headrace.connectors.delta.pending import UNNAMED, Pending
 from headrace.connectors.delta.plans import LOG_ID, PIPELINE
 from headrace.connectors.delta.preserving import Preserved
 from headrace.connectors.delta.rows import RowIndex, load_vector
@@ -59,6 +60,7 @@ class LiveTable:
         self.pipeline = pipeline
         self.state: TableState | None = None  # None: there is no table, or nobody looked
         self.rows: RowIndex | None = None  # None: nobody needed it yet
+        self.pending = Pending()  # on top of the state; the index knows of it
         self.entry_bytes = 0  # of the last commit's log entry
         self._history = history
         self._index_memory = index_memory
@@ -115,6 +117,11 @@ class LiveTable:
             raise self.diverged("there is no table, though it was loaded once")
         return state
 
+    @property
+    def working(self) -> TableState:
+        """The state with what is pending. Raises as `known` does."""
+        return self.pending.over(self.known())
+
     def check_protocol(self) -> None:
         """Raises DestinationError where the table has features that we cannot write."""
         state = self.known()
@@ -137,24 +144,37 @@ class LiveTable:
 
     def commit(self, plan: Callable[[], Commit | None], attempts: int = ATTEMPTS) -> bool:
         """Commit what `plan` makes of the table as it is known, until no other writer comes
-        between; False if it finds that there is nothing to do.
+        between; False if it finds that there is nothing to do. Whatever comes of it, nothing is
+        pending then.
 
         Raises:
             DestinationConflictError: other writers came between so many times in a row.
             DivergedError: the table has been replaced.
         """
-        for _ in range(attempts):
-            planned = plan()
-            if planned is None:
-                return False
-            try:
-                state = self._put(planned.actions)
-            except CommitLostError:
-                self.refresh_ours()
-            else:
-                self._take_along(state, planned.follow)
-                return True
-        raise self.conflict(attempts)
+        try:
+            for _ in range(attempts):
+                planned = plan()
+                if planned is None:
+                    return False
+                try:
+                    state = self._put(planned.actions)
+                except CommitLostError:
+                    self.abandon()
+                    self.refresh_ours()
+                else:
+                    self.pending = Pending()
+                    self._take_along(state, planned.follow)
+                    return True
+            raise self.conflict(attempts)
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of what is pending; its files are swept some day."""
+        if self.pending:
+            self.pending = Pending()
+            if self.state is not None:
+                self._take_along(self.state)
 
     def revise(self, plan: Callable[[TableState], list[Action]]) -> bool:
         """The same of actions that `plan` makes of the state, or of an empty one where there is no
@@ -192,7 +212,7 @@ class LiveTable:
             LogError: a file cannot be read.
             NullKeyError: as `Hasher.hash` does.
         """
-        state = self.known()
+        state = self.working
         stored = state.columns
         key = pa.schema([stored.field(name) for name in schema.key or schema.names])
         if self.rows is None or self.rows.is_worn or not self.rows.schema.equals(key):
@@ -205,6 +225,9 @@ class LiveTable:
                 self._saved_index,
             )
             rows.sync(state)
+            gone = self.pending.gone
+            if gone:
+                rows.committed({path: (UNNAMED, lost) for path, lost in gone.items()}, (), ())
             self.rows = rows
         return self.rows
 
@@ -228,6 +251,10 @@ class LiveTable:
         if self.rows is not None:
             return self.rows.deleted(file["path"])
         return load_vector(self.storage, file.get("deletionVector"))
+
+    def take_along_pending(self, follow: Callable[[RowIndex], None] | None) -> None:
+        """Bring the index to what is pending now, by `follow` or by reading the new files."""
+        self._take_along(self.working, follow)
 
     def _take_along(
         self, state: TableState, follow: Callable[[RowIndex], None] | None = None

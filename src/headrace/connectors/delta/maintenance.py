@@ -61,7 +61,7 @@ class Policy:
     tiny: int = 1 << 20
     worn: float = 0.3  # each row deleted costs two or three rewritten ones
     bytes: int = 128 << 20  # that one commit rewrites: a few seconds beside the applies
-    rows: int = 4 << 20  # likewise: 30 bytes of memory for each
+    rows: int = 1 << 20  # likewise: 60 bytes of memory for each, while the index takes them in
     every: int = 10  # commits between two looks that found nothing to do
     overlap: int = 4  # files of a clustered table over one value of its first column
 
@@ -74,7 +74,7 @@ class Policy:
         return file["size"] > self.tiny and _deleted_share(file) > self.worn
 
     def is_small(self, file: File) -> bool:
-        return file["size"] < self.small and (known_rows(file) or 0) < self.rows // 4
+        return file["size"] < self.small and (known_rows(file) or 0) < self.rows // 2
 
 
 def choose(

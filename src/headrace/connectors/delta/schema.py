@@ -215,10 +215,10 @@ def _fields(struct: Any) -> dict[str, Any]:
 
 def keeping_fields(schema_string: str, schema: TableSchema) -> TableSchema:
     """The schema, its structs with the fields that the table's have beyond them."""
-    stands = arrow_schema(schema_string)
+    stands = {field.name: field.type for field in arrow_schema(schema_string)}
     columns = tuple(
-        replace(column, type=_joined(stands.field(column.name).type, column.type))
-        if column.name in stands.names
+        replace(column, type=_joined(stands[column.name], column.type))
+        if column.name in stands
         else column
         for column in schema.columns
     )

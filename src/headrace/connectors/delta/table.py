@@ -8,7 +8,7 @@ has the table's state and makes the commits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from datetime import datetime
@@ -144,8 +144,11 @@ class MergeOnReadTable:
         loader = Loader(self._live, self._options, self._shape, self._delivery, self._layout)
         loader.load(schema, files, at)
 
-    def apply(self, changes: NetChanges, to: Checkpoint) -> None:
+    def apply(self, changes: NetChanges, to: Checkpoint, before: Iterable[NetChanges] = ()) -> None:
         """Apply changes and checkpoint in one commit; at or before the checkpoint, do nothing.
+
+        `before`: parts of the changes, to be applied first; they are asked for anew where another
+        writer's commit came between.
 
         Raises:
             DivergedError: the table lacks rows that the change log says it must have.
@@ -158,16 +161,27 @@ class MergeOnReadTable:
                 return None
             self._check_columns(changes.schema)
             self._convert()
-            return self._planned(changes, to)
+            return self._planned(changes, to, before)
 
         if self._live.commit(plan):
             self._upkeep.between(self._live)
 
     def _planned(
-        self, changes: NetChanges, to: Checkpoint, metadata: Sequence[Action] = ()
+        self,
+        changes: NetChanges,
+        to: Checkpoint,
+        before: Iterable[NetChanges] = (),
+        metadata: Sequence[Action] = (),
     ) -> Commit:
-        images = self._layout.change_feed is ChangeFeed.IMAGES
-        return planned(self._live, changes, to, self._shape, images=images, metadata=metadata)
+        return planned(
+            self._live,
+            changes,
+            to,
+            self._shape,
+            images=self._layout.change_feed is ChangeFeed.IMAGES,
+            before=before,
+            metadata=metadata,
+        )
 
     def _is_done(self, to: Checkpoint) -> bool:
         self._live.known()
@@ -217,7 +231,7 @@ class MergeOnReadTable:
         """In mode scd2, the current versions under `keys`, and of keys without one those that ended
         at `since` or later, of which the key and the times are told: positions in `keys`, and rows.
         """
-        state = self._live.known()
+        state = self._live.working
         return self._live.indexed(
             schema, lambda rows: standing(self.storage, state, rows, keys, since)
         )
@@ -253,7 +267,7 @@ class MergeOnReadTable:
         if state.version != basis.version:
             raise self._live.conflict()
         described = redescribed(state, changes.schema, at.log_id)
-        self._live.commit(lambda: self._planned(changes, at, described), attempts=1)
+        self._live.commit(lambda: self._planned(changes, at, metadata=described), attempts=1)
 
     # -- columns -----------------------------------------------------------------------------------
 

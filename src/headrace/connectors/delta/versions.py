@@ -94,7 +94,7 @@ def _ended(
     columns = pa.schema([*rows.schema, *_PERIOD])
     order = np.argsort(wanted.high)
     sorted_by_key = wanted.take(order)
-    for part in live_rows(storage, file, columns):
+    for part in live_rows(storage, file, columns, rows.deleted(file["path"])):
         late = part.filter(
             pc.fill_null(pc.greater_equal(part[END_AT], pa.scalar(since, TIME)), False)
         )

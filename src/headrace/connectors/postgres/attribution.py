@@ -33,6 +33,10 @@ class KnownColumns:
         """Whether it was there before and is there now: then it was all the time."""
         return number in self.former and number in self.live
 
+    def looks(self, number: int, look: Looks) -> bool:
+        """Whether that column looked so before, or does now."""
+        return look in (self.former.get(number), self.live.get(number))
+
 
 class AmbiguousColumnsError(Exception):
     """More than one reading is possible; never leaves the connector."""
@@ -48,17 +52,37 @@ def attribute_numbers(sent: Sequence[Looks], known: KnownColumns) -> tuple[int, 
         AmbiguousColumnsError: there are several.
     """
     candidates = known.candidates()
-    looked = [
-        [look in (known.former.get(n), known.live.get(n)) for n in candidates] for look in sent
-    ]
     required = [known.required(n) for n in candidates]
-    for fits in (looked, [[True] * len(candidates) for _ in sent]):
-        readings = _readings(fits, required)
-        if readings == _SEVERAL:
-            raise AmbiguousColumnsError
-        if readings:
-            return tuple(candidates[place] for place in _first(fits, required))
+    # No column comes before the first candidate: if that is required, it is the first one sent.
+    # So most columns are settled without looking further; 1,600 in doubt would take seconds.
+    head = _run(required)
+    tail = _run(required[head:][::-1])
+    if head + tail > len(sent):
+        return None
+    inner = range(head, len(sent) - tail)
+    ends = [*range(head), *range(-tail, 0)]
+    doubtful, places = candidates[head : len(candidates) - tail], required[head:]
+    readings = [[[True] * len(doubtful) for _ in inner]]
+    if all(known.looks(candidates[i], sent[i]) for i in ends):
+        readings.insert(0, [[known.looks(n, sent[i]) for n in doubtful] for i in inner])
+    for fits in readings:
+        found = _only_reading(fits, places[: len(doubtful)])
+        if found is not None:
+            middle = (doubtful[place] for place in found)
+            return (*candidates[:head], *middle, *candidates[len(candidates) - tail :])
     return None
+
+
+def _run(required: Sequence[bool]) -> int:
+    """How many are so from the start on."""
+    return next((i for i, each in enumerate(required) if not each), len(required))
+
+
+def _only_reading(fits: Sequence[Sequence[bool]], required: Sequence[bool]) -> Sequence[int] | None:
+    readings = _readings(fits, required)
+    if readings == _SEVERAL:
+        raise AmbiguousColumnsError
+    return _first(fits, required) if readings else None
 
 
 _SEVERAL: Final = 2

@@ -1,11 +1,10 @@
 """Exact casts of single-valued Postgres types to Arrow, a whole column at a time.
 
-A value reaches us one of two ways: as the text of its type's output function (the replication
-stream, and snapshot columns that ADBC would bend) or as Arrow from ADBC (the other snapshot
-columns). Both ways end in one and the same Arrow array. Arrow's kernels do the work; values they
-cannot take (BC, years past 9999) go through plain Python, those alone; a value that the Arrow type
-cannot hold raises `UnrepresentableValueError`, and never becomes NULL, a sentinel or a clamped
-value (DESIGN §12).
+A value reaches us as the text of its type's output function: by the replication stream, and by a
+snapshot where its COPY in binary holds something that `pgcopy` does not take. Arrow's kernels do
+the work; values they cannot take (BC, years past 9999) go through plain Python, those alone; a
+value that the Arrow type cannot hold raises `UnrepresentableValueError`, and never becomes NULL, a
+sentinel or a clamped value (DESIGN §12).
 
 The texts are those of a session with DateStyle=ISO, TimeZone=UTC, IntervalStyle=iso_8601,
 extra_float_digits=3, bytea_output=hex and client_encoding=UTF8.
@@ -26,14 +25,6 @@ from headrace.errors import UnrepresentableValueError
 
 SHOWN_CHARACTERS: Final = 200  # of a value in an error: enough to find it, not a page of it
 
-# Postgres' dates and timestamps begin with Julian day 0 (4714-11-24 BC). ADBC moves them from the
-# epoch 2000 to 1970 without a check for overflow, so that both infinities and the last 30 years of
-# Postgres' timestamps wrap around to below that floor; nothing valid lies there.
-DAY_MICROSECONDS: Final = 86_400_000_000
-FIRST_DAY: Final = -2_440_588
-FIRST_MICROSECOND: Final = FIRST_DAY * DAY_MICROSECONDS
-DAYS_TO_2000: Final = 10_957
-MICROSECONDS_TO_2000: Final = DAYS_TO_2000 * DAY_MICROSECONDS
 LAST_MICROSECOND: Final = (1 << 63) - 1
 
 _ORDINARY_DATE: Final = r"^\d{4}-\d\d-\d\d$"
@@ -238,56 +229,3 @@ def _days(year: int, month: int, day: int) -> int:
     day_of_year = (153 * ((month + 9) % 12) + 2) // 5 + day - 1
     leap_days = year_of_cycle // 4 - year_of_cycle // 100
     return cycle * 146_097 + year_of_cycle * 365 + leap_days + day_of_year - 719_468
-
-
-# -- from ADBC -------------------------------------------------------------------------------------
-
-
-def same(array: pa.Array) -> pa.Array:
-    return array
-
-
-def text_of_adbc(array: pa.Array) -> pa.StringArray:
-    """Strings; the JSON types come wrapped in an extension type."""
-    wrapped = isinstance(array.type, pa.BaseExtensionType)
-    return utf8(array.storage if wrapped else array)
-
-
-def float_of_adbc(array: pa.FloatingPointArray) -> pa.FloatingPointArray:
-    """One NaN for all: the binary format tells NaNs of different bits apart, the text does not."""
-    nan = pc.is_nan(array)
-    if not pc.any(nan).as_py():
-        return array
-    return pc.if_else(nan, pa.scalar(float("nan"), array.type), array)
-
-
-def date_of_adbc(array: pa.Date32Array) -> pa.Date32Array:
-    wrapped = flags(pc.less(array.view(pa.int32()), FIRST_DAY))
-    if not wrapped.any():
-        return array
-    rows = np.flatnonzero(wrapped)
-    since_2000 = array[int(rows[0])].value - DAYS_TO_2000
-    text = "-infinity" if since_2000 == -(1 << 31) else "infinity"
-    raise unrepresentable(text, int(rows[0]), len(rows), array.type)
-
-
-def timestamp_of_adbc(array: pa.TimestampArray) -> pa.TimestampArray:
-    wrapped = flags(pc.less(array.view(pa.int64()), FIRST_MICROSECOND))
-    if not wrapped.any():
-        return array
-    rows = np.flatnonzero(wrapped)
-    text = _wrapped_timestamp(array[int(rows[0])].value, array.type.tz)
-    raise unrepresentable(text, int(rows[0]), len(rows), array.type)
-
-
-def _wrapped_timestamp(value: int, zone: str | None) -> str:
-    """What Postgres prints for a timestamp whose microseconds since 1970 wrapped to `value`."""
-    since_2000 = value - MICROSECONDS_TO_2000
-    if since_2000 == -(1 << 63):
-        return "-infinity"
-    if since_2000 + (1 << 64) == LAST_MICROSECOND:
-        return "infinity"
-    seconds, fraction = divmod(value + (1 << 64), 1_000_000)
-    whole = str(np.datetime64(seconds, "s")).lstrip("+").replace("T", " ")
-    decimals = f".{fraction:06}".rstrip("0") if fraction else ""
-    return whole + decimals + ("+00" if zone else "")

@@ -6,7 +6,7 @@ Every name is qualified, so that nobody's search_path changes what a query means
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self, overload
 
@@ -15,11 +15,11 @@ import pyarrow as pa
 from psycopg.rows import class_row
 
 from headrace.connectors.postgres.arrays import split_literals
-from headrace.connectors.postgres.types import PgType, TypeMapping, mapping
+from headrace.connectors.postgres.types import PgField, PgType, TypeMapping, mapping
 from headrace.errors import TableNotFoundError
 from headrace.model import Column, ReplicaIdentity, TableId, TableSchema
 
-COLUMN_LISTS_SINCE: Final = 150000  # pg_publication_tables.attnames came with them
+COLUMN_LISTS_SINCE: Final = 150000  # pg_publication_rel.prattrs came with them
 PUBLISHED_GENERATED_SINCE: Final = 180000  # before, attnames lists them, but nothing sends them
 
 # All types, those of users and extensions included. An element's typarray names its true array;
@@ -30,12 +30,25 @@ SELECT t.oid::bigint AS oid, n.nspname AS schema, t.typname AS name,
        t.typndims AS dimensions,
        coalesce(e.oid, 0)::bigint AS element, t.typdelim::text AS delimiter,
        pg_catalog.format('%I.%I', n.nspname, t.typname) AS sql,
-       pg_catalog.format('%I.%I', f.nspname, p.proname) AS output
+       pg_catalog.format('%I.%I', f.nspname, p.proname) AS output,
+       t.typrelid::bigint AS relation, coalesce(x.extname, '') AS extension
   FROM pg_catalog.pg_type t
   JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
   JOIN pg_catalog.pg_proc p ON p.oid = t.typoutput
   JOIN pg_catalog.pg_namespace f ON f.oid = p.pronamespace
   LEFT JOIN pg_catalog.pg_type e ON e.typarray = t.oid
+  LEFT JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_type'::regclass
+        AND d.objid = t.oid AND d.deptype = 'e'
+  LEFT JOIN pg_catalog.pg_extension x ON x.oid = d.refobjid
+"""
+
+# Of a composite type, in the order in which it prints them.
+FIELDS: Final = """
+SELECT a.attname AS name, a.atttypid::bigint AS type_oid, a.atttypmod AS typmod,
+       a.attndims AS dimensions
+  FROM pg_catalog.pg_attribute a
+ WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped
+ ORDER BY a.attnum
 """
 
 FORMAT_TYPE: Final = "SELECT pg_catalog.format_type(%s::oid, %s)"
@@ -72,9 +85,19 @@ SELECT a.attname
  ORDER BY k.place
 """
 
+# As pg_publication_tables has them in attnames; but that view waits for every published table that
+# somebody has locked to alter it. Before 18 no publication has pubgencols.
 PUBLISHED_COLUMNS: Final = """
-SELECT attnames FROM pg_catalog.pg_publication_tables
- WHERE pubname = %s AND schemaname = %s AND tablename = %s
+SELECT pg_catalog.array_agg(a.attname)
+  FROM pg_catalog.pg_publication p
+ CROSS JOIN pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+  LEFT JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid
+ WHERE p.pubname = %s AND n.nspname = %s AND c.relname = %s
+   AND CASE WHEN r.prattrs IS NOT NULL THEN a.attnum = ANY (r.prattrs)
+            ELSE a.attgenerated = ''
+                 OR pg_catalog.to_jsonb(p) ->> 'pubgencols' = a.attgenerated END
 """
 
 # The size counts; the planner's density of rows, from the last ANALYZE, is scaled up to it.
@@ -115,6 +138,8 @@ PUBLISHED_TABLES: Final = f"""
 """
 
 Connection = psycopg.Connection[Any]
+ReadAs = Mapping[str, str]  # by column, as `types.mapping` takes it
+NO_WISHES: Final[ReadAs] = {}
 
 
 class TypeCatalog:
@@ -127,6 +152,7 @@ class TypeCatalog:
     def __init__(self, connection: Connection, types: Mapping[int, PgType]) -> None:
         self._connection = connection
         self._types = dict(types)
+        self._formats: dict[tuple[int, int], str] = {}
         self._lock = threading.Lock()
 
     @classmethod
@@ -140,10 +166,17 @@ class TypeCatalog:
                 self._types = {oid: dropped, **self._types, **_read_types(self._connection)}
             return self._types[oid]
 
+    def fields(self, composite: PgType) -> Sequence[PgField]:
+        """The fields of a composite type."""
+        with self._lock, self._connection.cursor(row_factory=class_row(PgField)) as cursor:
+            return cursor.execute(FIELDS, (composite.relation,)).fetchall()
+
     def format(self, oid: int, typmod: int) -> str:
         """The type as SQL spells it, such as `numeric(10,2)`."""
-        found = self._connection.execute(FORMAT_TYPE, (oid, typmod)).fetchone()
-        return str(found[0]) if found else "???"
+        if (oid, typmod) not in self._formats:
+            found = self._connection.execute(FORMAT_TYPE, (oid, typmod)).fetchone()
+            self._formats[oid, typmod] = str(found[0]) if found else "???"
+        return self._formats[oid, typmod]
 
 
 def _read_types(connection: Connection) -> dict[int, PgType]:
@@ -167,8 +200,9 @@ class CatalogColumn:
     generated: bool
     missing: str | None
 
-    def mapping(self, types: TypeCatalog) -> TypeMapping:
-        return mapping(self.type_oid, self.typmod, types, dimensions=self.dimensions)
+    def mapping(self, types: TypeCatalog, read_as: str = "") -> TypeMapping:
+        dimensions = self.dimensions
+        return mapping(self.type_oid, self.typmod, types, dimensions=dimensions, read_as=read_as)
 
     def missing_value(self, types: TypeCatalog, mapped: TypeMapping) -> pa.Scalar:
         literal = pa.array([self.missing], pa.string())
@@ -193,6 +227,7 @@ def read_table_schema(
     *,
     version: int = 0,
     publication: str | None = None,
+    read_as: ReadAs = NO_WISHES,
     missing_ok: Literal[False] = False,
 ) -> DescribedTable: ...
 
@@ -205,6 +240,7 @@ def read_table_schema(
     *,
     version: int = 0,
     publication: str | None = None,
+    read_as: ReadAs = NO_WISHES,
     missing_ok: bool,
 ) -> DescribedTable | None: ...
 
@@ -216,15 +252,18 @@ def read_table_schema(
     *,
     version: int = 0,
     publication: str | None = None,
+    read_as: ReadAs = NO_WISHES,
     missing_ok: bool = False,
 ) -> DescribedTable | None:
     """The table as this session's snapshot shows it, without generated columns.
 
     With `publication`, the columns are those that it publishes (15 and later), generated ones
-    included where it does. Without such a table: None if `missing_ok`.
+    included where it does. Without such a table: None if `missing_ok`. `read_as` says of columns
+    how their values are to be read, where not as their types tell.
 
     Raises:
         TableNotFoundError: there is no such table, and not `missing_ok`.
+        ConfigError: a column cannot be read as `read_as` says.
     """
     found = connection.execute(TABLE, (table.schema, table.name)).fetchone()
     if found is None:
@@ -236,7 +275,9 @@ def read_table_schema(
         )
     oid, identity = found
     columns = _columns(connection, oid, _published(connection, table, publication))
-    mappings = tuple(column.mapping(types) for column in columns)
+    mappings = tuple(column.mapping(types, read_as.get(column.name, "")) for column in columns)
+    key = tuple(name for (name,) in connection.execute(KEY, (oid,)))
+    sent = {column.name for column in columns}
     schema = TableSchema(
         table,
         version,
@@ -244,7 +285,7 @@ def read_table_schema(
             Column(column.name, mapped.arrow, column.source_type, column.attnum)
             for column, mapped in zip(columns, mappings, strict=True)
         ),
-        tuple(name for (name,) in connection.execute(KEY, (oid,))),
+        key if sent.issuperset(key) else (),  # part of a key identifies nothing
         ReplicaIdentity(identity),
         {
             column.name: column.missing_value(types, mapped)
@@ -265,10 +306,13 @@ def column_mappings(
     connection: Connection, types: TypeCatalog, table: TableId
 ) -> dict[str, TypeMapping]:
     """How each column of a table is read, generated ones too; empty without such a table."""
+    return {column.name: column.mapping(types) for column in table_columns(connection, table)}
+
+
+def table_columns(connection: Connection, table: TableId) -> list[CatalogColumn]:
+    """Every column of a table, generated ones too; empty without such a table."""
     found = connection.execute(TABLE, (table.schema, table.name)).fetchone()
-    if found is None:
-        return {}
-    return {column.name: column.mapping(types) for column in _every_column(connection, found[0])}
+    return [] if found is None else _every_column(connection, found[0])
 
 
 def _published(

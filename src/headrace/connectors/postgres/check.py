@@ -7,6 +7,7 @@ puts the parts in order and applies the fixes that are safe.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import psycopg
@@ -30,9 +31,16 @@ from headrace.connectors.postgres.check_server import (
     transport_finding,
     version_finding,
 )
-from headrace.connectors.postgres.check_slot import Slot, order_finding, read_slot, slot_findings
+from headrace.connectors.postgres.check_slot import (
+    failover_findings,
+    order_finding,
+    read_standbys,
+    slot_findings,
+)
 from headrace.connectors.postgres.check_tables import read_tables, table_findings
 from headrace.connectors.postgres.config import PostgresConnection, address, connect
+from headrace.connectors.postgres.slot_state import SlotState, slot_state
+from headrace.connectors.postgres.slots import FAILOVER_SINCE
 from headrace.errors import HeadraceError, SourceError, SourceUnavailableError
 from headrace.model import TableId
 from headrace.model.finding import Finding, Severity
@@ -88,7 +96,7 @@ def _look(
     server = read_server(session)
     provider = provider_of(transport, server)
     role = read_role(session, provider)
-    slot = read_slot(session, slot_name)
+    slot = slot_state(session, slot_name)
     publication = read_publication(session, publication_name)
     wanted = read_tables(session, tables)
     return [
@@ -102,19 +110,49 @@ def _look(
             slot_exists=slot is not None,
             slot_active=slot is not None and slot.active_pid is not None,
         ),
-        *_slot(slot_name, slot, publication),
-        *publication_findings(publication_name, publication, wanted, role),
-        *table_findings(wanted, role),
+        *_slot(slot_name, slot, publication, server),
+        *_failover(session, settings, server, slot_name, slot),
+        *(
+            _on_primary(finding) if server.in_recovery else finding
+            for finding in (
+                *publication_findings(publication_name, publication, wanted, role),
+                *table_findings(wanted, role),
+            )
+        ),
     ]
 
 
-def _slot(name: str, slot: Slot | None, publication: Publication | None) -> list[Finding]:
+def _on_primary(finding: Finding) -> Finding:
+    """A standby cannot be written to: what cures it is done elsewhere."""
+    if not finding.fix and not finding.sql:
+        return finding
+    return replace(finding, fix=f"on its primary: {finding.fix}", safe=False)
+
+
+def _slot(
+    name: str, slot: SlotState | None, publication: Publication | None, server: Server
+) -> list[Finding]:
     """The slot by itself, then, if it can be used at all, beside its publication."""
-    found = slot_findings(name, slot)
+    found = slot_findings(name, slot, on_standby=server.in_recovery)
     blocked = any(finding.severity is Severity.BLOCKER for finding in found)
     if slot is None or publication is None or blocked:
         return found
     return [*found, order_finding(slot, publication.name, publication.age)]
+
+
+def _failover(
+    session: psycopg.Connection[Any],
+    settings: PostgresConnection,
+    server: Server,
+    name: str,
+    slot: SlotState | None,
+) -> list[Finding]:
+    """Whether the slot, as it will be, is handed on; standbys hand nothing on themselves."""
+    if server.version < FAILOVER_SINCE or server.in_recovery:
+        return []
+    as_is = slot is None or slot.failover
+    failover = as_is if settings.failover is None else settings.failover
+    return failover_findings(name, read_standbys(session), failover=failover)
 
 
 def _replication(settings: PostgresConnection, role: Role, server: Server) -> list[Finding]:

@@ -18,11 +18,14 @@ from headrace.model.finding import Finding, Severity
 
 CREATED_BY_US: Final = "created by headrace"  # the comment by which destroy knows its own
 
+SEND_GENERATED: Final = "publish_generated_columns = stored"
+
 OPERATIONS: Final = ("insert", "update", "delete", "truncate")
 
 # age() counts transactions since the row was written last: by CREATE or ALTER PUBLICATION.
 PUBLICATION: Final = """
 SELECT p.pubname::text AS name, pg_catalog.age(p.xmin) AS age,
+       pg_catalog.to_jsonb(p) ? 'pubgencols' AS may_send_generated,
        pg_catalog.pg_has_role(p.pubowner, 'USAGE') AS owned,
        p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate, p.pubviaroot AS via_root
   FROM pg_catalog.pg_publication p
@@ -30,13 +33,15 @@ SELECT p.pubname::text AS name, pg_catalog.age(p.xmin) AS age,
 """
 
 # The tables under whose names changes are sent, be they named, of a schema, or all; as JSON,
-# because rowfilter and attnames came with 15. Generated columns are not missed: a publication lists
-# but does not send them before 18, and sends them on demand from then on. `identity` says of a
-# column left out that it is needed to tell old rows: the server then refuses updates and deletes.
+# because rowfilter and attnames came with 15. `identity` says of columns left out that some are
+# needed to tell old rows: the server then refuses updates and deletes. Generated columns are listed
+# but not sent before 18, and stored ones are sent on demand from then on.
 PUBLISHED: Final = """
 SELECT t.schemaname::text AS schema, t.tablename::text AS name,
        coalesce(pg_catalog.to_jsonb(t) ->> 'rowfilter', '') AS row_filter,
-       left_out.columns AS left_out, left_out.identity AS identity_left_out
+       left_out.columns AS left_out, left_out.identity AS identity_left_out,
+       generated.columns AS generated, generated.stored AS generated_stored,
+       generated.identity AS identity_generated
   FROM pg_catalog.pg_publication_tables t
   JOIN pg_catalog.pg_namespace n ON n.nspname = t.schemaname
   JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
@@ -51,6 +56,18 @@ SELECT t.schemaname::text AS schema, t.tablename::text AS name,
         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
           AND NOT pg_catalog.jsonb_exists(pg_catalog.to_jsonb(t) -> 'attnames', a.attname)
        ) AS left_out
+ CROSS JOIN LATERAL (
+       SELECT coalesce(pg_catalog.array_agg(a.attname::text ORDER BY a.attnum), '{}') AS columns,
+              coalesce(pg_catalog.bool_or(a.attgenerated = 's'), false) AS stored,
+              coalesce(pg_catalog.bool_or(a.attgenerated = 's'
+                                          AND (c.relreplident = 'f'
+                                               OR a.attnum = ANY (i.indkey::int2[]))),
+                       false) AS identity
+         FROM pg_catalog.pg_attribute a
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> ''
+          AND (pg_catalog.current_setting('server_version_num')::int < 180000
+               OR NOT pg_catalog.jsonb_exists(pg_catalog.to_jsonb(t) -> 'attnames', a.attname))
+       ) AS generated
  WHERE t.pubname = %s
  ORDER BY 1, 2
 """
@@ -71,6 +88,7 @@ SELECT n.nspname::text, c.relname::text
 class _PublicationRow:
     name: str
     age: int
+    may_send_generated: bool
     owned: bool
     pubinsert: bool
     pubupdate: bool
@@ -81,14 +99,17 @@ class _PublicationRow:
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """A row of PUBLISHED; `left_out` are the columns that are not sent, and
-    `identity_left_out` says that the replica identity has some of them."""
+    """A row of PUBLISHED; `left_out` are the columns that are not sent, `generated` those of them
+    that the server computes, and `identity_…` says that the replica identity has some."""
 
     schema: str
     name: str
     row_filter: str
     left_out: Sequence[str]
     identity_left_out: bool
+    generated: Sequence[str]
+    generated_stored: bool
+    identity_generated: bool
 
     @property
     def table(self) -> TableId:
@@ -99,11 +120,13 @@ class PublishedTable:
 class Publication:
     """A publication. `age` in transactions since its row was written; `owned`: we may alter it.
 
-    `tables` are what changes are sent as, `members` what was named when it was made.
+    `tables` are what changes are sent as, `members` what was named when it was made. From 18 on it
+    `may_send_generated` columns, if they are stored.
     """
 
     name: str
     age: int
+    may_send_generated: bool
     owned: bool
     operations: frozenset[str]
     via_root: bool
@@ -122,6 +145,7 @@ def read_publication(session: psycopg.Connection[Any], name: str) -> Publication
     return Publication(
         name,
         row.age,
+        row.may_send_generated,
         row.owned,
         frozenset(operation for operation, on in zip(OPERATIONS, flags, strict=True) if on),
         row.via_root,
@@ -146,6 +170,7 @@ def publication_findings(
         *_partitions(publication, publishable),
         *_unpublished(publication, publishable, role),
         *_restrictions(publication, publishable),
+        *_generated(publication, publishable),
     ]
     whole = f"publication {name!r} sends every table and operation"
     return found or [Finding(Severity.OK, "publication", whole, (name,))]
@@ -173,7 +198,9 @@ def _absent(name: str, tables: Sequence[Table], role: Role) -> Finding:
 
 def _create(name: str, tables: Sequence[Table]) -> str:
     listed = f" FOR TABLE {_listed(tables)}" if tables else ""
-    return f"CREATE PUBLICATION {quoted(name)}{listed} WITH (publish_via_partition_root = true)"
+    generated = f", {SEND_GENERATED}" if any(table.generates for table in tables) else ""
+    options = f"publish_via_partition_root = true{generated}"
+    return f"CREATE PUBLICATION {quoted(name)}{listed} WITH ({options})"
 
 
 def _comment(name: str) -> str:
@@ -336,6 +363,61 @@ def _restriction(
         "nothing, if that is meant; else take the tables out of the publication and add them whole",
         _whole(publication, tables),
     )
+
+
+def _generated(publication: Publication, tables: Sequence[Table]) -> list[Finding]:
+    """Columns that the server computes and does not send: a table is carried without them."""
+    wanted = {table.table for table in tables}
+    lacking = [each for each in publication.tables if each.table in wanted and each.generated]
+    curable = [each for each in lacking if each.generated_stored and not each.left_out]
+    alter: tuple[str, ...] = (_alter(publication, f"SET ({SEND_GENERATED})"),)
+    if not publication.may_send_generated:
+        curable, alter = [], ()
+    found = _identity_generated(
+        publication, [each for each in curable if each.identity_generated], alter
+    )
+    if lacking:
+        concerned = names(each.table for each in lacking)
+        found.append(
+            Finding(
+                Severity.WARNING,
+                "publication-generated",
+                f"generated columns of {shown(concerned)} are not sent and not carried",
+                concerned,
+                _generated_columns(lacking),
+                "to have the stored ones too, as owner of the publication, run the SQL, then "
+                "headrace resync of these tables"
+                if curable
+                else "nothing, if they are not missed; Postgres sends stored ones from 18 on and "
+                "virtual ones never: compute them where the tables are read",
+                alter if curable else (),
+            )
+        )
+    return found
+
+
+def _identity_generated(
+    publication: Publication, tables: Sequence[PublishedTable], alter: tuple[str, ...]
+) -> list[Finding]:
+    if not tables:
+        return []
+    concerned = names(each.table for each in tables)
+    return [
+        Finding(
+            Severity.BLOCKER,
+            "publication-identity",
+            f"updates and deletes of {shown(concerned)} fail at the source: publication "
+            f"{publication.name!r} does not send the generated columns of their replica identity",
+            concerned,
+            _generated_columns(tables),
+            f"as owner of the publication: {alter[0]}",
+            alter,
+        )
+    ]
+
+
+def _generated_columns(tables: Sequence[PublishedTable]) -> str:
+    return "; ".join(f"{each.table}: {', '.join(each.generated)}" for each in tables)
 
 
 def _alter(publication: Publication, change: str) -> str:

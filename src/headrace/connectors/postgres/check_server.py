@@ -21,12 +21,16 @@ NEWEST: Final = 18
 # enough to stream write some GiB an hour.
 ENOUGH_WAL_BYTES: Final = 10 << 30
 
+STANDBY_SINCE: Final = 16  # before, standbys decode nothing
+
 STREAM_AND_SNAPSHOT: Final = 2  # walsenders at once: the stream, and a snapshot's temporary slot
 
 # Settings of which a server has no such (NULL) came later: idle_replication_slot_timeout is of 18.
 # pg_stat_replication shows one row per walsender, whoever asks. The prefixes tell managed services.
 SERVER: Final = """
 SELECT pg_catalog.pg_is_in_recovery() AS in_recovery,
+       pg_catalog.current_setting('server_version_num')::int / 10000 AS version,
+       pg_catalog.current_setting('hot_standby_feedback')::bool AS hot_standby_feedback,
        pg_catalog.current_setting('wal_level') AS wal_level,
        pg_catalog.current_setting('max_wal_senders')::int AS max_wal_senders,
        (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_replication)::int AS wal_senders,
@@ -60,6 +64,8 @@ class Server:
     """A row of SERVER, with the texts of settings as SHOW prints them."""
 
     in_recovery: bool
+    version: int
+    hot_standby_feedback: bool
     wal_level: str
     max_wal_senders: int
     wal_senders: int
@@ -169,7 +175,7 @@ def version_finding(version: int, text: str) -> Finding:
 def settings_findings(server: Server, provider: Provider) -> list[Finding]:
     """What the server's own settings allow."""
     return [
-        _primary(server),
+        _primary(server, provider),
         _wal_level(server, provider),
         _slot_wal_keep(server, provider),
         _idle_slot_timeout(server, provider),
@@ -177,15 +183,28 @@ def settings_findings(server: Server, provider: Provider) -> list[Finding]:
     ]
 
 
-def _primary(server: Server) -> Finding:
+def _primary(server: Server, provider: Provider) -> Finding:
+    """A standby is read from, but publications are made on its primary."""
     if not server.in_recovery:
         return Finding(Severity.OK, "primary", "the server is a primary")
-    return Finding(
-        Severity.BLOCKER,
+    if server.version < STANDBY_SINCE:
+        return Finding(
+            Severity.BLOCKER,
+            "primary",
+            f"the server is a standby, which Postgres can decode from since {STANDBY_SINCE}",
+            evidence="pg_is_in_recovery() = true",
+            fix="give host and port of the primary in headrace.yaml",
+        )
+    if server.hot_standby_feedback:
+        return Finding(Severity.OK, "primary", "the server is a standby; its primary keeps rows")
+    return _parameter_warning(
+        provider,
         "primary",
-        "the server is a standby: publications and slots are made on its primary",
-        evidence="pg_is_in_recovery() = true",
-        fix="give host and port of the primary in headrace.yaml",
+        "the server is a standby of whose needs its primary does not know: once that removes "
+        "catalog rows that the slot needs, the slot is lost",
+        "hot_standby_feedback",
+        "pg_is_in_recovery() = true, hot_standby_feedback = off",
+        "on",
     )
 
 

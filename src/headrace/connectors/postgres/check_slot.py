@@ -2,81 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import psycopg
-from psycopg import sql
 from psycopg.rows import class_row
 
+from headrace.connectors.postgres.slot_state import SlotState
+from headrace.connectors.postgres.slots import LOG_SNAPSHOT
 from headrace.model.finding import Finding, Severity
 
-PLUGIN: Final = "pgoutput"
 
-# As JSON, because columns came one by one (two_phase with 14, conflicting 16, invalidation_reason
-# 17): those that a server lacks are NULL. Whoever is not of the consumer's role sees no
-# application_name.
-SLOT: Final = """
-SELECT s.slot_name::text AS name, s.slot_type, s.plugin::text, s.database::text,
-       pg_catalog.current_database()::text AS current_database,
-       s.active_pid, a.application_name, s.wal_status,
-       coalesce(pg_catalog.to_jsonb(s) ->> 'invalidation_reason', '') AS invalidation_reason,
-       coalesce((pg_catalog.to_jsonb(s) ->> 'conflicting')::bool, false) AS conflicting,
-       coalesce((pg_catalog.to_jsonb(s) ->> 'two_phase')::bool, false) AS two_phase,
-       s.confirmed_flush_lsn::text AS confirmed_flush,
-       coalesce(pg_catalog.age(s.catalog_xmin), 0) AS catalog_age
-  FROM pg_catalog.pg_replication_slots s
-  LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = s.active_pid
- WHERE s.slot_name = %s
-"""
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A row of SLOT. `catalog_age` counts transactions back to the oldest catalog row it needs
-    (a physical slot needs none)."""
-
-    name: str
-    slot_type: str
-    plugin: str | None
-    database: str | None
-    current_database: str
-    active_pid: int | None
-    application_name: str | None
-    wal_status: str | None
-    invalidation_reason: str
-    conflicting: bool
-    two_phase: bool
-    confirmed_flush: str | None
-    catalog_age: int
-
-    @property
-    def lost_because(self) -> str:
-        """Why no change can be read from it any more; empty if it is sound."""
-        if self.invalidation_reason:
-            return f"invalidation_reason = {self.invalidation_reason}"
-        if self.conflicting:
-            return "conflicting = true"
-        if self.wal_status in ("lost", None):
-            return f"wal_status = {self.wal_status or 'NULL'}"
-        return ""
-
-    @property
-    def drop(self) -> str:
-        """The statement that drops it."""
-        name = sql.Literal(self.name).as_string(None)
-        return f"SELECT pg_catalog.pg_drop_replication_slot({name})"
-
-
-def read_slot(session: psycopg.Connection[Any], name: str) -> Slot | None:
-    with session.cursor(row_factory=class_row(Slot)) as cursor:
-        return cursor.execute(SLOT, (name,)).fetchone()
-
-
-def slot_findings(name: str, slot: Slot | None) -> list[Finding]:
+def slot_findings(name: str, slot: SlotState | None, *, on_standby: bool) -> list[Finding]:
     """What stands in the way of adopting the slot; OK if it is sound or still to be created."""
     if slot is None:
-        return [Finding(Severity.OK, "slot", f"slot {name!r} will be created", (name,))]
+        return [_to_be_created(name, on_standby)]
     foreign = _foreign(slot)
     if foreign:
         return [foreign]
@@ -87,16 +28,74 @@ def slot_findings(name: str, slot: Slot | None) -> list[Finding]:
     return found or [Finding(Severity.OK, "slot", sound, (name,))]
 
 
-def _foreign(slot: Slot) -> Finding | None:
+def _to_be_created(name: str, on_standby: bool) -> Finding:
+    message, fix = f"slot {name!r} will be created", ""
+    if on_standby:
+        message += ", once the primary notes which transactions are open"
+        fix = f"an idle primary does so by {LOG_SNAPSHOT}"
+    return Finding(Severity.OK, "slot", message, (name,), fix=fix)
+
+
+@dataclass(frozen=True)
+class Standbys:
+    """The slots by which standbys follow this server. `awaited` are those that failover slots wait
+    for (synchronized_standby_slots, 17), `present` those that a standby uses now."""
+
+    slots: Sequence[str]
+    present: Sequence[str]
+    awaited: Sequence[str]
+
+
+STANDBYS: Final = """
+SELECT coalesce(array_agg(slot_name::text ORDER BY slot_name), '{}') AS slots,
+       coalesce(array_agg(slot_name::text) FILTER (WHERE active), '{}') AS present,
+       array_remove(pg_catalog.string_to_array(pg_catalog.replace(coalesce(
+         pg_catalog.current_setting('synchronized_standby_slots', true), ''), ' ', ''), ','), '')
+         AS awaited
+  FROM pg_catalog.pg_replication_slots WHERE slot_type = 'physical'
+"""
+
+
+def read_standbys(session: psycopg.Connection[Any]) -> Standbys:
+    with session.cursor(row_factory=class_row(Standbys)) as cursor:
+        return cursor.execute(STANDBYS).fetchall()[0]
+
+
+def failover_findings(name: str, standbys: Standbys, *, failover: bool) -> list[Finding]:
+    """Whether the slot survives its server, where a standby could take over (Postgres 17)."""
+    if not standbys.slots:
+        return []
+    if not failover:
+        return [
+            Finding(
+                Severity.WARNING,
+                "slot-failover",
+                f"slot {name!r} is not handed on to standbys: if one is promoted, the slot is lost",
+                (name,),
+                f"failover = false, standbys use {', '.join(standbys.slots)}",
+                "set failover: true for this connection in headrace.yaml",
+            )
+        ]
+    away = [slot for slot in standbys.awaited if slot not in standbys.present]
+    if not away:
+        return [Finding(Severity.OK, "slot-failover", f"slot {name!r} is handed on to standbys")]
+    return [
+        Finding(
+            Severity.WARNING,
+            "slot-failover",
+            f"slot {name!r} sends nothing while standbys are away that the server waits for",
+            tuple(away),
+            f"synchronized_standby_slots = {', '.join(standbys.awaited)}",
+            f"bring back what follows by {', '.join(away)}, or take it out of the setting",
+        )
+    ]
+
+
+def _foreign(slot: SlotState) -> Finding | None:
     """A slot that is somebody else's altogether."""
-    if slot.slot_type != "logical":
-        problem, evidence = "is a physical slot", f"slot_type = {slot.slot_type}"
-    elif slot.plugin != PLUGIN:
-        problem, evidence = f"belongs to the plugin {slot.plugin}", f"plugin = {slot.plugin}"
-    elif slot.database != slot.current_database:
-        problem, evidence = f"is of database {slot.database!r}", f"database = {slot.database}"
-    else:
+    if slot.foreign_because is None:
         return None
+    problem, evidence = slot.foreign_because
     return Finding(
         Severity.BLOCKER,
         "slot-foreign",
@@ -107,7 +106,7 @@ def _foreign(slot: Slot) -> Finding | None:
     )
 
 
-def _lost(slot: Slot) -> Finding:
+def _lost(slot: SlotState) -> Finding:
     return Finding(
         Severity.BLOCKER,
         "slot-lost",
@@ -119,7 +118,7 @@ def _lost(slot: Slot) -> Finding:
     )
 
 
-def _two_phase(slot: Slot) -> Finding | None:
+def _two_phase(slot: SlotState) -> Finding | None:
     if not slot.two_phase:
         return None
     return Finding(
@@ -134,7 +133,7 @@ def _two_phase(slot: Slot) -> Finding | None:
     )
 
 
-def _unreserved(slot: Slot) -> Finding | None:
+def _unreserved(slot: SlotState) -> Finding | None:
     if slot.wal_status != "unreserved":
         return None
     return Finding(
@@ -147,7 +146,7 @@ def _unreserved(slot: Slot) -> Finding | None:
     )
 
 
-def _active(slot: Slot) -> Finding | None:
+def _active(slot: SlotState) -> Finding | None:
     if slot.active_pid is None:
         return None
     consumer = repr(slot.application_name) if slot.application_name else "unknown"
@@ -163,7 +162,7 @@ def _active(slot: Slot) -> Finding | None:
     )
 
 
-def order_finding(slot: Slot, publication: str, publication_age: int) -> Finding:
+def order_finding(slot: SlotState, publication: str, publication_age: int) -> Finding:
     """Whether the publication is older than what the slot still has to send.
 
     Decoding sees the catalog as it was at each change, so for changes older than the publication

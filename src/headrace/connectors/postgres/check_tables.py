@@ -36,7 +36,11 @@ SELECT w.schema, w.name,
        ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
               WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
                 AND a.attname = ANY (%(reserved)s)
-              ORDER BY a.attnum) AS reserved
+              ORDER BY a.attnum) AS reserved,
+       pg_catalog.current_setting('server_version_num')::int >= 180000
+       AND EXISTS (SELECT FROM pg_catalog.pg_attribute a
+                    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                      AND a.attgenerated = 's') AS generates
   FROM ROWS FROM (pg_catalog.unnest(%(schemas)s::text[]), pg_catalog.unnest(%(names)s::text[]))
        WITH ORDINALITY AS w (schema, name, place)
   LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = w.schema
@@ -47,18 +51,20 @@ SELECT w.schema, w.name,
 
 # The table itself and, of a partitioned one, its leaves: those decide whether an UPDATE is let
 # through and what of the old row goes to the WAL, while the root decides what is published as the
-# key. A deferrable key, or one whose index is not valid, identifies nothing.
+# key. A deferrable key, or one whose index is not valid, identifies nothing, nor does one with a
+# generated column that is not sent: before 18 none is. From then on FULL wants every column sent,
+# and of a virtual one (18 and later) there is nothing to send.
 RELATIONS: Final = """
 SELECT w.schema AS root_schema, w.name AS root_name, rn.nspname AS schema, r.relname AS name,
        r.relreplident::text AS identity,
        CASE r.relreplident
-         WHEN 'f' THEN true
+         WHEN 'f' THEN NOT generated.virtual
          WHEN 'n' THEN false
          ELSE EXISTS (SELECT FROM pg_catalog.pg_index i
                        WHERE i.indrelid = r.oid AND i.indisvalid AND i.indimmediate
                          AND CASE r.relreplident WHEN 'd' THEN i.indisprimary
                                                  ELSE i.indisreplident END)
-       END AS identified,
+       END AND NOT generated.unsent AS identified, generated.virtual, generated.unsent,
        EXISTS (SELECT FROM pg_catalog.pg_index i
                 WHERE i.indrelid = r.oid AND i.indisprimary AND NOT i.indimmediate) AS deferrable,
        pg_catalog.pg_has_role(r.relowner, 'USAGE') AS owned
@@ -71,6 +77,17 @@ SELECT w.schema AS root_schema, w.name AS root_name, rn.nspname AS schema, r.rel
                       SELECT relid FROM pg_catalog.pg_partition_tree(c.oid) WHERE isleaf) AS part
   JOIN pg_catalog.pg_class r ON r.oid = part.oid
   JOIN pg_catalog.pg_namespace rn ON rn.oid = r.relnamespace
+ CROSS JOIN LATERAL (
+       SELECT coalesce(pg_catalog.bool_or(a.attgenerated = 'v'), false) AS virtual,
+              pg_catalog.current_setting('server_version_num')::int < 180000
+              AND coalesce(pg_catalog.bool_or(
+                      a.attnum = ANY ((k.indkey::int2[])[0:k.indnkeyatts - 1])), false) AS unsent
+         FROM pg_catalog.pg_attribute a
+         LEFT JOIN pg_catalog.pg_index k
+           ON k.indrelid = r.oid AND CASE r.relreplident WHEN 'd' THEN k.indisprimary
+                                                         WHEN 'i' THEN k.indisreplident END
+        WHERE a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> ''
+       ) AS generated
  WHERE pg_catalog.pg_relation_is_publishable(r.oid)
  ORDER BY w.place, r.oid <> c.oid, rn.nspname, r.relname
 """
@@ -100,6 +117,7 @@ class _TableRow:
     may_select: bool | None
     row_security: bool | None
     reserved: Sequence[str]
+    generates: bool
 
 
 @dataclass(frozen=True)
@@ -110,6 +128,8 @@ class _RelationRow:
     name: str
     identity: str
     identified: bool
+    virtual: bool
+    unsent: bool
     deferrable: bool
     owned: bool
 
@@ -118,12 +138,15 @@ class _RelationRow:
 class Relation:
     """A table or a leaf of one, and whether updates and deletes of it can be told apart.
 
-    `owned`: the role may alter it.
+    `virtual`: it has virtual generated columns, with which FULL is no way out; `unsent`: its key
+    has a generated column, which this server does not send. `owned`: the role may alter it.
     """
 
     table: TableId
     identity: ReplicaIdentity
     identified: bool
+    virtual: bool
+    unsent: bool
     deferrable: bool
     owned: bool
 
@@ -132,7 +155,8 @@ class Relation:
 class Table:
     """A wanted table as the catalog has it; `parts` are itself and its leaf partitions.
 
-    `publishable`: logical replication can carry it; `what` says what it is instead.
+    `publishable`: logical replication can carry it; `what` says what it is instead. `generates`:
+    it has stored generated columns, and a publication can be told to send them.
     """
 
     table: TableId
@@ -145,6 +169,7 @@ class Table:
     may_select: bool
     row_security: bool
     reserved: tuple[str, ...]
+    generates: bool
     parts: tuple[Relation, ...]
 
     @property
@@ -176,7 +201,9 @@ def read_tables(session: psycopg.Connection[Any], tables: Sequence[TableId]) -> 
 def _relation(row: _RelationRow) -> Relation:
     table = TableId(row.schema, row.name)
     identity = ReplicaIdentity(row.identity)
-    return Relation(table, identity, row.identified, row.deferrable, row.owned)
+    return Relation(
+        table, identity, row.identified, row.virtual, row.unsent, row.deferrable, row.owned
+    )
 
 
 def _table(row: _TableRow, parts: Sequence[Relation]) -> Table:
@@ -191,6 +218,7 @@ def _table(row: _TableRow, parts: Sequence[Relation]) -> Table:
         bool(row.may_select),
         bool(row.row_security),
         tuple(row.reserved),
+        row.generates,
         tuple(parts),
     )
 
@@ -349,17 +377,36 @@ def _identity(tables: Sequence[Table], role: Role) -> list[Finding]:
     lacking = [relation for table in tables for relation in lacking_identity(table)]
     if not lacking:
         return [Finding(Severity.OK, "replica-identity", "every table can be followed by its key")]
+    curable = [relation for relation in lacking if not relation.virtual]
     found = []
     for owned in (True, False):
-        relations = [relation for relation in lacking if relation.owned is owned]
+        relations = [relation for relation in curable if relation.owned is owned]
         if relations:
-            found.append(_identity_finding(relations, owned, role))
-    return found
+            found.append(_identity_finding(relations, _whole_rows(relations, role), safe=owned))
+    hopeless = [relation for relation in lacking if relation.virtual]
+    return found + ([_identity_finding(hopeless, ONLY_A_KEY)] if hopeless else [])
 
 
-def _identity_finding(relations: Sequence[Relation], owned: bool, role: Role) -> Finding:
+ONLY_A_KEY: Final = (
+    "give each a primary key; REPLICA IDENTITY FULL would not do, as the server refuses updates "
+    "under it where a generated column is virtual",
+    (),
+)
+
+
+def _whole_rows(relations: Sequence[Relation], role: Role) -> tuple[str, tuple[str, ...]]:
+    who = f"role {role.quoted}" if relations[0].owned else "the tables' owner"
+    return (
+        f"give each a primary key, or, as {who}, write whole old rows to the WAL: "
+        "run the ALTER TABLE",
+        tuple(f"ALTER TABLE {qualified(r.table)} REPLICA IDENTITY FULL" for r in relations),
+    )
+
+
+def _identity_finding(
+    relations: Sequence[Relation], fix: tuple[str, tuple[str, ...]], *, safe: bool = False
+) -> Finding:
     tables = names(relation.table for relation in relations)
-    who = f"role {role.quoted}" if owned else "the tables' owner"
     return Finding(
         Severity.BLOCKER,
         "replica-identity",
@@ -367,18 +414,20 @@ def _identity_finding(relations: Sequence[Relation], owned: bool, role: Role) ->
         "not tell which row they mean: no usable replica identity",
         tables,
         "; ".join(f"{relation.table}: {_why(relation)}" for relation in relations),
-        f"give each a primary key, or, as {who}, write whole old rows to the WAL: "
-        "run the ALTER TABLE",
-        tuple(f"ALTER TABLE {qualified(r.table)} REPLICA IDENTITY FULL" for r in relations),
-        safe=owned,
+        *fix,
+        safe=safe,
     )
 
 
 def _why(relation: Relation) -> str:
     if relation.identity is ReplicaIdentity.NOTHING:
         return "REPLICA IDENTITY NOTHING"
+    if relation.unsent:
+        return "a generated column in its key, which is not sent before Postgres 18"
     if relation.identity is ReplicaIdentity.INDEX:
         return "its replica identity index was dropped" if not relation.identified else "an index"
+    if relation.identity is ReplicaIdentity.FULL:
+        return "FULL, with virtual generated columns"
     if relation.identified:
         return "the table it is a partition of is REPLICA IDENTITY FULL"
     return "deferrable primary key" if relation.deferrable else "no primary key"

@@ -25,6 +25,7 @@ from headrace.connectors.postgres.json_values import from_json
 from headrace.connectors.postgres.types import TypeMapping
 from headrace.errors import UnrepresentableValueError
 from headrace.model.arrow import is_list, is_text
+from headrace.pgcopy import CopiedColumn
 
 _INTERVAL: Final = re.compile(
     r"P(?:(-?\d+)D)?(?:T(?:(-?\d+)H)?(?:(-?\d+)M)?(?:(-?)(\d+)(?:\.(\d{1,6}))?S)?)?"
@@ -46,19 +47,19 @@ class Comparable:
     def of(cls, mapping: TypeMapping, wanted: pa.DataType) -> Comparable:
         """`mapping` is the target column's own."""
         plain = _plain(wanted)
-        texts = is_text(plain) or (_is_nested(plain) and not is_list(mapping.arrow))
+        texts = is_text(plain) or (_is_nested(plain) and not _is_nested(mapping.arrow))
         if texts and mapping.arrow != pa.string():
             mapping = replace(mapping, arrow=pa.string(), cast=to_text, native=None)
         return cls(mapping, wanted)
 
-    def read(self, fetched: pa.Array) -> pa.Array:
-        """What ADBC fetched for `mapping.select`, as `wanted`.
+    def read(self, copied: CopiedColumn) -> pa.Array:
+        """What a COPY gave for `mapping.select`, as `wanted`.
 
         Raises:
             IncomparableError: a value that `wanted` cannot have.
         """
         try:
-            values = _converted(self.mapping.from_adbc(fetched), _plain(self.wanted))
+            values = _converted(self.mapping.from_copy(copied), _plain(self.wanted))
             return _dressed(values, self.wanted)
         except (
             *(UnrepresentableValueError, pa.ArrowException, ValueError, TypeError, KeyError),

@@ -37,7 +37,7 @@ PINNED: Final = (
     ("statement_timeout", "0"),  # a role's limits for people would cut a snapshot short
     ("idle_in_transaction_session_timeout", "0"),
     ("lock_timeout", "0"),
-    ("quote_all_identifiers", "off"),  # ADBC knows types by the names that it asks for
+    ("quote_all_identifiers", "off"),  # names that the catalog prints are compared
 )
 
 # Limits that came with 14 and 17, where they exist: options that a server does not know it refuses.
@@ -46,17 +46,10 @@ SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings
  WHERE name IN ('idle_session_timeout', 'transaction_timeout')
 """
 
-# libpq, "Parameter Key Words". A dead peer is noticed after 10 + 3 x 5 s.
-_DEFAULTS: Final = {
-    "client_encoding": "UTF8",
-    "connect_timeout": "10",
-    "application_name": "headrace",
-    "keepalives": "1",
-    "keepalives_idle": "10",
-    "keepalives_interval": "5",
-    "keepalives_count": "3",
-    "tcp_user_timeout": "25000",
-}
+_DEFAULTS: Final = {"client_encoding": "UTF8", "application_name": "headrace"}
+
+# Probes of an idle connection that may be lost before it counts as dead.
+_PROBES: Final = 3
 
 # Connection errors carry no SQLSTATE: only libpq's or the server's text tells them apart.
 _KNOWN_FAILURES: Final[tuple[tuple[str, type[HeadraceError], str], ...]] = (
@@ -221,7 +214,22 @@ def _parameters(settings: PostgresConnection) -> dict[str, str]:
         given |= {"host": settings.host, "port": str(settings.port)}
         given |= {"dbname": settings.database, "user": settings.user}
     base = {} if settings.url is None else _url_parameters(settings.url.get_secret_value())
-    return {**_DEFAULTS, **base, **{k: v for k, v in given.items() if v is not None}}
+    defaults = {**_DEFAULTS, **_patience(settings.connection_timeout)}
+    return {**defaults, **base, **{k: v for k, v in given.items() if v is not None}}
+
+
+def _patience(seconds: float) -> dict[str, str]:
+    """libpq's "Parameter Key Words" that have a dead peer noticed after so many seconds: while
+    connecting, while nothing is said (keepalives), and while what we sent is not acknowledged."""
+    whole = max(int(seconds), 2)
+    return {
+        "connect_timeout": str(whole),
+        "keepalives": "1",
+        "keepalives_idle": str(whole // 2),
+        "keepalives_interval": str(max(whole // 2 // _PROBES, 1)),
+        "keepalives_count": str(_PROBES),
+        "tcp_user_timeout": str(int(seconds * 1000)),
+    }
 
 
 def _url_parameters(url: str) -> dict[str, str]:

@@ -3,12 +3,16 @@
 Nothing in the stream says that a table left the publication, that its rows are filtered from now
 on, or that another table took its name. The catalog does, by the oids of the table and of its
 membership: a membership that is altered, or taken away and given back, gets a new one.
+
+Nor does it say that rows came to a partitioned table, or left it, together with their partition:
+those of one that is attached, detached, dropped, or truncated by itself (of a publication with
+publish_via_partition_root, a TRUNCATE is sent under the root's name or not at all).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field
 from typing import Any, Final
 
 import psycopg
@@ -17,33 +21,88 @@ from headrace.model import TableId
 
 PUBLISHED_SCHEMAS_SINCE: Final = 150000  # pg_publication_namespace came with them
 
+# A partition is published by itself, with a table it is part of, or, via the root, as that.
 _MEMBERSHIP: Final = """
 SELECT n.nspname::text, c.relname::text, c.oid::bigint,
-       CASE WHEN p.puballtables OR r.oid IS NOT NULL OR {schema} IS NOT NULL
-            THEN pg_catalog.concat_ws(' ', p.oid, r.oid, {schema}, p.pubinsert, p.pubupdate,
+       CASE WHEN (p.puballtables OR line.members IS NOT NULL)
+                 AND NOT (p.pubviaroot AND line.under_another)
+            THEN pg_catalog.concat_ws(' ', p.oid, line.members, p.pubinsert, p.pubupdate,
                                       p.pubdelete, p.pubtruncate, p.pubviaroot)
         END
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  CROSS JOIN pg_catalog.pg_publication p
-  LEFT JOIN pg_catalog.pg_publication_rel r ON r.prrelid = c.oid AND r.prpubid = p.oid
-  {join}
+ CROSS JOIN LATERAL (
+       SELECT pg_catalog.string_agg(m.oid::text, ' ' ORDER BY m.oid) AS members,
+              pg_catalog.bool_or(l.relid <> c.oid
+                                 AND (p.puballtables OR m.oid IS NOT NULL)) AS under_another
+         FROM (SELECT c.oid AS relid
+                UNION
+               SELECT relid FROM pg_catalog.pg_partition_ancestors(c.oid)) AS l
+         JOIN pg_catalog.pg_class t ON t.oid = l.relid
+         LEFT JOIN (SELECT oid, prrelid AS relation, NULL::oid AS schema
+                      FROM pg_catalog.pg_publication_rel r WHERE r.prpubid = p.oid
+                    {schemas}) AS m ON m.relation = t.oid OR m.schema = t.relnamespace
+       ) AS line
  WHERE p.pubname = %s AND c.relkind IN ('r', 'p')
 """
 MEMBERSHIP: Final = _MEMBERSHIP.format(
-    schema="s.oid",
-    join="LEFT JOIN pg_catalog.pg_publication_namespace s"
-    " ON s.pnnspid = n.oid AND s.pnpubid = p.oid",
+    schemas="UNION ALL SELECT oid, NULL, pnnspid"
+    " FROM pg_catalog.pg_publication_namespace s WHERE s.pnpubid = p.oid"
 )
-MEMBERSHIP_BEFORE_15: Final = _MEMBERSHIP.format(schema="NULL::oid", join="")
+MEMBERSHIP_BEFORE_15: Final = _MEMBERSHIP.format(schemas="")
+
+# Of partitions of all levels: `file` is that of a leaf's rows, 0 of what has none itself; `written`
+# and `attached` are the transactions that last wrote its entry and made it a part; `born` says that
+# CREATE TABLE … PARTITION OF made it, so that it had no rows before. That command writes columns
+# first and the inheritance then, while ATTACH PARTITION writes all of them anew by one command, as
+# their cmin tells. The entry of ctid (-1) stays as the table's creation wrote it.
+PARTS: Final = """
+SELECT n.nspname::text, c.relname::text, m.oid::bigint,
+       pg_catalog.format('%%I.%%I', mn.nspname, m.relname) AS name,
+       CASE WHEN m.relkind = 'p' THEN 0 ELSE m.relfilenode::bigint END AS file,
+       m.xmin::text AS written, i.xmin::text AS attached,
+       i.xmin = own.xmin AND (m.relkind = 'p' OR m.relfilenode = m.oid)
+       AND EXISTS (SELECT FROM pg_catalog.pg_attribute a
+                    WHERE a.attrelid = m.oid AND a.attnum > 0 AND NOT a.attisdropped
+                      AND a.xmin = i.xmin
+                      AND a.cmin::text::bigint < i.cmin::text::bigint) AS born
+  FROM ROWS FROM (pg_catalog.unnest(%(schemas)s::text[]), pg_catalog.unnest(%(names)s::text[]))
+       AS w (schema, name)
+  JOIN pg_catalog.pg_namespace n ON n.nspname = w.schema
+  JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = w.name AND c.relkind = 'p'
+ CROSS JOIN LATERAL pg_catalog.pg_partition_tree(c.oid) AS part
+  JOIN pg_catalog.pg_inherits i ON i.inhrelid = part.relid
+  JOIN pg_catalog.pg_class m ON m.oid = part.relid AND m.oid <> c.oid
+  JOIN pg_catalog.pg_namespace mn ON mn.oid = m.relnamespace
+  JOIN pg_catalog.pg_attribute own ON own.attrelid = m.oid AND own.attnum = -1
+"""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A partition; see PARTS."""
+
+    name: str
+    file: int
+    written: str
+    attached: str
+    born: bool
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """Which table bears a name, and how it is published; None where it is not."""
+    """Which table bears a name, and how it is published; None where it is not.
+
+    `parts` are its partitions of all levels by oid; None where nobody looked.
+    """
 
     relation: int
     membership: str | None
+    parts: Mapping[int, Part] | None = field(default=None)
+
+
+GONE: Final = Coverage(0, None)
 
 
 def read_coverage(
@@ -52,11 +111,56 @@ def read_coverage(
     """The coverage of those of `tables` that exist; None without the publication."""
     schemas = session.info.server_version >= PUBLISHED_SCHEMAS_SINCE
     rows = session.execute(MEMBERSHIP if schemas else MEMBERSHIP_BEFORE_15, (publication,))
-    found = {
-        TableId(schema, name): Coverage(relation, membership)
-        for schema, name, relation, membership in rows
+    members = {
+        TableId(schema, name): (relation, membership) for schema, name, relation, membership in rows
     }
-    return {table: found[table] for table in tables if table in found} if found else None
+    if not members:
+        return None
+    parts = _read_parts(session, tables)
+    return {
+        table: Coverage(*members[table], parts.get(table, {}))
+        for table in tables
+        if table in members
+    }
+
+
+def _read_parts(
+    session: psycopg.Connection[Any], tables: Collection[TableId]
+) -> dict[TableId, dict[int, Part]]:
+    wanted = {"schemas": [t.schema for t in tables], "names": [t.name for t in tables]}
+    parts: dict[TableId, dict[int, Part]] = {}
+    for schema, name, oid, *part in session.execute(PARTS, wanted):
+        parts.setdefault(TableId(schema, name), {})[oid] = Part(*part)
+    return parts
+
+
+# -- the record in the log's folder ----------------------------------------------------------------
+
+
+def to_record(covered: Mapping[TableId, Coverage]) -> list[list[Any]]:
+    """As JSON holds it."""
+    return [
+        [
+            *(table.schema, table.name, was.relation, was.membership),
+            [[oid, *astuple(part)] for oid, part in (was.parts or {}).items()],
+        ]
+        for table, was in covered.items()
+    ]
+
+
+def from_record(rows: Iterable[Sequence[Any]]) -> dict[TableId, Coverage]:
+    """What `to_record` gave; records of 0.1 have no partitions."""
+    return {
+        TableId(schema, name): Coverage(relation, membership, _parts_of(*parts))
+        for schema, name, relation, membership, *parts in rows
+    }
+
+
+def _parts_of(rows: Iterable[Sequence[Any]] | None = None) -> dict[int, Part] | None:
+    return None if rows is None else {oid: Part(*part) for oid, *part in rows}
+
+
+# -- what departed ---------------------------------------------------------------------------------
 
 
 def departures(
@@ -72,6 +176,8 @@ def departures(
 
 
 def _departure(was: Coverage, now: Coverage | None) -> str | None:
+    if was.membership is None:
+        return None  # it was told when it went
     if now is None:
         return "it was renamed, dropped, or is selected no more; its changes are not followed"
     if now.relation != was.relation:
@@ -80,4 +186,22 @@ def _departure(was: Coverage, now: Coverage | None) -> str | None:
         return "it is in publication {publication} no more; its changes are not sent"
     if now.membership != was.membership:
         return "its place in publication {publication} was changed; changes may not have been sent"
-    return None
+    if was.parts is None or now.parts is None:
+        return None
+    return next(_moved(was.parts, now.parts), None)
+
+
+def _moved(before: Mapping[int, Part], now: Mapping[int, Part]) -> Iterator[str]:
+    """Why a partitioned table has, or lacks, rows that the stream does not tell of."""
+    for oid, part in before.items():
+        if part.file and oid not in now:
+            yield f"partition {part.name} was detached or dropped, with its rows"
+    for oid, part in now.items():
+        if (not part.born) if oid not in before else part.attached != before[oid].attached:
+            yield f"partition {part.name} was attached, with rows that were not sent"
+    both = [(before[oid], part) for oid, part in now.items() if oid in before and part.file]
+    anew = [part for was, part in both if part.file != was.file]
+    # All at once, that is a TRUNCATE or an ALTER TABLE of the whole, of which the stream tells.
+    together = len(anew) == len(both) > 1 and len({part.written for part in anew}) == 1
+    if anew and not together:
+        yield f"partition {anew[0].name} was truncated or rewritten by itself"

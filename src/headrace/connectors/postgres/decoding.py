@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +13,9 @@ import pyarrow as pa
 
 from headrace.connectors.postgres.types import TypeMapping
 from headrace.errors import UnrepresentableValueError
-from headrace.model import ChangeBatch, TableSchema, change_schema
+from headrace.model import ChangeBatch, TableSchema, TransactionEnd, change_schema
 from headrace.model.batch import BEFORE, COMMIT_LSN, COMMIT_TS, OP, ORDINAL, UNCHANGED, XID
+from headrace.pgcopy import CopiedColumn, CopiedRows, Wanted
 from headrace.pgoutput import RawBatch, RawColumn
 
 UNCHANGED_KIND = ord("u")
@@ -31,10 +33,19 @@ class BoundSchema:
         with self.naming(column):
             return self.mappings[column].from_text(text)
 
-    def fetched(self, column: int, values: pa.Array) -> pa.Array:
-        """A column's values from what a snapshot's SELECT gave. Raises as `naming` tells."""
-        with self.naming(column):
-            return self.mappings[column].from_adbc(values)
+    @property
+    def wanted(self) -> list[Wanted]:
+        """What a COPY of a snapshot's SELECT is to be decoded to."""
+        return [mapping.wanted for mapping in self.mappings]
+
+    def copied(self, rows: CopiedRows) -> pa.RecordBatch:
+        """The rows that a snapshot's SELECT gave. Raises as `naming` tells."""
+        arrays = [self._copied(index, column) for index, column in enumerate(rows.columns)]
+        return pa.RecordBatch.from_arrays(arrays, schema=self.schema.arrow())
+
+    def _copied(self, index: int, column: CopiedColumn) -> pa.Array:
+        with self.naming(index):
+            return self.mappings[index].from_copy(column)
 
     @contextmanager
     def naming(self, column: int) -> Iterator[None]:
@@ -47,9 +58,12 @@ class BoundSchema:
             yield
         except UnrepresentableValueError as error:
             name = self.schema.names[column]
+            text_already = pa.types.is_string(self.mappings[column].arrow)
+            way_out = f"; read as text, it can: columns: {{as: {{{name}: text}}}}"
             raise UnrepresentableValueError(
-                f"{self.schema.table}: column {name!r}: {error.message}",
-                hint=error.hint,
+                f"{self.schema.table}: column {name!r}: {error.message}"
+                f"{'' if text_already else way_out}",
+                hint=f"headrace resync {self.schema.table}, when that or the value is changed",
                 table=str(self.schema.table),
                 column=name,
                 **error.context,
@@ -79,11 +93,22 @@ def decode_batch(raw: RawBatch, bound: BoundSchema) -> ChangeBatch:
 
 def without_commit(batch: ChangeBatch) -> ChangeBatch:
     """The batch of a transaction whose commit is still to come: what only that tells is null."""
+    return _with(batch, {COMMIT_LSN: None, COMMIT_TS: None})
+
+
+def with_end(batch: ChangeBatch, end: TransactionEnd) -> ChangeBatch:
+    """The batch of a transaction, now that its commit has come."""
+    known = {COMMIT_LSN: int(end.commit_lsn), COMMIT_TS: end.commit_ts, XID: end.xid}
+    return _with(batch, known)
+
+
+def _with(batch: ChangeBatch, values: Mapping[str, Any]) -> ChangeBatch:
     data = batch.data
-    for name in (COMMIT_LSN, COMMIT_TS, XID):
+    for name, value in values.items():
         index = data.schema.get_field_index(name)
         field = data.schema.field(index)
-        data = data.set_column(index, field, pa.nulls(data.num_rows, field.type))
+        column = pa.repeat(pa.scalar(value, field.type), data.num_rows)
+        data = data.set_column(index, field, column)
     return ChangeBatch(batch.schema, data)
 
 

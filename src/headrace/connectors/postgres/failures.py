@@ -67,7 +67,9 @@ def _classify(state: str, text: str) -> HeadraceError:
     if state == TOO_MANY:
         return SourceError(
             text,
-            hint="raise max_replication_slots, or drop a slot: SELECT * FROM pg_replication_slots",
+            hint="a snapshot needs a slot of its own for a moment: drop one that nobody uses "
+            "(SELECT slot_name FROM pg_replication_slots WHERE NOT active), or ALTER SYSTEM SET "
+            "max_replication_slots to a larger number, and restart the server",
         )
     return SourceError(f"{text} [{state}]", hint="headrace check names what the source lacks")
 

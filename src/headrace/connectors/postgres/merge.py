@@ -53,19 +53,24 @@ def fill_staging(plan: WritePlan) -> Staging:
 
 
 class Landing:
-    """Applies rows of one batch; one transaction long. `upsert`, `delete` and `vacate` may be
-    called on any slices, inside savepoints."""
+    """Applies rows of one batch, part by part; one transaction long. `upsert`, `delete` and
+    `vacate` may be called on any slices of a part, inside savepoints."""
 
-    def __init__(
-        self, cursor: Cursor, plan: WritePlan, pace: Pace, commit_ts: datetime | None = None
-    ) -> None:
+    def __init__(self, cursor: Cursor, plan: WritePlan, pace: Pace) -> None:
         self._cursor = cursor
         self._plan = plan
         self._pace = pace
-        self._now = sql.SQL("now()") if commit_ts is None else sql.Literal(commit_ts)
+        self._now: sql.Composable = sql.SQL("now()")
         self._fills: list[Kept] = []
         self._used: set[str] = set()
         self._types: TypeCatalog | None = None
+
+    def begin(self, commit_ts: datetime | None) -> None:
+        """Another part: what was kept for the one before is done with."""
+        self._now = sql.SQL("now()") if commit_ts is None else sql.Literal(commit_ts)
+        for kept in self._fills:
+            self._cursor.execute(sql.SQL("DROP TABLE {}").format(kept.table))
+        self._fills = []
 
     def truncate(self) -> None:
         """Every row goes, or is marked."""

@@ -1,6 +1,6 @@
 """A target table read back in its source's types, with what is known of it, as of one moment.
 
-For comparing both ends: `engine.diff`, and `headrace verify`. Rows come by ADBC's binary COPY, in a
+For comparing both ends: `engine.diff`, and `headrace verify`. Rows come by COPY in binary, in a
 transaction that sees what the checkpoint was read in; see `comparable` for what is exact. The lock
 that every reader takes keeps the table from being swapped or truncated under it (both would show an
 older snapshot an empty table); it is taken before the snapshot.
@@ -8,13 +8,12 @@ older snapshot an empty table); it is taken before the snapshot.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
-import adbc_driver_manager
-import adbc_driver_postgresql.dbapi as adbc
 import psycopg
 import pyarrow as pa
 from psycopg import sql
@@ -23,11 +22,13 @@ from headrace.config.connections import PostgresConnection
 from headrace.connectors.postgres import quarantine, records
 from headrace.connectors.postgres.catalog import TypeCatalog, column_mappings
 from headrace.connectors.postgres.comparable import Comparable, IncomparableError
-from headrace.connectors.postgres.config import LIFT_LIMITS, address, conninfo
+from headrace.connectors.postgres.config import address
+from headrace.connectors.postgres.copy_out import copy_out
 from headrace.connectors.postgres.identifiers import qualified, quoted, relation
 from headrace.connectors.postgres.parked import ParkedRow
 from headrace.connectors.postgres.records import Record
 from headrace.connectors.postgres.target_session import (
+    Connection,
     Cursor,
     connect_target,
     only_row,
@@ -40,15 +41,17 @@ from headrace.errors import (
     UnsuitableTableError,
 )
 from headrace.model import DELETED_AT, Checkpoint, TableId, TableSchema
-
-BATCH_BYTES: Final = 8 << 20  # of COPY data per batch, as a snapshot of a source has
+from headrace.pgcopy import CopiedColumn, CopiedRows, Kind, Wanted
 
 _BEGIN: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ"
 
 # Where a row stands: in which partition, and where there.
 PART: Final = "part"  # int64, an oid
 PLACE: Final = "place"  # string, a ctid
-_PLACES: Final = ("tableoid::pg_catalog.int8", "ctid::pg_catalog.text")
+_PLACES: Final = {
+    "tableoid::pg_catalog.int8": Wanted(Kind.INT8, pa.int64()),
+    "ctid::pg_catalog.text": Wanted(Kind.TEXT, pa.string()),
+}
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class Reading:
         settings: PostgresConnection,
         table: TableId,
         cursor: Cursor,
-        reader: adbc.Connection,
+        reader: Connection,
     ) -> None:
         self.cursor = cursor
         self._settings = settings
@@ -84,8 +87,8 @@ class Reading:
             self._recorded = records.are_there(cursor)
             self.record: Record | None = records.read(cursor, table) if self._recorded else None
             (snapshot,) = only_row(cursor.execute("SELECT pg_catalog.pg_export_snapshot()"))
-        self._execute(f"{_BEGIN} READ ONLY")
-        self._execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
+            reader.execute(f"{_BEGIN} READ ONLY".encode())
+            reader.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(snapshot))
 
     @property
     def at(self) -> Checkpoint | None:
@@ -105,7 +108,7 @@ class Reading:
             DestinationUnavailableError: the connection is lost.
         """
         asked = self._columns(schema, columns)
-        for batch in self._fetch(self._query(asked, only_live)):
+        for batch in self._fetch(asked, only_live):
             yield _comparable(batch, schema, asked)
 
     def held(
@@ -118,8 +121,8 @@ class Reading:
     ) -> Iterator[Held]:
         """As `rows`, but with rows whose values `schema` cannot have, and where each row stands."""
         asked = self._columns(schema, columns)
-        more = _PLACES if placed else ()
-        for batch in self._fetch(self._query(asked, only_live, more)):
+        more = _PLACES if placed else {}
+        for batch in self._fetch(asked, only_live, more):
             yield from _held(batch, schema, asked)
 
     def parked(self) -> list[ParkedRow]:
@@ -152,29 +155,23 @@ class Reading:
         arrow = schema.arrow()
         return {name: Comparable.of(mappings[name], arrow.field(name).type) for name in columns}
 
-    def _query(
-        self, columns: dict[str, Comparable], only_live: bool, more: Sequence[str] = ()
-    ) -> str:
+    def _query(self, columns: dict[str, Comparable], only_live: bool, more: Iterable[str]) -> str:
         asked = [c.mapping.select(quoted(name)) for name, c in columns.items()]
         live = f" WHERE {quoted(DELETED_AT)} IS NULL" if only_live else ""
         source = f"{qualified(self._table)}{live}"
         return f"SELECT {', '.join([*asked, *more])} FROM {source}"  # noqa: S608  # quoted
 
-    def _fetch(self, query: str) -> Iterator[pa.RecordBatch]:
+    def _fetch(
+        self,
+        columns: dict[str, Comparable],
+        only_live: bool,
+        more: Mapping[str, Wanted] = MappingProxyType({}),
+    ) -> Iterator[CopiedRows]:
+        wanted = [column.mapping.wanted for column in columns.values()]
+        query = self._query(columns, only_live, more)
         try:
-            with self._reader.cursor() as cursor:
-                size = {"adbc.postgresql.batch_size_hint_bytes": str(BATCH_BYTES)}
-                cursor.adbc_statement.set_options(**size)
-                cursor.execute(query)
-                yield from cursor.fetch_record_batch()
-        except (adbc_driver_manager.Error, OSError) as error:  # OSError: lost between two batches
-            raise _read_error(self._settings, self._table, error) from error
-
-    def _execute(self, statement: str) -> None:
-        try:
-            with self._reader.cursor() as cursor:
-                cursor.execute(statement)
-        except adbc_driver_manager.Error as error:
+            yield from copy_out(self._reader, query, [*wanted, *more.values()])
+        except psycopg.Error as error:
             raise _read_error(self._settings, self._table, error) from error
 
 
@@ -187,34 +184,33 @@ def read_table(settings: PostgresConnection, table: TableId) -> Iterator[Reading
         UnsuitableTableError: there is no such table.
         DestinationError: the role may not read the table.
     """
-    with closing(connect_target(settings)) as session, closing(_connect(settings)) as reader:
+    with closing(connect_target(settings)) as session, closing(connect_target(settings)) as reader:
         yield Reading(settings, table, session.cursor(), reader)
 
 
-def _held(
-    batch: pa.RecordBatch, schema: TableSchema, columns: dict[str, Comparable]
-) -> Iterator[Held]:
+def _held(batch: CopiedRows, schema: TableSchema, columns: dict[str, Comparable]) -> Iterator[Held]:
     """A batch as it can be compared; rows that cannot be are searched for by halves."""
     try:
         yield Held(_comparable(batch, schema, columns), _places(batch, len(columns)))
     except DivergedError:
-        if batch.num_rows == 1:
+        if batch.rows == 1:
             yield Held(None, _places(batch, len(columns)))
             return
-        half = batch.num_rows // 2
+        half = batch.rows // 2
         yield from _held(batch.slice(0, half), schema, columns)
-        yield from _held(batch.slice(half), schema, columns)
+        yield from _held(batch.slice(half, batch.rows - half), schema, columns)
 
 
-def _places(batch: pa.RecordBatch, columns: int) -> pa.RecordBatch | None:
+def _places(batch: CopiedRows, columns: int) -> pa.RecordBatch | None:
     """What was asked for beside the table's own columns."""
-    if batch.num_columns == columns:
+    if len(batch.columns) == columns:
         return None
-    return pa.RecordBatch.from_arrays(batch.columns[columns:], names=[PART, PLACE])
+    more = [column.values for column in batch.columns[columns:]]
+    return pa.RecordBatch.from_arrays(more, names=[PART, PLACE])
 
 
 def _comparable(
-    batch: pa.RecordBatch, schema: TableSchema, columns: dict[str, Comparable]
+    batch: CopiedRows, schema: TableSchema, columns: dict[str, Comparable]
 ) -> pa.RecordBatch:
     arrays = [
         _read(schema.table, name, column, values)
@@ -224,7 +220,7 @@ def _comparable(
     return pa.RecordBatch.from_arrays(arrays, schema=kept)
 
 
-def _read(table: TableId, name: str, column: Comparable, values: pa.Array) -> pa.Array:
+def _read(table: TableId, name: str, column: Comparable, values: CopiedColumn) -> pa.Array:
     try:
         return column.read(values)
     except IncomparableError as error:
@@ -237,27 +233,14 @@ def _read(table: TableId, name: str, column: Comparable, values: pa.Array) -> pa
         ) from error
 
 
-def _connect(settings: PostgresConnection) -> adbc.Connection:
-    try:
-        reader = adbc.connect(conninfo(settings), autocommit=True)
-    except adbc_driver_manager.Error as error:
-        raise DestinationUnavailableError(
-            f"a connection to read {address(settings)} back was refused: {error}",
-            hint="check max_connections; Headrace tries again",
-        ) from error
-    with reader.cursor() as cursor:
-        cursor.execute(LIFT_LIMITS)
-    return reader
-
-
 def _lacking(table: TableId, message: str) -> UnsuitableTableError:
     return UnsuitableTableError(message, hint=f"headrace resync {table}", table=str(table))
 
 
 def _read_error(
-    settings: PostgresConnection, table: TableId, error: adbc_driver_manager.Error | OSError
+    settings: PostgresConnection, table: TableId, error: psycopg.Error
 ) -> DestinationError:
-    if isinstance(error, adbc_driver_manager.Error) and error.sqlstate == "42501":
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return DestinationError(
             f"{table}: the role may not read it",
             hint=f"GRANT SELECT ON {qualified(table)} TO <role>;",

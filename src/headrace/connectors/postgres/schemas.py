@@ -21,7 +21,13 @@ from headrace.connectors.postgres.attribution import (
     KnownColumns,
     attribute_numbers,
 )
-from headrace.connectors.postgres.catalog import DescribedTable, TypeCatalog, read_table_schema
+from headrace.connectors.postgres.catalog import (
+    NO_WISHES,
+    DescribedTable,
+    ReadAs,
+    TypeCatalog,
+    read_table_schema,
+)
 from headrace.connectors.postgres.decoding import BoundSchema
 from headrace.connectors.postgres.types import TypeMapping, mapping
 from headrace.errors import UnsupportedSchemaChangeError
@@ -87,7 +93,7 @@ class SchemaRegistry:
 
     `connect` opens a short catalog session. `known` holds the newest version of each table that the
     log has. Tables that nobody selected are not `wanted`; one that was given up is not, either,
-    until a snapshot takes it up again.
+    until a snapshot takes it up again. `read_as` says by table and column how values are read.
     """
 
     def __init__(
@@ -96,8 +102,10 @@ class SchemaRegistry:
         publication: str,
         known: Mapping[TableId, TableSchema],
         selected: Collection[TableId],
+        read_as: Mapping[TableId, ReadAs] | None = None,
     ) -> None:
         self._connect = connect
+        self._read_as = read_as or {}
         self._publication = publication
         self._newest = dict(known)
         self._streamed: dict[TableId, TableSchema] = {}  # a snapshot's may be ahead of it
@@ -139,24 +147,57 @@ class SchemaRegistry:
             self._streamed[latest[1].schema.table] = latest[1].schema
             return latest[1]
 
+    def provisional(self, relation: Relation, catalog: CatalogSession) -> BoundSchema | None:
+        """The version that rows of a transaction in progress seem to have; None: nobody can tell.
+
+        That is so where the table looks other than it last did. Nothing is concluded here:
+        `of_relation` does, and may find something else, when the transaction has committed. The
+        table itself is not asked for, since the transaction may hold a lock on it.
+        """
+        table = TableId(relation.namespace, relation.name)
+        with self._lock:
+            latest = self._bound.get(relation.relation_id)
+            if latest is not None:
+                return latest[1] if latest[0] == relation else None
+            known = self._streamed.get(table) or self._newest.get(table)
+            if known is None:
+                return None
+            with catalog.use() as connection:
+                types = catalog.types(connection)
+                return _as_known(types, relation, known, self._wishes(table))
+
     def of_table(self, connection: Connection, types: TypeCatalog, table: TableId) -> BoundSchema:
         """The version that the catalog shows in this session's snapshot."""
         with self._lock:
-            live = read_table_schema(connection, types, table, publication=self._publication)
+            live = read_table_schema(
+                connection,
+                types,
+                table,
+                publication=self._publication,
+                read_as=self._wishes(table),
+            )
             if table not in self._wanted:  # the stream goes on from here
                 self._streamed.pop(table, None)
                 self._wanted.add(table)
             versioned = self._versioned(live.schema, self._newest.get(table))
             return BoundSchema(versioned, live.mappings)
 
+    def _wishes(self, table: TableId) -> ReadAs:
+        return self._read_as.get(table, NO_WISHES)
+
     def _bind(self, connection: Connection, types: TypeCatalog, relation: Relation) -> BoundSchema:
         table = TableId(relation.namespace, relation.name)
         former = self._streamed.get(table) or self._newest.get(table)
         live = read_table_schema(
-            connection, types, table, publication=self._publication, missing_ok=True
+            connection,
+            types,
+            table,
+            publication=self._publication,
+            read_as=self._wishes(table),
+            missing_ok=True,
         )
         known = _known_columns(connection, relation, former, live)
-        schema, mappings = _describe(types, table, relation, live, known)
+        schema, mappings = _describe(types, table, relation, live, known, self._wishes(table))
         if former is not None:
             added = [c.attnum for c in schema.columns if former.counterpart(c) is None]
             _refuse_computed(connection, relation, table, added)
@@ -170,6 +211,28 @@ class SchemaRegistry:
         versioned = replace(schema, version=version, missing=_missing(schema, former))
         self._newest[schema.table] = versioned
         return versioned
+
+
+def _as_known(
+    types: TypeCatalog, relation: Relation, known: TableSchema, read_as: ReadAs
+) -> BoundSchema | None:
+    """`known`, if a Relation tells of the same columns, identity and key."""
+    looks = [(c.name, types.format(c.type_oid, c.type_modifier)) for c in relation.columns]
+    if looks != [(c.name, c.source_type) for c in known.columns]:
+        return None
+    identity = ReplicaIdentity(relation.replica_identity)
+    flagged = {column.name for column in relation.columns if column.is_key}
+    if identity is not known.identity or not flagged.issuperset(known.key):
+        return None
+    pairs = [
+        _column(types, told, column.attnum, None, read_as.get(told.name, ""))
+        for told, column in zip(relation.columns, known.columns, strict=True)
+    ]
+    if any(
+        found.type != column.type for (found, _), column in zip(pairs, known.columns, strict=True)
+    ):
+        return None
+    return BoundSchema(known, tuple(mapped for _, mapped in pairs))
 
 
 def _stands(connection: Connection, relation: Relation, bound: BoundSchema) -> bool:
@@ -228,6 +291,7 @@ def _describe(
     relation: Relation,
     live: DescribedTable | None,
     known: KnownColumns,
+    read_as: ReadAs,
 ) -> tuple[TableSchema, tuple[TypeMapping, ...]]:
     """A Relation's schema: from the catalog as far as it still is the same, else by itself."""
     looks = [(c.name, types.format(c.type_oid, c.type_modifier)) for c in relation.columns]
@@ -238,7 +302,10 @@ def _describe(
         raise _ambiguous(table, names) from error
     if numbers is None:
         numbers = tuple(_number_by_name(known, look) for look in looks)
-    pairs = [_column(types, c, n, live) for c, n in zip(relation.columns, numbers, strict=True)]
+    pairs = [
+        _column(types, column, number, live, read_as.get(column.name, ""))
+        for column, number in zip(relation.columns, numbers, strict=True)
+    ]
     columns = tuple(column for column, _ in pairs)
     identity = ReplicaIdentity(relation.replica_identity)
     key = _key(relation, identity, _live_key(live, columns))
@@ -283,7 +350,11 @@ def _constants(live: DescribedTable | None, columns: Sequence[Column]) -> dict[s
 
 
 def _column(
-    types: TypeCatalog, column: RelationColumn, number: int, live: DescribedTable | None
+    types: TypeCatalog,
+    column: RelationColumn,
+    number: int,
+    live: DescribedTable | None,
+    read_as: str,
 ) -> tuple[Column, TypeMapping]:
     for index, same in enumerate(live.columns if live is not None else ()):
         if same.attnum == number and (same.type_oid, same.typmod) == (
@@ -293,13 +364,18 @@ def _column(
             assert live is not None
             found = replace(live.schema.columns[index], name=column.name)
             return found, live.mappings[index]
-    mapped = mapping(column.type_oid, column.type_modifier, types)
+    mapped = mapping(column.type_oid, column.type_modifier, types, read_as=read_as)
     source_type = types.format(column.type_oid, column.type_modifier)
     return Column(column.name, mapped.arrow, source_type, number), mapped
 
 
 def _key(relation: Relation, identity: ReplicaIdentity, live: tuple[str, ...]) -> tuple[str, ...]:
-    """The catalog's key, in its order, where the stream's old rows have it; else the stream's."""
+    """The catalog's key, in its order, where the stream's old rows have it; else the stream's.
+
+    Under NOTHING there are no old rows, as the server refuses what would need them.
+    """
+    if identity is ReplicaIdentity.NOTHING:
+        return live
     full = identity is ReplicaIdentity.FULL  # which flags every column
     sent = {column.name for column in relation.columns if full or column.is_key}
     if live and sent.issuperset(live):

@@ -1,6 +1,7 @@
 """Creating a logical slot: a command that waits for every transaction that is open on the server.
 
-It may take as long as the longest of them, in whatever database. While it waits, the log names who
+It may take as long as the longest of them, in whatever database, and on a standby until its primary
+says which there are. While it waits, the log names who
 holds it up, and a run that is to end takes the command back, which leaves no slot behind.
 """
 
@@ -13,10 +14,10 @@ import time
 from typing import Any, Final
 
 import psycopg
-from psycopg import pq
+from psycopg import pq, sql
 
 from headrace.connectors.postgres.failures import command_error
-from headrace.errors import CopyStoppedError, SourceUnavailableError
+from headrace.errors import CopyStoppedError, SourceError, SourceUnavailableError
 
 LOOK_INTERVAL: Final = 0.2  # seconds until a stop is noticed
 TELL_AFTER: Final = 3.0  # a slot takes milliseconds where nobody holds it up
@@ -34,7 +35,55 @@ PREPARED: Final = """
 SELECT gid, owner::text, database::text FROM pg_catalog.pg_prepared_xacts ORDER BY prepared LIMIT 1
 """
 
+# A standby decodes from the primary's next record of open transactions on, which an idle primary
+# does not write by itself (Postgres documentation, "Logical Decoding Concepts").
+LOG_SNAPSHOT: Final = "SELECT pg_log_standby_snapshot()"
+IN_RECOVERY: Final = "SELECT pg_catalog.pg_is_in_recovery()"
+
+FAILOVER_SINCE: Final = 17
+
 _log = logging.getLogger("headrace.run")
+
+
+def creation(session: psycopg.Connection[Any], slot: str, *, failover: bool) -> str:
+    """The command that creates a slot to stay; with `failover`, where the server offers that, one
+    that its standbys hold ready (Postgres documentation, "Logical Replication Failover").
+
+    A standby's own slots are not handed on.
+    """
+    command = f"CREATE_REPLICATION_SLOT {sql.Identifier(slot).as_string(session)} LOGICAL pgoutput"
+    if (
+        failover
+        and session.info.server_version // 10000 >= FAILOVER_SINCE
+        and not in_recovery(session)
+    ):
+        return f"{command} (SNAPSHOT 'nothing', FAILOVER true)"
+    return f"{command} NOEXPORT_SNAPSHOT"
+
+
+def in_recovery(session: psycopg.Connection[Any]) -> bool:
+    """Whether the server is a standby."""
+    row = session.execute(IN_RECOVERY).fetchone()
+    return bool(row and row[0])
+
+
+def set_failover(replication: psycopg.Connection[Any], slot: str, wanted: bool) -> None:
+    """Have a slot that exists handed on to standbys, or not. Nobody may use it meanwhile.
+
+    Raises:
+        SourceUnavailableError: somebody uses it.
+        SourceError: the server is too old, or a standby.
+    """
+    if replication.info.server_version // 10000 < FAILOVER_SINCE:
+        raise SourceError(
+            f"slot {slot!r} cannot be handed on to a standby: that came with Postgres 17",
+            hint="take failover: out of the connection in headrace.yaml",
+        )
+    name = sql.Identifier(slot).as_string(replication)
+    command = f"ALTER_REPLICATION_SLOT {name} (FAILOVER {'true' if wanted else 'false'})"
+    result = replication.pgconn.exec_(command.encode())
+    if result.status != pq.ExecStatus.COMMAND_OK:
+        raise command_error(result, replication.pgconn.error_message)
 
 
 def create_slot(
@@ -82,6 +131,8 @@ def _drain(pg: pq.abc.PGconn) -> None:
 
 
 def _tell(session: psycopg.Connection[Any], backend: int) -> None:
+    if in_recovery(session):
+        _log.warning('slot_waits_for_primary hint="run on the primary: %s"', LOG_SNAPSHOT)
     for pid, user, database, application, state, since in session.execute(BLOCKERS, (backend,)):
         _log.warning(
             "slot_waits_for_transaction pid=%s user=%s database=%s application=%r state=%r "

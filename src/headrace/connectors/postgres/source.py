@@ -5,56 +5,46 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from psycopg import pq, sql
 
+from headrace.connectors.postgres.catalog import ReadAs
 from headrace.connectors.postgres.config import PostgresConnection, connect, conninfo
 from headrace.connectors.postgres.config import session as source_session
-from headrace.connectors.postgres.coverage import Coverage, departures, read_coverage
+from headrace.connectors.postgres.coverage import GONE, Coverage, departures, read_coverage
 from headrace.connectors.postgres.failures import REBUILD, command_error
 from headrace.connectors.postgres.schemas import SchemaRegistry
-from headrace.connectors.postgres.slots import create_slot
-from headrace.connectors.postgres.snapshot import PostgresSnapshot, open_snapshot
+from headrace.connectors.postgres.slot_outlook import SlotWatch
+from headrace.connectors.postgres.slot_state import (
+    SlotState,
+    end_of_wal,
+    interruption,
+    slot_state,
+)
+from headrace.connectors.postgres.slots import create_slot, creation, in_recovery, set_failover
+from headrace.connectors.postgres.snapshot import open_snapshot
+from headrace.connectors.postgres.snapshot_reading import PostgresSnapshot
 from headrace.connectors.postgres.stream import ReplicationStream
+from headrace.connectors.postgres.timelines import Lineage
 from headrace.errors import SlotLostError, SourceError
-from headrace.model import Lsn, TableId, TableSchema
+from headrace.model import KeyRange, Lsn, TableId, TableSchema
 
 # The newest protocol that each server speaks (facts of 13 to 18); 16 and later speak 4.
 PROTOCOL_VERSIONS = {13: 1, 14: 2, 15: 3}
 NEWEST_PROTOCOL = 4
-
-SLOT_STATE = """
-SELECT slot_name, plugin, slot_type, database, active_pid, confirmed_flush_lsn::text, wal_status,
-       pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)::bigint AS retained_bytes
-  FROM pg_replication_slots WHERE slot_name = %s
-"""
+STREAMING_SINCE = 14  # large transactions are sent while they are in progress
 
 # A transactional message without text; a stream that did not ask for messages skips it.
 MARK = "SELECT pg_catalog.pg_logical_emit_message(true, 'headrace', '')::text"
-
-
-@dataclass(frozen=True)
-class SlotState:
-    """A row of pg_replication_slots, as far as it matters here."""
-
-    name: str
-    plugin: str
-    slot_type: str
-    database: str
-    active_pid: int | None
-    confirmed_flush: Lsn | None
-    wal_status: str
-    retained_bytes: int | None
 
 
 class PostgresSource:
     """See `engine.protocols.Source`. `known` are the newest schema versions that the log has.
 
     `covered` are the tables to be watched, as they were when the capture began. `stop` ends what
-    may wait for long.
+    may wait for long; `lineage` follows the server that takes this one's place.
     """
 
     def __init__(
@@ -66,13 +56,18 @@ class PostgresSource:
         known: Mapping[TableId, TableSchema],
         covered: Mapping[TableId, Coverage] | None = None,
         stop: threading.Event | None = None,
+        lineage: Lineage | None = None,
+        read_as: Mapping[TableId, ReadAs] | None = None,
     ) -> None:
         self._stop = stop or threading.Event()
         self._settings = settings
         self._covered = dict(covered or {})
         self._slot = slot
+        self._lineage = lineage
+        self._streaming: int | None = None  # the walsender's process
+        self._watch = SlotWatch()
         self._publication = publication
-        self.registry = SchemaRegistry(self.connect, publication, known, selected)
+        self.registry = SchemaRegistry(self.connect, publication, known, selected, read_as)
 
     def connect(self) -> AbstractContextManager[psycopg.Connection[Any]]:
         return source_session(self._settings)
@@ -80,16 +75,27 @@ class PostgresSource:
     def _connect_replication(self) -> AbstractContextManager[psycopg.Connection[Any]]:
         return source_session(self._settings, replication=True)
 
+    @property
+    def covered(self) -> Mapping[TableId, Coverage]:
+        """What covered the watched tables when it was looked at last."""
+        return self._covered
+
     def departed(self) -> Mapping[TableId, str]:
-        """See `Source.departed`."""
+        """See `Source.departed`; warns of what threatens the slot, too."""
         with self.connect() as session:
+            slot = slot_state(session, self._slot)
+            if slot is not None:  # the stream itself tells of one that is gone
+                self._watch.look(session, slot)
+                if self._lineage is not None and slot.active_pid == self._streaming:
+                    self._lineage.stay(session)
             now = read_coverage(session, self._publication, self._covered)
         if now is None:  # the stream itself tells of a publication that is gone
             return {}
-        departed = departures(self._covered, now, self._publication)
+        followed = {t: was for t, was in self._covered.items() if self.registry.wanted(t)}
+        departed = departures(followed, now, self._publication)
         for table in departed:
-            del self._covered[table]
-            self.registry.give_up(table)
+            self.registry.give_up(table)  # until it is copied anew, and followed from then on
+        self._covered = {table: now.get(table, GONE) for table in self._covered}
         return departed
 
     def current_lsn(self) -> Lsn:
@@ -99,9 +105,12 @@ class PostgresSource:
         record whose rest is yet to be flushed, and the stream would stop short of it until somebody
         commits. An empty message of our own takes a commit, and that flushes.
         """
-        with self.connect() as session, session.transaction():
-            session.execute("SET LOCAL synchronous_commit = local")
-            row = session.execute(MARK).fetchone()
+        with self.connect() as session:
+            if in_recovery(session):  # where whole records are replayed
+                return end_of_wal(session)
+            with session.transaction():
+                session.execute("SET LOCAL synchronous_commit = local")
+                row = session.execute(MARK).fetchone()
         return Lsn.parse(row[0] if row else "0/0")
 
     def prepare(self, log_position: Lsn | None) -> Lsn:
@@ -109,58 +118,48 @@ class PostgresSource:
         with self.connect() as session:
             slot = slot_state(session, self._slot)
         if log_position is None:
-            return self._adopt(slot) if slot else self._create_slot()
-        self._check_continuity(slot, log_position)
-        return log_position
-
-    def _adopt(self, slot: SlotState) -> Lsn:
-        if slot.plugin != "pgoutput" or slot.slot_type != "logical":
-            raise SourceError(
-                f"slot {slot.name!r} is a {slot.slot_type} slot of {slot.plugin or 'no plugin'}",
-                hint="name another slot (slot: in headrace.yaml); Headrace reads pgoutput",
-            )
-        self._check_usable(slot)
-        return slot.confirmed_flush or Lsn(0)
+            position = _adopted(slot) if slot else self._create_slot()
+        else:
+            self._require_continuity(slot, log_position)
+            position = log_position
+        wanted = self._settings.failover
+        if slot is not None and wanted is not None and wanted != slot.failover:
+            with self._connect_replication() as connection:
+                set_failover(connection, self._slot, wanted)
+        return position
 
     def _create_slot(self) -> Lsn:
-        name = sql.Identifier(self._slot).as_string(None)
-        command = f"CREATE_REPLICATION_SLOT {name} LOGICAL pgoutput NOEXPORT_SNAPSHOT"
         with self._connect_replication() as connection, self.connect() as session:
+            command = creation(session, self._slot, failover=self._settings.failover is not False)
             result = create_slot(connection, session, command, self._stop)
             return Lsn.parse((result.get_value(0, 1) or b"").decode())
 
-    def _check_continuity(self, slot: SlotState | None, log_position: Lsn) -> None:
-        if slot is None:
-            raise SlotLostError(
-                f"replication slot {self._slot!r} no longer exists: changes after {log_position} "
-                "cannot be read",
-                hint=REBUILD,
-            )
-        self._check_usable(slot)
-        if slot.confirmed_flush is not None and slot.confirmed_flush > log_position:
-            raise SlotLostError(
-                f"replication slot {self._slot!r} stands at {slot.confirmed_flush}, beyond the "
-                f"change log's {log_position}: somebody else advanced or recreated it",
-                hint=REBUILD,
-            )
-
-    def _check_usable(self, slot: SlotState) -> None:
-        if slot.wal_status == "lost" or slot.confirmed_flush is None:
-            raise SlotLostError(
-                f"replication slot {slot.name!r} is lost: the server removed WAL it needs",
-                hint=f"raise max_slot_wal_keep_size; {REBUILD}",
-            )
+    def _require_continuity(self, slot: SlotState | None, position: Lsn) -> None:
+        why = interruption(slot, self._slot, position)
+        if why is not None:
+            raise SlotLostError(why, hint=REBUILD)
 
     def stream(self, from_lsn: Lsn) -> ReplicationStream:
-        """Start streaming whole transactions that commit after `from_lsn`."""
+        """Start streaming whole transactions that commit after `from_lsn`.
+
+        The slot is looked at once more when it is in use, and so can neither be dropped nor moved
+        by anybody else: between the last look and the start it could, and the server would send
+        what comes later without a word.
+        """
         connection = connect(self._settings, replication=True)
         try:
             self._require_publication()
+            if self._lineage is not None:
+                self._lineage.follow(connection, from_lsn)
+            self._streaming = connection.info.backend_pid
             self._start(connection, from_lsn)
+            with self.connect() as session:
+                self._require_continuity(slot_state(session, self._slot), from_lsn)
         except BaseException:
             connection.close()
             raise
-        return ReplicationStream(connection, self.registry, from_lsn)
+        silence = self._settings.connection_timeout
+        return ReplicationStream(connection, self.registry, from_lsn, silence=silence)
 
     def _require_publication(self) -> None:
         """On 18 a missing publication loses changes with no more than a warning."""
@@ -177,20 +176,23 @@ class PostgresSource:
     def _start(self, connection: psycopg.Connection[Any], from_lsn: Lsn) -> None:
         major = connection.info.server_version // 10000
         publication = sql.Identifier(self._publication).as_string(connection)
+        # 'parallel' (16 and later) would tell us no more than when a transaction was aborted.
+        streaming = sql.SQL(", streaming 'on'" if major >= STREAMING_SINCE else "")
         command = sql.SQL(
-            "START_REPLICATION SLOT {} LOGICAL {} (proto_version {}, publication_names {})"
+            "START_REPLICATION SLOT {} LOGICAL {} (proto_version {}, publication_names {}{})"
         ).format(
             sql.Identifier(self._slot),
             sql.SQL(str(from_lsn)),
             sql.Literal(str(PROTOCOL_VERSIONS.get(major, NEWEST_PROTOCOL))),
             sql.Literal(publication),
+            streaming,
         )
         result = connection.pgconn.exec_(command.as_bytes(connection))
         if result.status != pq.ExecStatus.COPY_BOTH:
             raise command_error(result, connection.pgconn.error_message)
 
     def snapshot(
-        self, tables: Sequence[TableId], connections: int
+        self, tables: Mapping[TableId, Sequence[KeyRange] | None], connections: int
     ) -> AbstractContextManager[PostgresSnapshot]:
         """See `Source.snapshot`."""
         return open_snapshot(
@@ -202,20 +204,20 @@ class PostgresSource:
             tables,
             connections,
             self._stop,
+            self._settings.snapshots.ranges_above,
         )
 
 
-def current_lsn(session: psycopg.Connection[Any]) -> Lsn:
-    """The end of what the server has written to its WAL."""
-    row = session.execute("SELECT pg_catalog.pg_current_wal_lsn()::text").fetchone()
-    return Lsn.parse(row[0] if row else "0/0")
-
-
-def slot_state(session: psycopg.Connection[Any], slot: str) -> SlotState | None:
-    """The slot's row, or None if there is no such slot."""
-    row = session.execute(SLOT_STATE, (slot,)).fetchone()
-    if row is None:
-        return None
-    name, plugin, kind, database, pid, flushed, wal_status, retained = row
-    confirmed = Lsn.parse(flushed) if flushed else None
-    return SlotState(name, plugin, kind, database, pid, confirmed, wal_status, retained)
+def _adopted(slot: SlotState) -> Lsn:
+    """Where a slot that somebody made stands."""
+    if slot.foreign_because is not None:
+        raise SourceError(
+            f"slot {slot.name!r} {slot.foreign_because[0]}",
+            hint="name another slot (slot: in headrace.yaml); Headrace creates it",
+        )
+    if slot.lost_because or slot.confirmed_flush is None:
+        raise SlotLostError(
+            f"slot {slot.name!r} is lost ({slot.lost_because})",
+            hint=f"drop it, and Headrace creates it anew: {slot.drop}",
+        )
+    return slot.confirmed_flush

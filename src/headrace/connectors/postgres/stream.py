@@ -9,42 +9,40 @@ from __future__ import annotations
 import select
 import socket
 import time
-from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import psycopg
 from psycopg import pq
 
-from headrace.connectors.postgres.decoding import decode_batch, without_commit
 from headrace.connectors.postgres.failures import stream_error
 from headrace.connectors.postgres.schemas import SchemaRegistry
+from headrace.connectors.postgres.taken import InProgress, TakenChanges
 from headrace.errors import HeadraceError, SourceError, SourceUnavailableError
-from headrace.model import ChangeBatch, DecodedChanges, Lsn, TableId, TransactionEnd
-from headrace.pgoutput import Decoded, Decoder
+from headrace.model import Lsn
+from headrace.pgoutput import Decoder
 from headrace.pgoutput.frames import KEEPALIVE, parse_keepalive, standby_status
 
 # A burst ends here even if more has arrived, so that pending bytes are looked at in between.
 BURST_BYTES: Final = 4 << 20
 
-# Acknowledging wakes the walsender; once a second is enough to let WAL go.
+# Acknowledging wakes the walsender; once a second is enough to let WAL go, and at once so much WAL
+# in which there was nothing for us: a walsender that skips over it has time to listen.
 ACK_INTERVAL: Final = 1.0
+SKIPPED_BYTES: Final = 64 << 10
 
 # After a burst of this size more is on its way: let it gather for a moment, instead of waking the
 # walsender for every few messages, which costs it more than decoding them.
 BUSY_BYTES: Final = 8 << 10
 GATHER_SECONDS: Final = 0.001
 
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
 
 class ReplicationStream:
     """One START_REPLICATION session; see `engine.protocols.ChangeStream`.
 
-    `silence` is how many seconds may pass without a word from the server, which is asked for one
-    after half of them, before the connection counts as dead.
+    `silence` is how many seconds may pass without a word from the server before the connection
+    counts as dead. With every status it is asked for one unless it spoke since the last: so it also
+    tells its position while it reads WAL of other databases, of which it says nothing by itself.
     """
 
     def __init__(
@@ -59,6 +57,7 @@ class ReplicationStream:
         self._pg = connection.pgconn
         self._registry = registry
         self._decoder = Decoder()
+        self._in_progress: dict[int, InProgress] = {}
         self._silence = silence
         self._notice: HeadraceError | None = None
         self._pg.notice_handler = self._on_notice
@@ -66,9 +65,9 @@ class ReplicationStream:
         self._waker.setblocking(False)
         self._wakened.setblocking(False)
         self._keepalive_lsn = start
-        self._flushed = start
+        self._flushed = self._told = start
         self.reply_requested = False
-        self._asked = self._busy = False
+        self._busy = False
         self._heard = self._acked = time.monotonic()
 
     # -- receiving ---------------------------------------------------------------------------------
@@ -102,7 +101,7 @@ class ReplicationStream:
             size += drained
         self._busy = size >= BUSY_BYTES
         if received or size:
-            self._heard, self._asked = time.monotonic(), False
+            self._heard = time.monotonic()
         return bool(received or size)
 
     def _consume(self) -> None:
@@ -169,8 +168,6 @@ class ReplicationStream:
                 f"the server has not answered for {silent:.0f} s",
                 hint="check the network between Headrace and the server; Headrace reconnects",
             )
-        if silent > self._silence / 2 and not self._asked:
-            self.ask_position()
 
     # -- what has come -----------------------------------------------------------------------------
 
@@ -190,30 +187,32 @@ class ReplicationStream:
     def received_lsn(self) -> Lsn:
         return max(self._keepalive_lsn, Lsn(self._decoder.last_commit_lsn))
 
-    def take(self) -> TakenChanges:
-        return TakenChanges(self.received_lsn, self._decoder.take(), self._registry)
+    def take(self, keep: int) -> TakenChanges:
+        """See `ChangeStream.take`."""
+        decoded = self._decoder.take(keep)
+        return TakenChanges(self.received_lsn, decoded, self._registry, self._in_progress)
 
     # -- telling the server ------------------------------------------------------------------------
 
     def acknowledge(self, lsn: Lsn) -> None:
         """Note that everything up to `lsn` is durable; sent at once if the server waits for it."""
         self._flushed = max(self._flushed, lsn)
-        if self.reply_requested:
+        skipped = lsn > self._decoder.last_commit_lsn and lsn - self._told >= SKIPPED_BYTES
+        if self.reply_requested or skipped:
             self._send_status()
         else:
             self._send_due_status()
 
     def ask_position(self) -> None:
         """See `ChangeStream.ask_position`."""
-        self._asked = True
         self._send_status(reply=True)
 
     def _send_due_status(self) -> None:
         if time.monotonic() - self._acked >= ACK_INTERVAL:
-            self._send_status()
+            self._send_status(reply=self._heard < self._acked)
 
     def _send_status(self, *, reply: bool = False) -> None:
-        self._acked = time.monotonic()
+        self._acked, self._told = time.monotonic(), self._flushed
         self.reply_requested = self.reply_requested and self._flushed < self.received_lsn
         try:
             self._pg.put_copy_data(
@@ -240,67 +239,5 @@ class ReplicationStream:
         self._connection.close()
         self._waker.close()
         self._wakened.close()
-
-
-@dataclass(frozen=True)
-class TakenChanges:
-    """What the decoder gathered; `decode` may run in another thread, one at a time and in order."""
-
-    to_lsn: Lsn
-    decoded: Decoded
-    registry: SchemaRegistry
-
-    @property
-    def transactions(self) -> int:
-        return len(self.decoded.transactions.end_lsns)
-
-    @property
-    def commit_ts(self) -> datetime | None:
-        times = self.decoded.transactions.commit_ts
-        return _datetime(int(times[-1])) if len(times) else None
-
-    def decode(self) -> DecodedChanges:
-        """Cast every column; a table that cannot be read goes to `failed`, the others go on."""
-        whole: list[ChangeBatch] = []
-        unfinished: list[ChangeBatch] = []
-        failed: dict[TableId, HeadraceError] = {}
-        with self.registry.catalog() as catalog:
-            for raw in self.decoded.batches:
-                table = TableId(raw.relation.namespace, raw.relation.name)
-                if table in failed or not self.registry.wanted(table):
-                    continue
-                try:
-                    batch = decode_batch(raw, self.registry.of_relation(raw.relation, catalog))
-                except SourceUnavailableError:
-                    raise
-                except HeadraceError as error:
-                    failed[table] = error
-                    self.registry.give_up(table)
-                    continue
-                whole.extend(_part(batch, 0, raw.complete))
-                unfinished.extend(map(without_commit, _part(batch, raw.complete, batch.num_rows)))
-        return DecodedChanges(
-            _without(whole, failed),
-            _without(unfinished, failed),
-            self._finished(),
-            [*failed.items()],
-        )
-
-    def _finished(self) -> TransactionEnd | None:
-        end = self.decoded.finished
-        if end is None:
-            return None
-        return TransactionEnd(Lsn(end.end_lsn), _datetime(end.commit_ts), end.xid)
-
-
-def _part(batch: ChangeBatch, start: int, stop: int) -> Iterable[ChangeBatch]:
-    if stop > start:
-        yield ChangeBatch(batch.schema, batch.data.slice(start, stop - start))
-
-
-def _without(batches: list[ChangeBatch], failed: dict[TableId, HeadraceError]) -> list[ChangeBatch]:
-    return [batch for batch in batches if batch.schema.table not in failed]
-
-
-def _datetime(microseconds: int) -> datetime:
-    return EPOCH + timedelta(microseconds=microseconds)
+        for transaction in self._in_progress.values():
+            transaction.close()

@@ -7,22 +7,21 @@ whose outcome was lost with its connection is learnt from the checkpoint by the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Final
 
 import psycopg
-import pyarrow as pa
 from psycopg import sql
 
 from headrace.connectors.postgres import foreign_keys, preparing, quarantine, records, replay
 from headrace.connectors.postgres.check_target import check_table
 from headrace.connectors.postgres.evolution import SchemaStep, schema_steps, unsupported
 from headrace.connectors.postgres.existing import judge
-from headrace.connectors.postgres.fills import ORDINAL
 from headrace.connectors.postgres.identifiers import relation
+from headrace.connectors.postgres.landing import land_batch
 from headrace.connectors.postgres.merge import (
     Landing,
     WritePlan,
@@ -266,8 +265,10 @@ class PostgresTable:
 
     # -- changing it -------------------------------------------------------------------------------
 
-    def apply(self, changes: NetChanges, to: Checkpoint) -> None:
+    def apply(self, changes: NetChanges, to: Checkpoint, before: Iterable[NetChanges] = ()) -> None:
         """Apply changes and checkpoint in one commit; at or before the checkpoint, do nothing.
+
+        `before`: parts of the changes, which are applied first, in the same transaction.
 
         Raises:
             DestinationConflictError: another run has moved the table's checkpoint.
@@ -277,7 +278,7 @@ class PostgresTable:
             TableBusyError: others held the table, or its rows, for too long; nothing was applied.
         """
         try:
-            self._apply(changes, to)
+            self._apply(changes, to, before)
         except HeadraceError:
             self._plan = self._waiting = None  # somebody may have changed the table
             raise
@@ -291,33 +292,21 @@ class PostgresTable:
         except psycopg.errors.LockNotAvailable as error:
             raise self._busy("nothing was applied") from error
 
-    def _apply(self, changes: NetChanges, to: Checkpoint) -> None:
+    def _apply(self, changes: NetChanges, to: Checkpoint, before: Iterable[NetChanges]) -> None:
         plan = self._plan_for(changes.schema)
-        ensure(self._session, stagings(plan, fills=bool(changes.fills)))
+        ensure(self._session, stagings(plan, fills=bool(changes.fills or before)))
         with self._writing() as cursor:
             record = self._lock(cursor)
             if _is_at_or_after(record.at, to):
                 self._seen = record
                 return
             self._check_unmoved(record)
-            self._land(cursor, plan, changes, to)
+            place = self._place(plan.key)
+            self._waiting = land_batch(cursor, place, plan, self._pace, changes, to, before)
             written = self._write(cursor, record, changes, to)
             hit("postgres.applied")
         hit("postgres.committed")
         self._seen = written
-
-    def _land(self, cursor: Cursor, plan: WritePlan, changes: NetChanges, to: Checkpoint) -> None:
-        """Apply what can be, park what cannot."""
-        place = self._place(plan.key)
-        landing = Landing(cursor, plan, self._pace, changes.commit_ts)
-        left = quarantine.supersede(cursor, place, changes)
-        if left.truncate:
-            landing.truncate()
-        landing.read_fills(left.fills)
-        make = partial(parts, cursor, plan, landing)
-        made = make(_numbered(left), left.deletes)
-        quarantine.land_or_park(cursor, place, made, left.rejected, to, landing.completed)
-        self._waiting = replay.retry_waiting(cursor, place, changes.schema, make).waiting
 
     def _place(self, key: tuple[str, ...]) -> Quarantine:
         return Quarantine(self.name, self._pipeline, key, self._delivery.quarantine_rows)
@@ -464,11 +453,3 @@ def _is_at_or_after(at: Checkpoint | None, to: Checkpoint) -> bool:
     if at is None or at.log_id != to.log_id or at.commit < to.commit:
         return False
     return at.commit > to.commit or not at.lsn < to.lsn or not at.lsn
-
-
-def _numbered(changes: NetChanges) -> pa.Table:
-    """The upserts, numbered where fills refer to their places."""
-    rows = changes.upserts
-    if not changes.fills:
-        return rows
-    return rows.append_column(ORDINAL, pa.array(range(rows.num_rows), pa.int64()))

@@ -17,7 +17,10 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.types as pt
 
+from headrace.connectors.postgres.compatibility import JSON, TEXTS
 from headrace.connectors.postgres.target_json import json_texts
+from headrace.connectors.postgres.target_literals import literal_texts
+from headrace.connectors.postgres.target_table import TargetColumn
 from headrace.errors import DestinationError
 from headrace.model import Column
 from headrace.model.arrow import is_binary, is_list, is_text
@@ -173,31 +176,48 @@ def default_type(column: Column) -> str:
     return "jsonb" if column.source_type == VARIANT else arrival(column.type).type
 
 
-def arrival_at(kind: pa.DataType, target: str) -> Arrival:
-    """How values arrive that a column of type `target` (without modifiers) takes.
+def arrival_at(kind: pa.DataType, target: TargetColumn) -> Arrival:
+    """How values arrive that a column takes.
 
-    Lists and other nested values that are to be json, jsonb or text arrive as JSON texts; JSON
-    texts of arrays with several dimensions, as Postgres columns give them, as array literals.
+    Structs, maps and lists that are to be json, jsonb or text arrive as JSON texts, and so do lists
+    that are to be pgvector's vectors; else they arrive as the literals of composites, hstore and
+    arrays. JSON texts of arrays with several dimensions, as Postgres columns give them, arrive as
+    array literals.
     """
-    if (is_list(kind) or pt.is_nested(kind)) and not target.endswith("[]"):
-        return Arrival("text", "jsonb", json_texts)
-    if is_text(kind) and target.endswith("[]"):
-        return Arrival("text", target, array_literals)
+    nested = is_list(kind) or pt.is_nested(kind)
+    if nested and not target.is_array:
+        own = not is_list(kind) and target.family not in TEXTS | JSON
+        return Arrival("text", target.cast, literal_texts if own else json_texts)
+    if nested and not _holds_scalars(kind):
+        return Arrival("text", target.cast, literal_texts)
+    if is_text(kind) and target.is_array:
+        return Arrival("text", target.cast, array_literals)
     return arrival(kind)
 
 
 def array_literals(texts: pa.Array) -> pa.Array:
-    """JSON arrays, of any number of dimensions, as the literals that Postgres' arrays read."""
+    """JSON arrays, of any number of dimensions, as the literals that Postgres' arrays read.
+
+    What is one already, as a column gives that is read as text, stays as it is.
+    """
     return pa.array([None if t is None else _literal(t) for t in texts.to_pylist()], pa.string())
 
 
+# As `arrays.nested_json` writes them. A literal of an array ends in a brace, and if it begins with
+# a quoted element, no colon follows that.
+_JSON_ARRAY: Final = re.compile(r'\{"(\[[^"]*\])":(\[.*\])\}|(\[.*\])', re.DOTALL)
 _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\],]|[^\[\],"\s]+')
 _BRACKETS: Final = {"[": "{", "]": "}", "null": "NULL"}
 
 
 def _literal(text: str) -> str:
     """Numbers keep their digits: nothing is parsed but the strings."""
-    return _TOKEN.sub(lambda found: _literal_token(found[0]), text)
+    found = _JSON_ARRAY.fullmatch(text)
+    if found is None:
+        return text
+    bounds, shifted, plain = found.groups()
+    elements = _TOKEN.sub(lambda token: _literal_token(token[0]), shifted or plain)
+    return f"{bounds}={elements}" if bounds else elements
 
 
 def _literal_token(token: str) -> str:

@@ -1,6 +1,6 @@
 """The one table from Postgres types to Arrow, for stream and snapshot alike (DESIGN §7, §12).
 
-A row has one and the same value whichever way it came. Types that ADBC maps exactly are fetched in
+A row has one and the same value whichever way it came. Types that `pgcopy` decodes are copied in
 binary; every other column is selected as the text of its type's own output function, the very
 function that the replication stream prints with, and goes through the stream's cast. (`::text`
 would not do: it strips the padding of `char(n)`, writes `true` for `t` and a mask after `inet`.)
@@ -8,17 +8,21 @@ would not do: it strips the padding of `char(n)`, writes `true` for `t` and a ma
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from headrace.connectors.postgres import arrays, casts
+from headrace.connectors.postgres import arrays, casts, composites
 from headrace.errors import ConfigError, UnrepresentableValueError
+from headrace.pgcopy import CopiedColumn, Kind, Wanted
 
 MAX_DECIMAL_DIGITS: Final = 38  # what decimal128 holds
+ARRAY_OUT: Final = "pg_catalog.array_out"
 
 Cast = Callable[[pa.Array], pa.Array]
 
@@ -39,6 +43,18 @@ class PgType:
     delimiter: str = ","  # between elements, where this is an element
     sql: str = ""
     output: str = ""
+    relation: int = 0  # of a composite: the pg_class row that has its fields
+    extension: str = ""  # that brought it
+
+
+@dataclass(frozen=True)
+class PgField:
+    """A field of a composite type, as pg_attribute has it."""
+
+    name: str
+    type_oid: int
+    typmod: int
+    dimensions: int
 
 
 class Types(Protocol):
@@ -46,19 +62,22 @@ class Types(Protocol):
 
     def get(self, oid: int) -> PgType: ...
 
+    def fields(self, composite: PgType) -> Sequence[PgField]: ...
+
 
 @dataclass(frozen=True)
 class TypeMapping:
     """How a column's values become Arrow, by either way.
 
-    `native` is None where a snapshot selects the column as text. `domain_over` is the SQL name of a
-    domain's base type: not every output function takes the domain itself (enum_out does not).
+    `native` is how a snapshot's binary COPY sends the column, None where it is selected as text.
+    `domain_over` is the SQL name of a domain's base type: not every output function takes the
+    domain itself (enum_out does not).
     """
 
     arrow: pa.DataType
     output: str
     cast: Cast
-    native: Cast | None = None
+    native: Kind | None = None
     domain_over: str = ""
 
     def from_text(self, text: pa.Array) -> pa.Array:
@@ -71,77 +90,119 @@ class TypeMapping:
 
     def select(self, column: str) -> str:
         """How a snapshot's SELECT asks for `column`, an SQL expression (a quoted name)."""
-        if self.native:
+        if self.native is not None:
             return column
         value = f"({column})::{self.domain_over}" if self.domain_over else column
         return f"pg_catalog.textin({self.output}({value}))"
 
-    def from_adbc(self, array: pa.Array) -> pa.Array:
-        """The array that ADBC fetched for `select`, as the stream would have given it.
+    @property
+    def wanted(self) -> Wanted:
+        """What the column of a COPY that asked with `select` is to be decoded to."""
+        return Wanted(Kind.TEXT, _TEXT) if self.native is None else Wanted(self.native, self.arrow)
+
+    def from_copy(self, column: CopiedColumn) -> pa.Array:
+        """The values that a COPY gave for `select`, as the stream would have given them.
 
         Raises:
             UnrepresentableValueError: `arrow` cannot hold a value.
         """
-        return self.native(array) if self.native else self.from_text(array)
+        if self.native is None:
+            return self.from_text(column.values)
+        values = casts.utf8(column.values) if self.native in _TEXTUAL else column.values
+        return values if column.odd is None else pc.coalesce(self.from_text(column.odd), values)
 
+
+_TEXT: Final = pa.string()
+_TEXTUAL: Final = (Kind.TEXT, Kind.JSONB)  # what a SQL_ASCII database may hold anything in
 
 # -- the table -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class _Scalar:
+class Scalar:
+    """What a single-valued type becomes; see `TypeMapping`."""
+
     arrow: pa.DataType
     cast: Cast
-    native: Cast | None = None
+    native: Kind | None = None
     note: str = ""
 
 
-_TEXT: Final = pa.string()
 _TIMESTAMP: Final = pa.timestamp("us")
 _TIMESTAMPTZ: Final = pa.timestamp("us", "UTC")
 
 
-def _number(arrow: pa.DataType, native: Cast) -> _Scalar:
-    return _Scalar(arrow, partial(casts.kernel_cast, arrow=arrow), native)
+def _number(arrow: pa.DataType, native: Kind) -> Scalar:
+    return Scalar(arrow, partial(casts.kernel_cast, arrow=arrow), native)
 
 
-def _text(note: str = "", native: Cast | None = None) -> _Scalar:
-    return _Scalar(_TEXT, casts.to_text, native, note)
+def _text(note: str = "", native: Kind | None = None) -> Scalar:
+    return Scalar(_TEXT, casts.to_text, native, note)
 
 
-def _timestamp(arrow: pa.DataType) -> _Scalar:
+def _timestamp(arrow: pa.DataType) -> Scalar:
     cast = partial(casts.to_timestamp, arrow=arrow)
     note = "BC included; infinity and times past 294247-01-10 04:00:54.775807 are refused"
-    return _Scalar(arrow, cast, casts.timestamp_of_adbc, note)
+    return Scalar(arrow, cast, Kind.TIMESTAMP, note)
 
 
-# Types of pg_catalog by pg_type.typname. What is not here is its text.
-_SCALARS: Final = {
-    "bool": _Scalar(pa.bool_(), casts.to_bool, casts.same),
-    "int2": _number(pa.int16(), casts.same),
-    "int4": _number(pa.int32(), casts.same),
-    "int8": _number(pa.int64(), casts.same),
-    "float4": _number(pa.float32(), casts.float_of_adbc),
-    "float8": _number(pa.float64(), casts.float_of_adbc),
-    "text": _text(native=casts.text_of_adbc),
-    "varchar": _text(native=casts.text_of_adbc),
-    "bpchar": _text("with its padding", casts.text_of_adbc),
-    "json": _text("exact text", casts.text_of_adbc),
-    "jsonb": _text("as Postgres prints it", casts.text_of_adbc),
-    "bytea": _Scalar(pa.binary(), casts.to_binary, casts.same),
-    "date": _Scalar(
-        pa.date32(), casts.to_date, casts.date_of_adbc, "BC included; infinity is refused"
-    ),
+# Types of pg_catalog by pg_type.typname.
+SCALARS: Final = {
+    "bool": Scalar(pa.bool_(), casts.to_bool, Kind.BOOL),
+    "int2": _number(pa.int16(), Kind.INT2),
+    "int4": _number(pa.int32(), Kind.INT4),
+    "int8": _number(pa.int64(), Kind.INT8),
+    "float4": _number(pa.float32(), Kind.FLOAT4),
+    "float8": _number(pa.float64(), Kind.FLOAT8),
+    "text": _text(native=Kind.TEXT),
+    "varchar": _text(native=Kind.TEXT),
+    "bpchar": _text("with its padding", Kind.TEXT),
+    "json": _text("exact text", Kind.TEXT),
+    "jsonb": _text("as Postgres prints it", Kind.JSONB),
+    "bytea": Scalar(pa.binary(), casts.to_binary, Kind.BYTES),
+    "date": Scalar(pa.date32(), casts.to_date, Kind.DATE, "BC included; infinity is refused"),
     "timestamp": _timestamp(_TIMESTAMP),
     "timestamptz": _timestamp(_TIMESTAMPTZ),
     "time": _text("Arrow's time cannot hold 24:00:00"),
     "timetz": _text("Arrow's time has no offset"),
     "interval": _text("ISO 8601, such as P1Y2M3DT4H"),
-    "uuid": _text(),
+    "uuid": _text(native=Kind.UUID),
     "money": _text("as the server's lc_monetary prints it"),
 }
 
-_FREE_NUMERIC: Final = _text("NaN and Infinity included; `as: decimal(p,s)` makes it a decimal")
+# The types of pg_catalog whose text is all that Arrow can hold of them, by what they are about. A
+# server newer than this table may have more: they are their text as well.
+TEXTS: Final = {
+    "network": "inet cidr macaddr macaddr8",
+    "range": "int4range int8range numrange tsrange tstzrange daterange",
+    "multirange": "int4multirange int8multirange nummultirange tsmultirange tstzmultirange"
+    " datemultirange",
+    "bit string": "bit varbit",
+    "text search": "tsvector tsquery gtsvector",
+    "geometric": "point lseg path box polygon line circle",
+    "XML and JSON path": "xml jsonpath",
+    "name": "name char",
+    "object identifier": "oid regproc regprocedure regoper regoperator regclass regcollation"
+    " regtype regrole regnamespace regconfig regdictionary int2vector oidvector",
+    "transaction and log position": "xid xid8 cid tid pg_lsn pg_snapshot txid_snapshot",
+    "server's own": "refcursor aclitem pg_node_tree pg_ndistinct pg_dependencies pg_mcv_list"
+    " pg_brin_bloom_summary pg_brin_minmax_multi_summary oid8",
+}
+
+# Types that extensions bring, by the extension's name and pg_type.typname. Others are their text.
+_VECTOR: Final = Scalar(composites.VECTOR, composites.to_floats)
+_GEOMETRY: Final = Scalar(pa.binary(), composites.to_ewkb, note="EWKB")
+EXTENSIONS: Final = {
+    ("hstore", "hstore"): Scalar(composites.HSTORE, composites.to_map),
+    ("vector", "vector"): _VECTOR,
+    ("vector", "halfvec"): _VECTOR,
+    ("postgis", "geometry"): _GEOMETRY,
+    ("postgis", "geography"): _GEOMETRY,
+}
+
+FREE_NUMERIC: Final = _text(
+    "NaN and Infinity included; `as: decimal(p,s)` makes it a decimal", Kind.NUMERIC
+)
 
 
 def mapping(
@@ -150,44 +211,52 @@ def mapping(
     catalog: Types,
     *,
     dimensions: int = 1,
-    override: pa.DataType | None = None,
+    inner: bool = False,
+    read_as: str = "",
 ) -> TypeMapping:
     """How a column of this type maps.
 
     `dimensions` is the column's declared number (pg_attribute.attndims): above 1, an array becomes
-    JSON. `override` is the user's wish (`as:`): string for any type, a decimal for `numeric`.
+    JSON, or its own text if it is `inner`, that is a part of another value. `read_as` is the user's
+    wish (`as:`): text for any type, which is JSON of an array, and decimal(p,s) for `numeric`.
 
     Raises:
-        ConfigError: the type cannot be read as `override`.
+        ConfigError: the type cannot be read as `read_as`.
     """
     found = catalog.get(type_oid)
-    if override is not None:
-        return _overridden(found, typmod, catalog, override)
+    if read_as:
+        return _wished(found, typmod, catalog, read_as)
     if found.base:
-        return _domain(found, catalog, dimensions)
+        return _domain(found, catalog, dimensions, inner)
+    if found.element and inner and dimensions > 1:
+        return TypeMapping(_TEXT, found.output, casts.to_text)
     if found.element:
         return _array(found, typmod, catalog, dimensions)
+    if found.relation and (fields := catalog.fields(found)):
+        return _composite(found, fields, catalog)
     scalar = _scalar(found, typmod)
     return TypeMapping(scalar.arrow, found.output, scalar.cast, scalar.native)
 
 
-def _domain(found: PgType, catalog: Types, dimensions: int) -> TypeMapping:
+def _domain(found: PgType, catalog: Types, dimensions: int, inner: bool) -> TypeMapping:
     depth = max(found.dimensions, dimensions)
-    inner = mapping(found.base, found.base_typmod, catalog, dimensions=depth)
-    return replace(inner, domain_over=inner.domain_over or catalog.get(found.base).sql)
+    base = mapping(found.base, found.base_typmod, catalog, dimensions=depth, inner=inner)
+    return replace(base, domain_over=base.domain_over or catalog.get(found.base).sql)
 
 
-def _scalar(found: PgType, typmod: int) -> _Scalar:
+def _scalar(found: PgType, typmod: int) -> Scalar:
     if found.schema != "pg_catalog":
-        return _text()
+        return EXTENSIONS.get((found.extension, found.name), _text())
     if found.name == "numeric":
         arrow = _decimal(typmod)
-        return _FREE_NUMERIC if arrow is None else _number_as_text(arrow)
-    return _SCALARS.get(found.name, _text())
+        return FREE_NUMERIC if arrow is None else decimal_of_numeric(arrow)
+    return SCALARS.get(found.name, _text())
 
 
-def _number_as_text(arrow: pa.DataType) -> _Scalar:
-    return _Scalar(arrow, partial(casts.kernel_cast, arrow=arrow), note="NaN is refused")
+def decimal_of_numeric(arrow: pa.DataType) -> Scalar:
+    """A decimal."""
+    cast = partial(casts.kernel_cast, arrow=arrow)
+    return Scalar(arrow, cast, Kind.NUMERIC, "NaN is refused")
 
 
 def _decimal(typmod: int) -> pa.Decimal128Type | None:
@@ -205,6 +274,9 @@ def _decimal(typmod: int) -> pa.Decimal128Type | None:
     return pa.decimal128(precision, scale)
 
 
+# -- types made of others --------------------------------------------------------------------------
+
+
 def _array(found: PgType, typmod: int, catalog: Types, dimensions: int) -> TypeMapping:
     element = catalog.get(found.element)
     if dimensions > 1:
@@ -212,7 +284,7 @@ def _array(found: PgType, typmod: int, catalog: Types, dimensions: int) -> TypeM
             arrays.nested_json, delimiter=element.delimiter, category=element.category
         )
         return TypeMapping(_TEXT, found.output, to_json)
-    inner = mapping(found.element, typmod, catalog)
+    inner = mapping(found.element, typmod, catalog, inner=True)
     to_list = partial(_to_list, element=inner, delimiter=element.delimiter)
     return TypeMapping(pa.list_(inner.arrow), found.output, to_list)
 
@@ -224,97 +296,58 @@ def _to_list(text: pa.StringArray, element: TypeMapping, delimiter: str) -> pa.L
         values = element.cast(elements)
     except UnrepresentableValueError as error:
         row = int(offsets.searchsorted(error.context["row"], side="right")) - 1
-        value = text[row].as_py()
-        raise casts.unrepresentable(value, row, error.context["count"], arrow) from error
+        raise _inside(text, row, error, arrow) from error
     mask = text.is_null() if text.null_count else None
     return pa.ListArray.from_arrays(pa.array(offsets), values, type=arrow, mask=mask)
 
 
-def _overridden(found: PgType, typmod: int, catalog: Types, override: pa.DataType) -> TypeMapping:
-    own = mapping(found.oid, typmod, catalog)
-    if pa.types.is_string(override):
-        return replace(own, arrow=_TEXT, cast=casts.to_text, native=None)
-    if pa.types.is_decimal128(override) and own.output == "pg_catalog.numeric_out":
-        return replace(own, arrow=override, cast=_number_as_text(override).cast)
-    raise ConfigError(
-        f"type {found.name} cannot be read as {override}",
-        hint="`as:` takes string for any type, and decimal(p,s) for numeric",
+def _inside(
+    text: pa.StringArray, row: int, error: UnrepresentableValueError, arrow: pa.DataType
+) -> UnrepresentableValueError:
+    """The error for a value that holds another one that cannot be held."""
+    return casts.unrepresentable(text[row].as_py(), row, error.context["count"], arrow)
+
+
+def _composite(found: PgType, fields: Sequence[PgField], catalog: Types) -> TypeMapping:
+    named = tuple(
+        (f.name, mapping(f.type_oid, f.typmod, catalog, dimensions=f.dimensions, inner=True))
+        for f in fields
     )
+    arrow = pa.struct([pa.field(name, mapped.arrow) for name, mapped in named])
+    casts_of_fields = tuple(mapped.cast for _, mapped in named)
+    to_struct = partial(_to_struct, arrow=arrow, fields=casts_of_fields)
+    return TypeMapping(arrow, found.output, to_struct)
 
 
-# -- its documentation -----------------------------------------------------------------------------
+def _to_struct(
+    text: pa.StringArray, arrow: pa.StructType, fields: Sequence[Cast]
+) -> pa.StructArray:
+    values = []
+    columns = composites.split_fields(text, len(fields), arrow)
+    for column, cast in zip(columns, fields, strict=True):
+        try:
+            values.append(cast(column))
+        except UnrepresentableValueError as error:
+            raise _inside(text, error.context["row"], error, arrow) from error
+    mask = text.is_null() if text.null_count else None
+    return pa.StructArray.from_arrays(values, fields=list(arrow), mask=mask)
 
 
-@dataclass(frozen=True)
-class TypeRow:
-    """A line of the reference page: names as SQL spells them."""
+# -- the user's wishes -----------------------------------------------------------------------------
 
-    postgres: str
-    arrow: str
-    snapshot: str  # binary or text
-    note: str = ""
+_DECIMAL: Final = re.compile(r"decimal\((\d+),\s*(\d+)\)", re.ASCII)
 
 
-_SQL_NAMES: Final = {
-    "bool": "boolean",
-    "int2": "smallint",
-    "int4": "integer",
-    "int8": "bigint",
-    "float4": "real",
-    "float8": "double precision",
-    "varchar": "varchar(n)",
-    "bpchar": "char(n)",
-}
-
-_FAMILIES: Final = (
-    TypeRow("array, one dimension", "list<element>", "text", "NULL elements kept; a value with "
-            "more dimensions, or bounds not beginning at 1, is refused"),
-    TypeRow("array, declared with more", "string", "text", "JSON; bounds not beginning at 1 are "
-            "refused"),
-    TypeRow("domain", "that of its base type", "as its base type"),
-    TypeRow("enum", "string", "text", "its label"),
-    TypeRow("inet, cidr, macaddr, macaddr8", "string", "text"),
-    TypeRow("ranges, multiranges", "string", "text"),
-    TypeRow("bit, varbit", "string", "text"),
-    TypeRow("tsvector, tsquery", "string", "text"),
-    TypeRow("xml, name, \"char\", oid, geometric types", "string", "text"),
-    TypeRow("composite, and any other", "string", "text", "as Postgres prints it"),
-)  # fmt: skip
-
-
-_PAGE: Final = """\
-## From Postgres to Arrow
-
-A value is the same whether it came by the stream or by a snapshot. Values are exact; one that its
-Arrow type cannot hold stops its table with an error that names it, and never becomes NULL, a
-sentinel or a clamped value.
-
-Texts are those of a session with `DateStyle=ISO`, `TimeZone=UTC`, `IntervalStyle=iso_8601`,
-`extra_float_digits=3` and `bytea_output=hex`. The third column tells how a snapshot fetches the
-column: in Postgres' binary format, or as the text that its type's output function prints.
-
-| Postgres | Arrow | snapshot | remarks |
-|---|---|---|---|
-{rows}
-"""
-
-
-def types_table() -> list[TypeRow]:
-    """Every type and what it becomes, in the order of the reference page."""
-    decimal = _number_as_text(pa.decimal128(38, 0))
-    return [
-        *(_row(_SQL_NAMES.get(name, name), scalar) for name, scalar in _SCALARS.items()),
-        TypeRow("numeric(p,s), 0 ≤ s ≤ p ≤ 38", "decimal128(p, s)", "text", decimal.note),
-        _row("numeric otherwise", _FREE_NUMERIC),
-        *_FAMILIES,
-    ]
-
-
-def _row(name: str, scalar: _Scalar) -> TypeRow:
-    return TypeRow(name, str(scalar.arrow), "binary" if scalar.native else "text", scalar.note)
-
-
-def types_page() -> str:
-    """This direction's part of the reference page, docs/reference/types.md."""
-    lines = [f"| {r.postgres} | {r.arrow} | {r.snapshot} | {r.note} |" for r in types_table()]
-    return _PAGE.format(rows="\n".join(lines))
+def _wished(found: PgType, typmod: int, catalog: Types, read_as: str) -> TypeMapping:
+    own = mapping(found.oid, typmod, catalog)
+    if read_as == "text" and own.output == ARRAY_OUT:
+        return mapping(found.oid, typmod, catalog, dimensions=2)
+    if read_as == "text":
+        return replace(own, arrow=_TEXT, cast=casts.to_text, native=None)
+    if own.output == "pg_catalog.numeric_out" and (digits := _DECIMAL.fullmatch(read_as)):
+        arrow = pa.decimal128(int(digits[1]), int(digits[2]))
+        return replace(own, arrow=arrow, cast=decimal_of_numeric(arrow).cast)
+    raise ConfigError(
+        f"type {found.name} cannot be read as {read_as}",
+        hint="`as:` takes text for any type, and decimal(p,s) for numeric",
+    )

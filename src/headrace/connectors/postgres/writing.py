@@ -50,7 +50,7 @@ def write_plan(schema: TableSchema, target: Target, delivery: Delivery) -> Write
 
 
 def _written(column: Column, target: TargetColumn) -> WrittenColumn:
-    arrival = arrival_at(column.type, target.cast)
+    arrival = arrival_at(column.type, target)
     taken = target.family in TEXTS and target.is_array == arrival.staging.endswith("[]")
     own = arrival.staging in _TEXT and not taken
     if arrival.staging in _TEXT and taken and target.modifiers:

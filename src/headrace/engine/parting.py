@@ -1,0 +1,117 @@
+"""Changes that memory does not hold together, in parts that it holds.
+
+A part is collapsed and applied by itself, onto what those before it came to; the destination
+commits them as one (`DestinationTable.apply`). So a part may end between any two changes, even
+inside a transaction; where versions are kept (mode scd2) it ends with one, for what a transaction
+leaves under a key is one version, whatever came in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
+
+import pyarrow as pa
+
+from headrace.engine.versions import between, lsns_of
+from headrace.log import LogFile
+from headrace.model import ChangeBatch, Lsn, NetChanges, RowCounts
+
+# Of Arrow, before it is collapsed: that takes as much again, and what a destination makes of it.
+PART_ROWS: Final = 1 << 17
+PART_BYTES: Final = 32 << 20
+
+# Of files as they are stored; lz4 makes at most 255 bytes of each.
+READ_BYTES: Final = 1 << 18
+
+# So much is no part, but a whole: what is collapsed at once comes to less for its destination.
+WHOLE_BYTES: Final = 128 << 20
+
+
+class Parts:
+    """Net changes part by part, made anew each time that they are asked for.
+
+    `rows` and `counts` tell of those made since: the source's changes, and what they came to.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], Iterable[ChangeBatch]],
+        net: Callable[[Sequence[ChangeBatch]], NetChanges],
+        *,
+        whole_transactions: bool,
+    ) -> None:
+        self._read, self._net, self._whole = read, net, whole_transactions
+        self.rows = 0
+        self.counts = RowCounts()
+        self.is_empty = True
+
+    def __iter__(self) -> Iterator[NetChanges]:
+        self.rows, self.counts, self.is_empty = 0, RowCounts(), True
+        for batches in cut(self._read(), whole_transactions=self._whole):
+            changes = self._net(batches)
+            self.rows += sum(batch.num_rows for batch in batches)
+            self.counts += changes.counts
+            self.is_empty &= changes.is_empty
+            yield changes
+            del batches, changes
+            pa.default_memory_pool().release_unused()  # it keeps some 50 MB of what is let go of
+
+
+def held_at_once(batches: Iterable[ChangeBatch]) -> list[ChangeBatch] | None:
+    """All of these changes; None if they are too much: files tell little of what memory they take,
+    where values repeat themselves."""
+    held, size = [], 0
+    for batch in batches:
+        held.append(batch)
+        size += batch.data.nbytes
+        if size > WHOLE_BYTES:
+            return None
+    return held
+
+
+def cut(
+    batches: Iterable[ChangeBatch], *, whole_transactions: bool = False
+) -> Iterator[list[ChangeBatch]]:
+    """The changes in parts of bounded size; only a transaction that has to be whole exceeds it."""
+    held: list[ChangeBatch] = []
+    for piece in (piece for batch in batches for piece in _pieces(batch)):
+        rows = piece.num_rows + sum(part.num_rows for part in held)
+        size = piece.data.nbytes + sum(part.data.nbytes for part in held)
+        if held and (rows > PART_ROWS or size > PART_BYTES):
+            done, held = _divided(held, piece) if whole_transactions else (held, [])
+            if done:
+                yield done
+        held.append(piece)
+    if held:
+        yield held
+
+
+def _pieces(batch: ChangeBatch) -> Iterator[ChangeBatch]:
+    """Slices of a batch of which several are a part."""
+    per_row = max(batch.data.nbytes // max(batch.num_rows, 1), 1)
+    rows = max(min(PART_ROWS, PART_BYTES // per_row) // 4, 1)
+    for start in range(0, batch.num_rows, rows):
+        yield ChangeBatch(batch.schema, batch.data.slice(start, rows))
+
+
+def _divided(
+    held: Sequence[ChangeBatch], following: ChangeBatch
+) -> tuple[list[ChangeBatch], list[ChangeBatch]]:
+    """What is held of other transactions than the one that goes on, and what of that one."""
+    lsn = int(lsns_of(following)[0])
+    before = [between(batch, Lsn(0), Lsn(lsn - 1)) for batch in held]
+    same = [between(batch, Lsn(lsn - 1), Lsn(lsn)) for batch in held]
+    return [b for b in before if b.num_rows], [b for b in same if b.num_rows]
+
+
+def read_together(files: Iterable[LogFile]) -> Iterator[list[LogFile]]:
+    """Files in order, as many at a time as can be read side by side, or a single one."""
+    held: list[LogFile] = []
+    for file in files:
+        if held and sum(f.bytes for f in held) + file.bytes > READ_BYTES:
+            yield held
+            held = []
+        held.append(file)
+    if held:
+        yield held
