@@ -31,3 +31,9 @@ def test_a_database_goes_with_its_slots_and_its_clients(server_dsn):
         )
     client.close()
     walsender.close()
+
+
+def test_rows_without_columns_are_rows(database):
+    assert database.execute("select from generate_series(1, 2)") == [(), ()]
+    assert database.execute("select from generate_series(1, 0)") == []
+    assert database.execute("create table t ()") == []

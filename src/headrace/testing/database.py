@@ -29,7 +29,8 @@ class Database:
             cursor = connection.execute(query.encode(), parameters)
             while cursor.nextset():
                 pass
-            return cursor.fetchall() if cursor.description else []
+            # Rows without columns are rows too; such a result has no description.
+            return [] if cursor.rownumber is None else cursor.fetchall()
 
 
 @contextmanager
