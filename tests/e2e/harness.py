@@ -13,13 +13,13 @@ from typing import Any
 import psycopg
 import yaml
 from deltalake import DeltaTable
-from tables import READERS, difference, source_columns, source_rows
 
 from headrace.engine.runner import RunView
 from headrace.model import Lsn
 from headrace.project import Project, TableFailure, load
 from headrace.status import TableStatus
 from headrace.testing.database import Database
+from tables import READERS, difference, source_columns, source_rows
 
 PIPELINE = "shop_to_lake"
 PATIENCE = 60.0  # seconds until a wait for a position gives up

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from deltalake import DeltaTable
 from harness import Shop
-from tables import READERS, exact
 
 from headrace.errors import UnsuitableShapeError
+from tables import READERS, exact
 
 PERIOD = ("__START_AT", "__END_AT")
 COLUMNS = ("id", "n", "note", "doc")

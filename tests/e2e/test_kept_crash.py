@@ -11,6 +11,7 @@ from collections import Counter
 
 import pytest
 from harness import Shop
+
 from tables import READERS
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from deltalake import DeltaTable
 from harness import Shop
-from tables import READERS, difference, exact, multiset, source_rows
 
 from headrace.errors import UnsuitableShapeError, UnsuitableTableError
+from tables import READERS, difference, exact, multiset, source_rows
 from toast_orders import ORDERS, STEPS, big, names
 
 METADATA = ["lsn", "commit_ts", "op", "xid"]

@@ -6,10 +6,10 @@ import re
 from itertools import zip_longest
 
 import pytest
-from tables import READERS
 
 from headrace.errors import CheckFailedError, HeadraceError
 from keyed_tables import KEYS
+from tables import READERS
 
 
 def in_one_transaction(shop, *statements: str) -> None:

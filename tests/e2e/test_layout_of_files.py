@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from deltalake import DeltaTable
 from harness import Shop
+
 from tables import READERS, difference, source_rows
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from live_run import LiveRun
-from proxy import Proxy
 from psycopg.conninfo import conninfo_to_dict
 from shop import SEED, Shop
 
@@ -15,6 +14,7 @@ import headrace
 from headrace.errors import SourceUnavailableError
 from headrace.testing.database import Database
 from headrace.testing.postgres import EmbeddedPostgres
+from proxy import Proxy
 from replicated import (
     SLOT,
     acknowledged_lsn,
