@@ -38,9 +38,12 @@ _EXACT = (
     " -c bytea_output=hex"
 )
 
+# Publications have stored generated columns since 18, and virtual ones never.
 _COLUMNS = """
 SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute
- WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
+ WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped
+   AND (attgenerated = ''
+        OR attgenerated = 's' AND current_setting('server_version_num')::int >= 180000)
  ORDER BY attnum
 """
 
@@ -204,7 +207,7 @@ class Mirror:
 
 
 def columns_of(database: Database, table: str) -> dict[str, str]:
-    """Names and types, in no order; without generated columns."""
+    """Names and types, in no order; without generated columns that are not published."""
     return dict(database.execute(_COLUMNS, (table,)))
 
 

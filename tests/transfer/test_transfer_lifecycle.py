@@ -308,13 +308,17 @@ def test_7_a_table_added_to_the_selection_later_is_copied_beside_the_stream(mirr
         ({"where": "id > 1"}, "where is not yet supported from Postgres to Postgres"),
         ({"mask": {"v": "sha256"}}, "mask is not yet supported from Postgres to Postgres"),
         ({"expect": {"r": "id > 1"}}, "expect is not yet supported from Postgres to Postgres"),
-        ({"columns": {"exclude": ["v"]}}, "columns is not yet supported"),
         ({"newest_by": "v"}, "is for a Delta source"),
     ],
 )
 def test_what_is_not_possible_for_a_table_is_refused_by_name_and_line(mirror, entry, said):
     mirror.carry({"source": "public.goods", **entry})
     refused(mirror, said, next(iter(entry)))
+
+
+def test_a_setting_inside_another_is_refused_by_its_own_name_and_line(mirror):
+    mirror.carry({"source": "public.goods", "columns": {"exclude": ["v"]}})
+    refused(mirror, "columns.exclude: exclude is not yet supported", "exclude")
 
 
 @pytest.mark.parametrize(
