@@ -21,6 +21,8 @@ from headrace.engine.capture import CommitPolicy
 from headrace.testing.database import temporary_database
 from lives import COLUMNS, TABLES, Transaction, create_tables, names, small, transact, transactions
 
+AT_ONCE = "debug_logical_replication_streaming"
+
 steps = st.one_of(
     st.tuples(st.just("transact"), transactions),
     st.tuples(st.just("transact"), transactions),
@@ -34,14 +36,13 @@ steps = st.one_of(
 class Life:
     """One database and one lake, from before the first run.
 
-    `at_once`: the server sends each change when it is made, before the commit.
+    `at_once`: the server (16 and newer) sends each change when it is made, before the commit.
     """
 
     def __init__(self, shop: Shop, *, at_once: bool) -> None:
         self.shop = shop
-        if at_once:
-            change = "set debug_logical_replication_streaming = 'immediate'"
-            shop.sql(f"alter database {shop.database.name} {change}")
+        if at_once and shop.sql(f"select 1 from pg_settings where name = '{AT_ONCE}'"):
+            shop.sql(f"alter database {shop.database.name} set {AT_ONCE} = 'immediate'")
         self.columns = 0
         create_tables(shop.database)
         shop.carry(*(f"public.{name}" for name in TABLES))
