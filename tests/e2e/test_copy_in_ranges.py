@@ -15,6 +15,7 @@ from busy import TABLES, fill, writing
 from harness import Shop
 
 from headrace.engine.range_copies import RangeCopies
+from headrace.errors import CopyStoppedError
 
 SMALL = {
     "snapshots": {"ranges_above": "300kB"}
@@ -59,6 +60,7 @@ def run_until_three(shop: Shop, copied: Copied) -> None:
     def end(copies: RangeCopies) -> None:
         stop.set()
         copies._stop.wait()
+        raise CopyStoppedError("in the middle")  # else another range could complete its table
 
     copied.then = end
     shop.project.run([], stop=stop)
