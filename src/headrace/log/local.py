@@ -11,10 +11,11 @@ import errno
 import io
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
@@ -26,6 +27,13 @@ from headrace.log.lock import FileLock
 _TEMPORARY = ".tmp"  # with a leading dot: `.orders.json.5f3a9c.tmp`, hidden from listings
 # A hard link cannot be: across file systems, on one that has none, or one too many.
 _NO_LINK: Final = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP)
+
+# An fsync waits for the disk, and those that wait together are served by one write of the file
+# system's journal: 1,000 took 3 s one after the other, and 0.1 s like this.
+_SYNCS: Final = 8
+_FEW: Final = 4  # what threads cost more than they save for
+
+T = TypeVar("T")
 
 
 def local_path(location: str) -> Path | None:
@@ -89,18 +97,12 @@ class _LocalGroup:
         return file
 
     def publish(self, on_synced: Callable[[], None]) -> None:
-        for pending in self._pending:
-            with local_errors("write", pending.final):
-                pending.file.flush()
-                os.fsync(pending.file.fileno())
-                pending.file.close()
+        _each(_sync_file, self._pending)
         with local_errors("write", self._root):
             on_synced()
         for pending in self._pending:
             _give_name(pending)
-        for folder in {pending.final.parent for pending in self._pending}:
-            with local_errors("sync", folder):
-                _sync_folder(folder)
+        _each(_sync_folder, {pending.final.parent for pending in self._pending})
 
     def discard(self) -> None:
         """Remove what has not got its name; the error that led here is the one to tell."""
@@ -109,6 +111,24 @@ class _LocalGroup:
                 pending.file.close()
             with contextlib.suppress(OSError):
                 pending.temporary.unlink(missing_ok=True)
+
+
+def _each(sync: Callable[[T], None], items: Collection[T]) -> None:
+    """Make many things durable side by side; raises what the first one to fail raises."""
+    if len(items) <= _FEW:
+        for item in items:
+            sync(item)
+        return
+    with ThreadPoolExecutor(_SYNCS, "headrace-fsync") as pool:
+        for _ in pool.map(sync, items):
+            pass
+
+
+def _sync_file(pending: _Pending) -> None:
+    with local_errors("write", pending.final):
+        pending.file.flush()
+        os.fsync(pending.file.fileno())
+        pending.file.close()
 
 
 def _give_name(pending: _Pending) -> None:
@@ -140,11 +160,12 @@ def _make_folder(folder: Path) -> None:
 
 def _sync_folder(folder: Path) -> None:
     """Make the names in a folder durable (fsync(2), "calling fsync() does not necessarily…")."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with local_errors("sync", folder):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _is_temporary(name: str) -> bool:
@@ -192,9 +213,7 @@ class LocalStorage:
 
     def take_over(self, sources: Mapping[str, str]) -> Sequence[str]:
         left = [path for path, source in sources.items() if not self._link(source, path)]
-        for folder in {(self.root / path).parent for path in sources.keys() - left}:
-            with local_errors("sync", folder):
-                _sync_folder(folder)
+        _each(_sync_folder, {(self.root / path).parent for path in sources.keys() - left})
         return left
 
     def _link(self, source: str, path: str) -> bool:
@@ -253,8 +272,7 @@ class LocalStorage:
         with local_errors("recover", self.root / prefix):
             for path in filter(lambda path: _is_temporary(path.name), self._files(prefix)):
                 path.unlink(missing_ok=True)
-            for folder in folders:
-                _sync_folder(folder)
+        _each(_sync_folder, folders)
 
     def location(self, path: str) -> str:
         return str(self.root / path)
