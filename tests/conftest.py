@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -23,6 +24,7 @@ NEWEST = 18  # the version of the session's own server, unless another one is ch
 TWO_PHASE = {"max_prepared_transactions": "8"}
 
 Servers = Callable[[int], EmbeddedPostgres]
+Obtained = TypeVar("Obtained")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -63,14 +65,19 @@ def postgres_version() -> int | None:
     return None
 
 
-def downloaded(version: int) -> Path:
-    """The binaries of a version; its tests are skipped offline, but never in CI."""
+def obtained(obtain: Callable[[], Obtained]) -> Obtained:
+    """What a machine may have no way to: its tests are skipped there, but never in CI."""
     try:
-        return build_bin_dir(version, CACHE)
+        return obtain()
     except HeadraceError as error:
         if os.environ.get("CI") == "true":
             raise
         pytest.skip(str(error))
+
+
+def downloaded(version: int) -> Path:
+    """The binaries of a version; its tests are skipped offline."""
+    return obtained(lambda: build_bin_dir(version, CACHE))
 
 
 @pytest.fixture(scope="session")
@@ -124,12 +131,13 @@ def server_version(database: Database) -> int:
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     """A CA, and a server certificate for localhost."""
-    return make_certificates(tmp_path_factory.mktemp("certificates"))
+    folder = tmp_path_factory.mktemp("certificates")
+    return obtained(lambda: make_certificates(folder))
 
 
 @pytest.fixture(scope="session")
 def tls_server(certificates: Certificates) -> Iterator[EmbeddedPostgres]:
-    """A server that takes TCP connections with TLS only; skipped offline, but never in CI."""
+    """A server that takes TCP connections with TLS only; its tests are skipped offline."""
     with EmbeddedPostgres(
         {"ssl": "on"},
         fast=True,

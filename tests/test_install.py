@@ -8,6 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from headrace import pgcopy, pgoutput
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -28,3 +32,11 @@ def test_a_missing_compiler_costs_the_kernel_not_the_install(tmp_path: Path) -> 
         assert f"{kernel} not built" in built.stderr
     assert not list((tmp_path / "out").rglob("_kernel*.so"))
     assert list((tmp_path / "out").rglob("headrace/pgoutput/reference.py"))
+
+
+def test_the_kernels_are_built() -> None:
+    """Without them their tests are skipped, which must not go unnoticed in CI."""
+    if os.environ.get("CI") != "true" and not (pgcopy.KERNEL and pgoutput.KERNEL):
+        pytest.skip("installed without a C compiler, or without Python's headers")
+    assert pgcopy.KERNEL
+    assert pgoutput.KERNEL

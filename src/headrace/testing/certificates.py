@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from headrace.errors import HeadraceError
+
+_INSTALL: Final = "install OpenSSL's command line tool"
 _KEY: Final = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 
 
@@ -19,7 +22,11 @@ class Certificates:
 
 
 def make_certificates(folder: Path, host: str = "localhost") -> Certificates:
-    """Make them with the openssl command; the server's is valid for `host` alone."""
+    """Make them with the openssl command; the server's is valid for `host` alone.
+
+    Raises:
+        HeadraceError: there is no such command.
+    """
     ca, ca_key = folder / "ca.crt", folder / "ca.key"
     server, server_key = folder / "server.crt", folder / "server.key"
     _request(ca, ca_key, "/CN=Test CA", "-addext", "keyUsage=critical,keyCertSign")
@@ -30,6 +37,8 @@ def make_certificates(folder: Path, host: str = "localhost") -> Certificates:
 
 def _request(certificate: Path, key: Path, subject: str, *arguments: str) -> None:
     command = ["openssl", "req", "-x509", "-days", "2", "-subj", subject, *_KEY, *arguments]
-    subprocess.run(
-        [*command, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True
-    )
+    command += ["-keyout", str(key), "-out", str(certificate)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except FileNotFoundError as error:
+        raise HeadraceError("cannot make certificates: no openssl", hint=_INSTALL) from error
