@@ -1,8 +1,8 @@
 """Arrow rows into a temporary table, by binary COPY.
 
-pgpq turns Arrow batches into Postgres' binary COPY format: 1.2 million rows/s, twice as many as
-ADBC ingests. The staging tables are temporary, made once per connection and emptied by each commit:
-making and dropping them for every batch takes a millisecond more, and bloats the catalogs.
+pgpq turns Arrow batches into Postgres' binary COPY format, 1.2 million rows/s. The staging tables
+are temporary, made once per connection and emptied by each commit: making and dropping them for
+every batch takes a millisecond more, and bloats the catalogs.
 """
 
 from __future__ import annotations
