@@ -500,4 +500,4 @@ class TypesOf(dict[int, pg_types.PgType]):
         return self[oid]
 
     def fields(self, composite: pg_types.PgType) -> list[pg_types.PgField]:
-        return [pg_types.PgField(name, 25, -1, 0) for name in "ab"]
+        return [pg_types.PgField(name, number, 25, -1, 0) for number, name in enumerate("ab", 1)]

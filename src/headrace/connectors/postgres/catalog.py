@@ -44,8 +44,8 @@ SELECT t.oid::bigint AS oid, n.nspname AS schema, t.typname AS name,
 
 # Of a composite type, in the order in which it prints them.
 FIELDS: Final = """
-SELECT a.attname AS name, a.atttypid::bigint AS type_oid, a.atttypmod AS typmod,
-       a.attndims AS dimensions
+SELECT a.attname AS name, a.attnum AS number, a.atttypid::bigint AS type_oid,
+       a.atttypmod AS typmod, a.attndims AS dimensions
   FROM pg_catalog.pg_attribute a
  WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped
  ORDER BY a.attnum
@@ -168,8 +168,8 @@ class TypeCatalog:
 
     def fields(self, composite: PgType) -> Sequence[PgField]:
         """The fields of a composite type."""
-        with self._lock, self._connection.cursor(row_factory=class_row(PgField)) as cursor:
-            return cursor.execute(FIELDS, (composite.relation,)).fetchall()
+        with self._lock:
+            return composite_fields(self._connection, composite.relation)
 
     def format(self, oid: int, typmod: int) -> str:
         """The type as SQL spells it, such as `numeric(10,2)`."""
@@ -177,6 +177,12 @@ class TypeCatalog:
             found = self._connection.execute(FORMAT_TYPE, (oid, typmod)).fetchone()
             self._formats[oid, typmod] = str(found[0]) if found else "???"
         return self._formats[oid, typmod]
+
+
+def composite_fields(connection: Connection, relation: int) -> list[PgField]:
+    """The fields of a composite type by its pg_class row; none if it was dropped."""
+    with connection.cursor(row_factory=class_row(PgField)) as cursor:
+        return cursor.execute(FIELDS, (relation,)).fetchall()
 
 
 def _read_types(connection: Connection) -> dict[int, PgType]:

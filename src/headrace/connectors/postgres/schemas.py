@@ -26,6 +26,7 @@ from headrace.connectors.postgres.catalog import (
     DescribedTable,
     ReadAs,
     TypeCatalog,
+    composite_fields,
     read_table_schema,
 )
 from headrace.connectors.postgres.decoding import BoundSchema
@@ -117,8 +118,12 @@ class SchemaRegistry:
         return table in self._wanted
 
     def give_up(self, table: TableId) -> None:
-        """Skip this table's changes from now on."""
-        self._wanted.discard(table)
+        """Skip this table's changes from now on; should it be followed again, it is read anew."""
+        with self._lock:
+            self._wanted.discard(table)
+            stale = [oid for oid, (_, bound) in self._bound.items() if bound.schema.table == table]
+            for oid in stale:
+                del self._bound[oid]
 
     def catalog(self) -> CatalogSession:
         """For Relations that have come, and not for those that come later."""
@@ -128,14 +133,17 @@ class SchemaRegistry:
         """The version that rows under this Relation message have.
 
         A message that tells the same as the one before still may mean other columns: one was
-        dropped, and another one took its name.
+        dropped, and another one took its name. Of composite types no message tells at all: they
+        are looked at each time, so that no row is read by other attributes than it has.
 
         Raises:
             UnsupportedSchemaChangeError: a column was added whose old rows' values nobody told, or
-                nobody can tell which column has a name.
+                nobody can tell which column has a name, or a composite type has other attributes.
         """
         with self._lock:
             latest = self._bound.get(relation.relation_id)
+            if latest is not None:
+                _require_composites(catalog, latest[1])
             if latest is not None and latest[0] is relation:
                 return latest[1]
             with catalog.use() as connection:
@@ -233,6 +241,22 @@ def _as_known(
     ):
         return None
     return BoundSchema(known, tuple(mapped for _, mapped in pairs))
+
+
+def _require_composites(catalog: CatalogSession, bound: BoundSchema) -> None:
+    """ALTER TYPE … ATTRIBUTE rewrites no row: the same text means something else from then on."""
+    held = [(at, each) for at, mapped in enumerate(bound.mappings) for each in mapped.composites]
+    if not held:
+        return
+    with catalog.use() as connection:
+        for at, composite in held:
+            if tuple(composite_fields(connection, composite.relation)) != composite.fields:
+                table = bound.schema.table
+                raise UnsupportedSchemaChangeError(
+                    f"{table}: column {bound.schema.names[at]!r}: its composite type was altered, "
+                    "and Postgres does not tell which rows came before and which after",
+                    hint=f"headrace resync {table}",
+                )
 
 
 def _stands(connection: Connection, relation: Relation, bound: BoundSchema) -> bool:

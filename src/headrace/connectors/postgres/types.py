@@ -49,12 +49,21 @@ class PgType:
 
 @dataclass(frozen=True)
 class PgField:
-    """A field of a composite type, as pg_attribute has it."""
+    """A field of a composite type, as pg_attribute has it; `number` is given to no other one."""
 
     name: str
+    number: int
     type_oid: int
     typmod: int
     dimensions: int
+
+
+@dataclass(frozen=True)
+class Composite:
+    """A composite type, by its pg_class row, with the fields that its values were read by."""
+
+    relation: int
+    fields: tuple[PgField, ...]
 
 
 class Types(Protocol):
@@ -71,7 +80,7 @@ class TypeMapping:
 
     `native` is how a snapshot's binary COPY sends the column, None where it is selected as text.
     `domain_over` is the SQL name of a domain's base type: not every output function takes the
-    domain itself (enum_out does not).
+    domain itself (enum_out does not). `composites` are those that the values hold as structs.
     """
 
     arrow: pa.DataType
@@ -79,6 +88,7 @@ class TypeMapping:
     cast: Cast
     native: Kind | None = None
     domain_over: str = ""
+    composites: tuple[Composite, ...] = ()
 
     def from_text(self, text: pa.Array) -> pa.Array:
         """Cast a column of output texts (strings, or their bytes) to `arrow`.
@@ -286,7 +296,8 @@ def _array(found: PgType, typmod: int, catalog: Types, dimensions: int) -> TypeM
         return TypeMapping(_TEXT, found.output, to_json)
     inner = mapping(found.element, typmod, catalog, inner=True)
     to_list = partial(_to_list, element=inner, delimiter=element.delimiter)
-    return TypeMapping(pa.list_(inner.arrow), found.output, to_list)
+    arrow = pa.list_(inner.arrow)
+    return TypeMapping(arrow, found.output, to_list, composites=inner.composites)
 
 
 def _to_list(text: pa.StringArray, element: TypeMapping, delimiter: str) -> pa.ListArray:
@@ -316,7 +327,8 @@ def _composite(found: PgType, fields: Sequence[PgField], catalog: Types) -> Type
     arrow = pa.struct([pa.field(name, mapped.arrow) for name, mapped in named])
     casts_of_fields = tuple(mapped.cast for _, mapped in named)
     to_struct = partial(_to_struct, arrow=arrow, fields=casts_of_fields)
-    return TypeMapping(arrow, found.output, to_struct)
+    held = (Composite(found.relation, tuple(fields)), *(c for _, m in named for c in m.composites))
+    return TypeMapping(arrow, found.output, to_struct, composites=held)
 
 
 def _to_struct(
@@ -343,7 +355,7 @@ def _wished(found: PgType, typmod: int, catalog: Types, read_as: str) -> TypeMap
     if read_as == "text" and own.output == ARRAY_OUT:
         return mapping(found.oid, typmod, catalog, dimensions=2)
     if read_as == "text":
-        return replace(own, arrow=_TEXT, cast=casts.to_text, native=None)
+        return replace(own, arrow=_TEXT, cast=casts.to_text, native=None, composites=())
     if own.output == "pg_catalog.numeric_out" and (digits := _DECIMAL.fullmatch(read_as)):
         arrow = pa.decimal128(int(digits[1]), int(digits[2]))
         return replace(own, arrow=arrow, cast=decimal_of_numeric(arrow).cast)
