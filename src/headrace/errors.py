@@ -65,6 +65,14 @@ class SourceUnavailableError(SourceError):
     transient = True
 
 
+class SenderRefusedError(SourceUnavailableError):
+    """The server grants no further replication connection."""
+
+
+class SlotRefusedError(SourceError):
+    """The server grants no further replication slot."""
+
+
 class SlotLostError(SourceError):
     """The replication slot is gone, invalidated, or not where the change log left it."""
 

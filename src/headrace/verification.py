@@ -21,6 +21,7 @@ from headrace.connectors.postgres.destination import PostgresDestination
 from headrace.connectors.postgres.source import PostgresSource
 from headrace.engine.collapse import collapse
 from headrace.engine.keyed import keyed
+from headrace.engine.placing import place
 from headrace.engine.protocols import Snapshot
 from headrace.engine.table_state import Phase
 from headrace.errors import (
@@ -31,7 +32,7 @@ from headrace.errors import (
 )
 from headrace.log import LogReader
 from headrace.log.layout import Layout
-from headrace.model import ChangeBatch, Checkpoint, Lsn, Mode, TableId, TableSchema
+from headrace.model import ChangeBatch, Checkpoint, Lsn, Mode, TableId, TableSchema, Visibility
 from headrace.refreshes import TableFailure
 from headrace.verify import TableVerification
 from headrace.verify.captured import Expected, LakeComparison, verify_transfer
@@ -86,15 +87,12 @@ def verify_capture(
         stop=pace.stop,
         read_as=assembly.read_as(settings, selection),
     )
-    with source.snapshot(dict.fromkeys(tables, ()), connections=1) as snapshot, ExitStack() as held:
-        if assembly.lock_holder(settings, capture) is None:
-            with suppress(LogLockedError):  # a run may begin just now
-                catch_up()
-        reader = assembly.open_reader(settings, capture)
-        if reader is None:
-            raise VerificationImpossibleError(
-                f"there is no change log of {capture.name} yet", hint="headrace run"
-            )
+    log = _Log(settings, capture, catch_up, pace.stop)
+    with (
+        source.snapshot(dict.fromkeys(tables, ()), 1, log.placer(source)) as snapshot,
+        ExitStack() as held,
+    ):
+        reader = log.caught_up()
         mend = repairs is not None and _held_still(settings, capture, held)
         verified = [
             found
@@ -104,6 +102,42 @@ def verify_capture(
             )
         ]
     return verified if repairs is None else _refreshed(settings, verified, repairs)
+
+
+@dataclass(frozen=True)
+class _Log:
+    """The change log of a capture, which a run goes on writing, or nobody."""
+
+    settings: Settings
+    capture: Capture
+    catch_up: Callable[[], object]
+    stop: Event
+
+    def caught_up(self) -> LogReader:
+        """The log, brought to where the source is where nobody runs. Raises
+        VerificationImpossibleError where there is none."""
+        if assembly.lock_holder(self.settings, self.capture) is None:
+            with suppress(LogLockedError):  # a run may begin just now
+                self.catch_up()
+        reader = assembly.open_reader(self.settings, self.capture)
+        if reader is None:
+            raise VerificationImpossibleError(
+                f"there is no change log of {self.capture.name} yet", hint="headrace run"
+            )
+        return reader
+
+    def placer(self, source: PostgresSource) -> Callable[[Visibility], Lsn | None]:
+        """What finds the LSN of a snapshot that is taken from now on."""
+        known = assembly.open_reader(self.settings, self.capture)
+        after = known.head() if known else 0
+
+        def placed(seen: Visibility) -> Lsn | None:
+            until = source.current_lsn()
+            reader = self.caught_up()
+            _await(reader, self.capture.name, self.stop, lambda: _commit_reaching(reader, until))
+            return place(reader, after, until, seen)
+
+        return placed
 
 
 def _held_still(settings: Settings, capture: Capture, held: ExitStack) -> bool:
@@ -156,7 +190,8 @@ class _Moment:
 def _verify_pipeline(
     settings: Settings, name: str, tables: Sequence[SelectedTable], moment: _Moment
 ) -> Iterator[TableVerification]:
-    _await(moment.reader, name, moment.snapshot.lsn, moment.pace.stop)
+    passed = _passed_by(moment.reader, name, moment.snapshot.lsn)
+    _await(moment.reader, name, moment.pace.stop, passed)
     place = assembly.destination(settings, name)
     for table in tables:
         ends = _Ends(name, table, moment)
@@ -276,18 +311,28 @@ def _changes(
     return found
 
 
-def _await(reader: LogReader, pipeline: str, lsn: Lsn, stop: Event) -> None:
-    """Wait until the pipeline has passed every change up to `lsn`."""
+def _await(reader: LogReader, whom: str, stop: Event, come: Callable[[], object]) -> None:
+    """Wait until what is true of the log tells that a run has come so far."""
     deadline = time.monotonic() + PATIENCE
-    commit: int | None = None
-    while commit is None or not _passed(reader, pipeline, commit):
+    while not come():
         if stop.is_set() or time.monotonic() > deadline:
             raise VerificationImpossibleError(
-                f"{pipeline} did not come to {lsn} within {PATIENCE:.0f} s",
+                f"{whom} did not come to where the source was within {PATIENCE:.0f} s",
                 hint="headrace status shows what holds it up",
             )
         reader.wait(reader.head(), LOOK_INTERVAL)
+
+
+def _passed_by(reader: LogReader, pipeline: str, lsn: Lsn) -> Callable[[], bool]:
+    """What tells whether the pipeline has passed every change up to `lsn`."""
+    commit: int | None = None
+
+    def passed() -> bool:
+        nonlocal commit
         commit = commit or _commit_reaching(reader, lsn)
+        return commit is not None and _passed(reader, pipeline, commit)
+
+    return passed
 
 
 def _commit_reaching(reader: LogReader, lsn: Lsn) -> int | None:

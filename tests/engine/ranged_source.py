@@ -121,7 +121,10 @@ class Ranged:
 
     @contextmanager
     def snapshot(
-        self, tables: Mapping[TableId, Sequence[KeyRange] | None], connections: int
+        self,
+        tables: Mapping[TableId, Sequence[KeyRange] | None],
+        connections: int,
+        place: object,
     ) -> Iterator[Taken]:
         with self._lock:
             ranges = RANGES if tables[TABLE] is None else tables[TABLE]

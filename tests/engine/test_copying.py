@@ -32,7 +32,9 @@ class Tables:
     taken_at: ClassVar[datetime] = datetime(2026, 1, 2, tzinfo=UTC)
 
     @contextmanager
-    def snapshot(self, tables: Mapping[TableId, Any], connections: int) -> Iterator[Tables]:
+    def snapshot(
+        self, tables: Mapping[TableId, Any], connections: int, place: object
+    ) -> Iterator[Tables]:
         yield self
 
     def schema(self, table: TableId) -> TableSchema:

@@ -26,7 +26,7 @@ def snapshot(shop: Shop) -> Iterator[Snapshot]:
     shop.database.execute(f"create publication {PUBLICATION} for all tables")
     (capture,) = headrace.load(shop.project).settings.captures()
     source = PostgresSource(capture.connection, SLOT, PUBLICATION, NAMES, {})
-    with source.snapshot(dict.fromkeys(NAMES), connections=1) as snapshot:
+    with source.snapshot(dict.fromkeys(NAMES), connections=1, place=pytest.fail) as snapshot:
         yield snapshot
 
 

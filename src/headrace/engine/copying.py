@@ -11,15 +11,17 @@ import threading
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 
 from headrace.engine.capture import Capture
+from headrace.engine.placing import Placing
 from headrace.engine.protocols import Snapshot, Source
 from headrace.engine.range_copies import RangeCopies
 from headrace.engine.throttle import Throttle
 from headrace.errors import CopyStoppedError, HeadraceError, TableRewrittenError
-from headrace.log import LogWriter, SnapshotEvent, SnapshotFile
+from headrace.log import LogReader, LogWriter, SnapshotEvent, SnapshotFile
 from headrace.model import KeyRange, SnapshotChunk, TableId
 
 
@@ -83,7 +85,9 @@ class Copier:
         limits = limits or CopyLimits()
         self._connections = limits.connections
         self._throttle = Throttle(limits.rows_per_second, limits.bytes_per_second, wait=stop.wait)
-        self._ranges = RangeCopies(source, log, capture, stop)
+        reader = LogReader(log.storage, log.layout, log.log_id, log.feed)
+        self._placing = Placing(source, log, reader, capture, stop)
+        self._ranges = RangeCopies(log, capture, stop, self._placing)
         self.progress: dict[TableId, CopyProgress] = {}
         self._files: dict[TableId, list[SnapshotFile]] = {}
         self._given_up: dict[TableId, int] = {}
@@ -119,7 +123,9 @@ class Copier:
         head = self._log.head
         after = head.commit if head else 0  # before there is a snapshot
         with (
-            self._source.snapshot(tables, self._connections) as snapshot,
+            self._source.snapshot(
+                tables, self._connections, partial(self._placing.place, after)
+            ) as snapshot,
             ThreadPoolExecutor(self._connections, "headrace-read") as self._readers,
             ThreadPoolExecutor(self._connections, "headrace-copy") as pool,
         ):

@@ -25,6 +25,7 @@ from headrace.model import (
     TableId,
     TableSchema,
     TableVersion,
+    Visibility,
 )
 
 
@@ -145,10 +146,14 @@ class Source(Protocol):
     def stream(self, from_lsn: Lsn) -> ChangeStream: ...
 
     def snapshot(
-        self, tables: Mapping[TableId, Sequence[KeyRange] | None], connections: int
+        self,
+        tables: Mapping[TableId, Sequence[KeyRange] | None],
+        connections: int,
+        place: Callable[[Visibility], Lsn | None],
     ) -> AbstractContextManager[Snapshot]:
         """Tables as of now: the ranges given, or None: the whole table, in chunks that tile it.
 
+        A source that cannot tell by itself which LSN a snapshot is as of asks `place` for it.
         Either all chunks of a table are ranges of its key, in order, or none is.
         """
         ...

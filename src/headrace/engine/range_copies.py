@@ -12,20 +12,19 @@ import logging
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from typing import Final
 
 import numpy as np
 import pyarrow as pa
 
 from headrace.engine.capture import Capture
 from headrace.engine.collapse import collapse
-from headrace.engine.protocols import Snapshot, Source
+from headrace.engine.placing import Placing
+from headrace.engine.protocols import Snapshot
 from headrace.engine.range_files import RangeFiles
 from headrace.engine.table_state import STRETCH_BYTES, STRETCH_ROWS
-from headrace.errors import CopyStoppedError, TableRewrittenError
+from headrace.errors import TableRewrittenError
 from headrace.log import (
     LogFile,
-    LogReader,
     LogWriter,
     RangeCopy,
     SnapshotEvent,
@@ -34,8 +33,6 @@ from headrace.log import (
 )
 from headrace.model import COMMIT_LSN, ChangeBatch, KeyRange, Lsn, SnapshotChunk, TableId
 
-LOOK: Final = 0.2  # seconds until a wait for the log notices that the run ends
-
 _log = logging.getLogger("headrace.run")
 
 
@@ -43,13 +40,13 @@ class RangeCopies:
     """The copies of one log's tables that are not complete; used by the copier's threads."""
 
     def __init__(
-        self, source: Source, log: LogWriter, capture: Capture, stop: threading.Event
+        self, log: LogWriter, capture: Capture, stop: threading.Event, placing: Placing
     ) -> None:
-        self._source = source
         self._log = log
         self._capture = capture
         self._stop = stop
-        self._reader = LogReader(log.storage, log.layout, log.log_id, log.feed)
+        self._reader = placing.reader
+        self._placing = placing
         self._lock = threading.Lock()
         self._copies = dict(log.unfinished)
         self._given_up = {table: capture.given_up(table) for table in self._copies}
@@ -154,20 +151,10 @@ class RangeCopies:
         """The copy with every range as of the newest LSN that one of them has."""
         while len(stands := sorted({part.lsn for part in copy.ranges if part.lsn})) > 1:
             oldest, following = stands[:2]
-            self._await(stands[-1])
+            self._placing.reach(stands[-1])
             copy = self._step(copy, oldest, following)
             self._keep(copy)
         return copy
-
-    def _await(self, lsn: Lsn) -> None:
-        """Until the log holds all changes up to `lsn`."""
-        if (self._log.position or Lsn(0)) < lsn:
-            now = self._source.current_lsn()
-            self._capture.reach(max(now, lsn, self._capture.target or lsn))
-        while (self._log.position or Lsn(0)) < lsn:
-            if self._stop.is_set():
-                raise CopyStoppedError("the run ended before the changes were there")
-            self._reader.wait(self._log.head.commit if self._log.head else 0, LOOK)
 
     def _step(self, copy: UnfinishedCopy, behind: Lsn, to: Lsn) -> UnfinishedCopy:
         """Bring the ranges that stand at `behind` to `to`, where the next ones stand."""

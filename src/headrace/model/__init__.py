@@ -19,6 +19,7 @@ from headrace.model.captured import (
     KeyRange,
     SnapshotChunk,
     TransactionEnd,
+    Visibility,
 )
 from headrace.model.changes import Amendment, Fill, NetChanges, Rejected, RowCounts, no_changes
 from headrace.model.checkpoint import Checkpoint, Reached
@@ -98,6 +99,7 @@ __all__ = [
     "TableVersion",
     "TransactionEnd",
     "VersionChanges",
+    "Visibility",
     "change_schema",
     "no_changes",
     "no_rows",

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+import numpy as np
+import numpy.typing as npt
+
 from headrace.errors import HeadraceError
 from headrace.model.batch import ChangeBatch
 from headrace.model.lsn import Lsn
@@ -63,6 +66,25 @@ class KeyRange:
 
     low: str | None = None
     high: str | None = None
+
+
+@dataclass(frozen=True)
+class Visibility:
+    """Which transactions a snapshot sees: those before `following` that were not `running`.
+
+    Ids have 64 bits, as in pg_current_snapshot() (Postgres documentation, "Transaction ID and
+    Snapshot Information Functions").
+    """
+
+    following: int
+    running: frozenset[int]
+
+    def sees(self, xids: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
+        """Of each transaction, by its 32-bit id; it may be 2^31 older or newer at most."""
+        near = self.following & 0xFFFFFFFF
+        ids = self.following + (xids - np.uint32(near)).astype(np.int32).astype(np.int64)
+        running = np.fromiter(self.running, np.int64, len(self.running))
+        return (ids < self.following) & ~np.isin(ids, running)
 
 
 @dataclass(frozen=True)

@@ -333,10 +333,14 @@ def _capacity(
         return Finding(Severity.OK, name, evidence)
     value = max(used + needed, 10)  # 10 is Postgres' own default of both
     advice = provider.parameter.format(setting=setting, value=value)
+    enough = limit - used >= needed - 1
     return Finding(
-        Severity.BLOCKER,
+        Severity.WARNING if enough else Severity.BLOCKER,
         name,
-        f"Headrace needs {needed} more of {setting}: for the stream, and for snapshots",
+        f"{setting} has room for the stream only: snapshots have to find their LSN in the change "
+        "log, which a busy source makes slow"
+        if enough
+        else f"Headrace needs {needed} more of {setting}: for the stream, and for snapshots",
         (setting,),
         evidence,
         f"{advice} (and restart the server), or {other_way}",

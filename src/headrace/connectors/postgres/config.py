@@ -15,7 +15,13 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from headrace.config.connections import PostgresConnection
-from headrace.errors import ConfigError, HeadraceError, SourceError, SourceUnavailableError
+from headrace.errors import (
+    ConfigError,
+    HeadraceError,
+    SenderRefusedError,
+    SourceError,
+    SourceUnavailableError,
+)
 
 __all__ = [
     "LIFT_LIMITS",
@@ -55,7 +61,7 @@ _PROBES: Final = 3
 _KNOWN_FAILURES: Final[tuple[tuple[str, type[HeadraceError], str], ...]] = (
     (
         r'exceeds "?max_wal_senders',
-        SourceUnavailableError,
+        SenderRefusedError,
         "raise max_wal_senders on the server, or stop another replication client",
     ),
     (

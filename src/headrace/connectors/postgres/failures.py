@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from psycopg import pq
 
-from headrace.errors import HeadraceError, SlotLostError, SourceError, SourceUnavailableError
+from headrace.errors import (
+    HeadraceError,
+    SlotLostError,
+    SlotRefusedError,
+    SourceError,
+    SourceUnavailableError,
+)
 
 SLOT_ACTIVE = "55006"
 UNDEFINED_OBJECT = "42704"
@@ -65,11 +71,15 @@ def _classify(state: str, text: str) -> HeadraceError:
     if state == UNDEFINED_OBJECT or (state == NOT_IN_STATE and "slot" in text):
         return SlotLostError(f"{text}: changes since then cannot be read", hint=REBUILD)
     if state == TOO_MANY:
-        return SourceError(
+        return SlotRefusedError(
             text,
-            hint="a snapshot needs a slot of its own for a moment: drop one that nobody uses "
-            "(SELECT slot_name FROM pg_replication_slots WHERE NOT active), or ALTER SYSTEM SET "
-            "max_replication_slots to a larger number, and restart the server",
+            hint="drop a slot that nobody uses (SELECT slot_name FROM pg_replication_slots WHERE "
+            "NOT active), or ALTER SYSTEM SET max_replication_slots to a larger number, and "
+            "restart the server",
+        )
+    if state == INSUFFICIENT_PRIVILEGE:
+        return SlotRefusedError(
+            text, hint="ALTER ROLE <role> REPLICATION, or what your provider has instead"
         )
     return SourceError(f"{text} [{state}]", hint="headrace check names what the source lacks")
 

@@ -1,27 +1,20 @@
-"""Snapshots: which tables and chunks, as of one LSN, from an exported snapshot.
-
-Creating a logical slot with an exported snapshot gives a consistent point X and a snapshot that
-sees exactly the transactions committed up to X (Postgres documentation, "CREATE_REPLICATION_SLOT").
-The slot is temporary and goes as soon as every reading connection has imported the snapshot, so
-that it holds no WAL during the copy.
-"""
+"""Snapshots: which tables and chunks, as of one LSN, from an exported snapshot."""
 
 from __future__ import annotations
 
 import queue
-import secrets
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import psycopg
 from psycopg import sql
 
 from headrace.connectors.postgres.catalog import TypeCatalog
+from headrace.connectors.postgres.exporting import Connector
 from headrace.connectors.postgres.identifiers import qualified, quoted
 from headrace.connectors.postgres.ranges import (
     in_range,
@@ -29,7 +22,6 @@ from headrace.connectors.postgres.ranges import (
     range_column,
 )
 from headrace.connectors.postgres.schemas import SchemaRegistry
-from headrace.connectors.postgres.slots import create_slot
 from headrace.connectors.postgres.snapshot_reading import (
     Plan,
     PostgresSnapshot,
@@ -41,7 +33,7 @@ from headrace.connectors.postgres.snapshot_reading import (
 from headrace.errors import HeadraceError, SourceError
 from headrace.model import KeyRange, Lsn, SnapshotChunk, TableId, TableSchema
 
-Connector = Callable[[], AbstractContextManager[psycopg.Connection[Any]]]
+Export: TypeAlias = Callable[[psycopg.Connection[Any]], AbstractContextManager[tuple[Lsn, str]]]
 
 # A table is cut into about this many chunks, so that all connections end at about the same time;
 # each from 32 MiB, below which fixed costs show, to 1 GiB, so that a file stays easy to handle.
@@ -76,26 +68,20 @@ ROW_FILTERS_SINCE = 150000
 def open_snapshot(
     conninfo: str,
     connect: Connector,
-    connect_replication: Connector,
+    export: Export,
     registry: SchemaRegistry,
     publication: str,
     tables: Mapping[TableId, Sequence[KeyRange] | None],
     connections: int,
-    stop: threading.Event,
     ranges_above: int,
 ) -> Iterator[PostgresSnapshot]:
-    """Export a snapshot, import it into `connections` readers, and let the slot go.
-
-    Raises:
-        CopyStoppedError: `stop` was set while transactions had to be waited for.
-    """
+    """Have a snapshot exported, and import it into `connections` readers; see `exported`."""
     with ThreadPoolExecutor(connections, "headrace-connect") as pool, ExitStack() as stack:
         opening = [pool.submit(connect_reader, conninfo) for _ in range(connections)]
         for reader in opening:
             stack.callback(close_reader, reader)
         readers: queue.SimpleQueue[Reader] = queue.SimpleQueue()
-        with connect_replication() as exporter, connect() as session:
-            lsn, name = _export(exporter, session, stop)
+        with connect() as session, export(session) as (lsn, name):
             taken_at = _clock(session)
             session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             session.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(name))
@@ -106,16 +92,6 @@ def open_snapshot(
             for reader in opening:
                 readers.put(import_snapshot(reader.result(), name))
         yield PostgresSnapshot(lsn, taken_at, plans, readers)
-
-
-def _export(
-    exporter: psycopg.Connection[Any], session: psycopg.Connection[Any], stop: threading.Event
-) -> tuple[Lsn, str]:
-    slot = f"headrace_snapshot_{secrets.token_hex(6)}"
-    command = f"CREATE_REPLICATION_SLOT {slot} TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT"
-    result = create_slot(exporter, session, command, stop)
-    lsn, name = (result.get_value(0, column) or b"" for column in (1, 2))
-    return Lsn.parse(lsn.decode()), name.decode()
 
 
 def _clock(session: psycopg.Connection[Any]) -> datetime:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -14,6 +15,7 @@ from headrace.connectors.postgres.catalog import ReadAs
 from headrace.connectors.postgres.config import PostgresConnection, connect, conninfo
 from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.coverage import GONE, Coverage, departures, read_coverage
+from headrace.connectors.postgres.exporting import Placer, exported
 from headrace.connectors.postgres.failures import REBUILD, command_error
 from headrace.connectors.postgres.schemas import SchemaRegistry
 from headrace.connectors.postgres.slot_outlook import SlotWatch
@@ -192,18 +194,26 @@ class PostgresSource:
             raise command_error(result, connection.pgconn.error_message)
 
     def snapshot(
-        self, tables: Mapping[TableId, Sequence[KeyRange] | None], connections: int
+        self,
+        tables: Mapping[TableId, Sequence[KeyRange] | None],
+        connections: int,
+        place: Placer,
     ) -> AbstractContextManager[PostgresSnapshot]:
         """See `Source.snapshot`."""
         return open_snapshot(
             conninfo(self._settings),
             self.connect,
-            self._connect_replication,
+            partial(
+                exported,
+                connect=self.connect,
+                connect_replication=self._connect_replication,
+                place=place,
+                stop=self._stop,
+            ),
             self.registry,
             self._publication,
             tables,
             connections,
-            self._stop,
             self._settings.snapshots.ranges_above,
         )
 
