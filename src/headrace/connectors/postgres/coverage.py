@@ -71,7 +71,13 @@ SELECT n.nspname::text, c.relname::text, m.oid::bigint,
        AS w (schema, name)
   JOIN pg_catalog.pg_namespace n ON n.nspname = w.schema
   JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = w.name AND c.relkind = 'p'
- CROSS JOIN LATERAL pg_catalog.pg_partition_tree(c.oid) AS part
+ CROSS JOIN LATERAL (
+       WITH RECURSIVE below (relid) AS (
+            SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhparent = c.oid
+             UNION ALL
+            SELECT l.inhrelid FROM pg_catalog.pg_inherits l JOIN below ON l.inhparent = below.relid
+       ) SELECT relid FROM below
+       ) AS part
   JOIN pg_catalog.pg_inherits i ON i.inhrelid = part.relid
   JOIN pg_catalog.pg_class m ON m.oid = part.relid AND m.oid <> c.oid
   JOIN pg_catalog.pg_namespace mn ON mn.oid = m.relnamespace
