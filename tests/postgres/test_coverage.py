@@ -80,7 +80,7 @@ def test_a_record_gives_back_what_it_was_made_of_and_one_of_0_1_tells_no_departu
 
 
 def test_13_who_watches_waits_for_nobody_that_alters_a_table(database):
-    """Invariant 13: neither for a partition; a run could not be stopped until they had committed."""
+    """Invariant 13: a run could not be stopped until they had committed."""
     database.execute(f"{SEED}; create publication p for all tables")
     with database.connect(autocommit=False) as session, database.connect() as watching:
         session.execute("alter table root add n int; truncate plain")
