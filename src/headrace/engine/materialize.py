@@ -2,7 +2,8 @@
 
 Every table stands at a checkpoint of its own, kept in the destination with its data. The loop reads
 new commits once, queues them per table, and lets each table take a stretch of its queue at a time:
-collapse it, apply it, move on. A table that fails stops or retries alone.
+collapse it, apply it, move on. Tables take turns at a few threads, and the loop goes on meanwhile:
+a table finds in its queue what has come until its turn. One that fails stops or retries alone.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -92,6 +93,7 @@ class Materialization:
         self._seen = min((state.resumed for state in self.tables.values()), default=0)
         self.position = self._position_of(self._seen)  # of the newest commit that was queued
         self._workers = workers
+        self._working: dict[TableId, Future[None]] = {}  # at their turn, or waiting for it
         self._recorded = 0.0
         self._progress = 0  # how often a table went on
         self._counting = threading.Lock()
@@ -160,7 +162,7 @@ class Materialization:
     def begin_refreshes(self) -> None:
         """Let go of where tables stand that are to be copied anew, until a snapshot has come."""
         now = datetime.now(UTC)
-        due = self._due(now)
+        due = [refresh for refresh in self._due(now) if refresh.table not in self._working]
         self._begun += len(due)  # before a table looks other than failed to another thread
         for refresh in due:
             state = self.tables[refresh.table]
@@ -191,24 +193,46 @@ class Materialization:
             ThreadPoolExecutor(self._workers, f"headrace-{self.name}") as pool,
             self._comparer.at_work(stop),
         ):
-            while not stop.is_set():
-                self.begin_refreshes()
-                self.catch_sight()
-                now = time.monotonic()
-                states = self.tables.values()
-                ready = [state for state in states if state.ready(now, self._progress)]
-                if ready:  # not before: what comes while all rest belongs to the next commits
-                    self._meet()
-                list(pool.map(self._advance, ready))
-                self._record_positions()
-                if ready:
-                    continue
-                if self._enough():
-                    stop.wait(self._patience())
-                else:
-                    self._reader.wait(self._seen, self._patience())
+            try:
+                while not stop.is_set():
+                    self._go_on(pool, stop)
+            finally:
+                for turn in self._working.values():
+                    turn.cancel()
+            self._see_turns()
             list(pool.map(self._settle, self.tables.values()))
         self._record_positions(now=True)
+
+    def _go_on(self, pool: ThreadPoolExecutor, stop: threading.Event) -> None:
+        """See what has come and who is done, let those work that can, and wait for more of it."""
+        self.begin_refreshes()
+        self.catch_sight()
+        self._give_turns(pool)
+        self._record_positions()
+        if self._working:
+            self._see_turns(COMMIT_INTERVAL)
+        elif self._enough():
+            stop.wait(self._patience())
+        else:
+            self._reader.wait(self._seen, self._patience())
+
+    def _give_turns(self, pool: ThreadPoolExecutor) -> None:
+        now, progress = time.monotonic(), self._progress
+        resting = [state for table, state in self.tables.items() if table not in self._working]
+        ready = [state for state in resting if state.ready(now, progress)]
+        if ready:  # not before: what comes while all rest belongs to the next commits
+            self._meet()
+        for state in ready:
+            self._working[state.target.table] = pool.submit(self._advance, state)
+
+    def _see_turns(self, patience: float | None = None) -> None:
+        """Wait until all turns are over, or so many seconds, and take note of those that are."""
+        over = wait(self._working.values(), patience).done
+        for table, turn in list(self._working.items()):
+            if turn in over:
+                del self._working[table]
+                if not turn.cancelled():
+                    turn.result()
 
     def _settle(self, state: TableState) -> None:
         try:
@@ -228,9 +252,16 @@ class Materialization:
         return min([RECORD_INTERVAL, *waits, *compared])
 
     def catch_sight(self) -> None:
-        """Queue what commits after the last one seen hold for each table."""
+        """Queue what commits after the last one seen hold for each table.
+
+        Where a table stands is its own while it is at work. It finds more in its queue at any time,
+        but for the turn in which it asks for its place, and which fills the queue itself; and a
+        commit waits that offers it a snapshot or stops it.
+        """
+        if any(self.tables[table].unasked for table in self._working):
+            return
         for manifest in self._reader.manifests(self._seen):
-            if self._enough():
+            if self._enough() or not self._working.keys().isdisjoint(_turned(manifest)):
                 return
             self._queue(manifest, self.tables)
             self._seen = manifest.commit
@@ -367,7 +398,7 @@ class Materialization:
             self._count()
 
     def _apply(self, state: TableState) -> None:
-        stretch = next_stretch(state.queue, self._meeting)
+        stretch = next_stretch(list(state.queue), self._meeting)  # which grows meanwhile
         last = stretch[-1]
         started = time.monotonic()
         if last.stopped is not None:
@@ -403,9 +434,9 @@ class Materialization:
     @property
     def waiting_since(self) -> datetime | None:
         """Commit time of the oldest change that waits to be applied, if one does."""
-        heads = [list(s.queue)[:1] for s in self.tables.values() if s.phase is not Phase.FAILED]
-        times = [part.commit_ts for head in heads for part in head if part.commit_ts is not None]
-        return min(times, default=None)
+        heads = [s.head for s in self.tables.values() if s.phase is not Phase.FAILED]
+        times = [head.commit_ts for head in heads if head is not None]
+        return min((time for time in times if time is not None), default=None)
 
     def _record_positions(self, *, now: bool = False) -> None:
         if not now and time.monotonic() - self._recorded < RECORD_INTERVAL:
@@ -431,15 +462,13 @@ class Materialization:
         return int(self._record.get("tables", {}).get(str(table), {}).get("rows_applied", 0))
 
     def _describe(self, state: TableState) -> dict[str, Any]:
-        checkpoint = state.checkpoint
-        passed = state.queue[0].commit - 1 if state.queue else max(self._seen, state.passed)
-        known = checkpoint is not None or state.phase is Phase.HELD
+        checkpoint, durable = state.checkpoint, state.durable
         return {
             "phase": state.phase.value,
-            "applied": state.durable.commit if state.durable else None,
+            "applied": durable.commit if durable else None,
             "lsn": str(checkpoint.lsn) if checkpoint else None,
             "reached": str(self._reached(state, checkpoint.lsn)) if checkpoint else None,
-            "passed": passed if known else state.resumed,
+            "passed": state.passed_of(self._seen),
             "commit_ts": state.commit_ts.isoformat() if state.commit_ts else None,
             "rows_applied": self._applied_before(state.target.table) + state.applied_rows,
             "upserted": state.written.upserted,
@@ -450,4 +479,10 @@ class Materialization:
 
     def _reached(self, state: TableState, at: Lsn) -> Lsn:
         """Up to where the table is as the source was; `at` is where its last change brought it."""
-        return max(at, state.queue[0].from_lsn if state.queue else self.position)
+        head = state.head
+        return max(at, self.position if head is None else head.from_lsn)
+
+
+def _turned(manifest: Manifest) -> set[TableId]:
+    """Tables for which a commit has more than changes."""
+    return {event.table for event in manifest.snapshots} | {table for table, _ in manifest.stopped}

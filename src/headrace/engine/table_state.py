@@ -125,6 +125,14 @@ class TableState:
         self.written += rows
 
     @property
+    def head(self) -> Stretch | None:
+        """The oldest commit in the queue, whoever else takes from it or adds to it."""
+        try:
+            return self.queue[0]
+        except IndexError:
+            return None
+
+    @property
     def idle(self) -> bool:
         """All that came is applied, or parked."""
         return self.loaded and not self.queue
@@ -137,7 +145,19 @@ class TableState:
     def is_past(self, commit: int) -> bool:
         """Whether nothing up to a commit is left to be applied, or can be for now."""
         stuck = self.phase in (Phase.FAILED, Phase.HELD) or not self.loaded
-        return stuck or not self.queue or self.queue[0].commit > commit
+        head = self.head
+        return stuck or head is None or head.commit > commit
+
+    def passed_of(self, seen: int) -> int:
+        """The commit up to which nothing is left to do, of those up to `seen` that were queued.
+
+        What a snapshot makes superfluous is taken off the queue before it is loaded, and a crash in
+        between goes on without it.
+        """
+        if not self.loaded and self.phase is not Phase.HELD:
+            return max(self.resumed, self.passed)
+        head = self.head
+        return max(seen, self.passed) if head is None else head.commit - 1
 
     def settled(self, lsn: Lsn, progress: int) -> bool:
         """Nothing up to `lsn` is left to do, or nothing more can be done."""
@@ -145,7 +165,8 @@ class TableState:
             return True
         if self.blocked or (self.idle and self.waiting):
             return self.looked >= progress
-        return self.idle or (self.loaded and bool(self.queue) and self.queue[0].from_lsn >= lsn)
+        head = self.head
+        return self.loaded and (head is None or head.from_lsn >= lsn)
 
 
 def queue_stretch(
