@@ -6,6 +6,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
+MAX_LSN = (1 << 64) - 1
 PG_EPOCH_US = 946_684_800_000_000
 
 # A value of a tuple: None is null, UNCHANGED an unsent TOAST value, bytes text, Binary binary.
@@ -114,6 +115,26 @@ def stream_commit(xid: int, lsn: int, end_lsn: int | None = None, commit_ts: int
 
 def stream_abort(xid: int, subtransaction: int) -> bytes:
     return b"A" + struct.pack(">II", xid, subtransaction)
+
+
+def begin_prepare(xid: int, lsn: int, gid: str = "g") -> bytes:
+    return b"b" + struct.pack(">QQqI", lsn, lsn + 8 & MAX_LSN, 0, xid) + string(gid)
+
+
+def prepare(xid: int, lsn: int, gid: str = "g", *, letter: bytes = b"P") -> bytes:
+    """Prepare, or Stream Prepare with the letter `p`."""
+    return letter + struct.pack(">BQQqI", 0, lsn, lsn + 8 & MAX_LSN, 0, xid) + string(gid)
+
+
+def commit_prepared(
+    xid: int, lsn: int, end_lsn: int | None = None, commit_ts: int = 0, gid: str = "g"
+) -> bytes:
+    end = lsn + 8 if end_lsn is None else end_lsn
+    return b"K" + struct.pack(">BQQqI", 0, lsn, end, commit_ts, xid) + string(gid)
+
+
+def rollback_prepared(xid: int, gid: str = "g") -> bytes:
+    return b"r" + struct.pack(">BQQqqI", 0, 100, 200, 0, 0, xid) + string(gid)
 
 
 def transaction(lsn: int, *messages: bytes, xid: int = 7, commit_ts: int = 0) -> list[bytes]:

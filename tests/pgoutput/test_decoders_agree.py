@@ -19,12 +19,16 @@ from pgoutput_bytes import (
     Binary,
     be,
     begin,
+    begin_prepare,
     commit,
+    commit_prepared,
     delete,
     frame,
     insert,
     message,
+    prepare,
     relation,
+    rollback_prepared,
     stream_abort,
     stream_commit,
     stream_start,
@@ -33,7 +37,7 @@ from pgoutput_bytes import (
     update,
 )
 
-from headrace.errors import ProtocolError
+from headrace.errors import ProtocolError, SlotLostError
 from headrace.pgoutput import KERNEL, Decoder, ReferenceDecoder
 
 pytestmark = pytest.mark.skipif(not KERNEL, reason="the kernel is not built")
@@ -68,7 +72,10 @@ class Stream:
     steps: list[bytes | None] = field(default_factory=list)
     widths: dict[int, int] = field(default_factory=dict)
     streams: dict[int, dict[int, int]] = field(default_factory=dict)  # xid -> its tables' widths
+    own: dict[int, set[int]] = field(default_factory=dict)  # of these, what nobody told since
+    prepared: set[int] = field(default_factory=set)
     xid: bytes = b""  # that rows bear, inside a block
+    top: int = 0  # the block's transaction
 
     def send(self, payload: bytes) -> None:
         self.steps.append(frame(payload))
@@ -78,6 +85,10 @@ class Stream:
     def tell_relation(self, oid: int) -> None:
         columns = self.draw(st.lists(names, max_size=4))
         self.widths[oid] = len(columns)
+        if self.top:
+            self.own[self.top].add(oid)
+        else:
+            self.forget(oid)
         self.send(
             relation(
                 oid,
@@ -89,6 +100,12 @@ class Stream:
                 xid=self.xid,
             )
         )
+
+    def forget(self, oid: int, but: int = 0) -> None:
+        """A table was told to all."""
+        for top, own in self.own.items():
+            if top != but:
+                own.discard(oid)
 
     def row(self, oid: int) -> list[Any]:
         return [self.draw(values) for _ in range(self.widths[oid])]
@@ -128,43 +145,73 @@ class Stream:
     def block(self) -> None:
         """A block of a streamed transaction, begun or in progress, with its subtransactions."""
         top = self.draw(st.sampled_from(STREAMED))
+        if top in self.prepared:
+            return
         outside, first = self.widths, top not in self.streams
-        self.widths = self.streams.setdefault(top, {})
+        self.top, self.widths = top, self.streams.setdefault(top, {})
+        self.own.setdefault(top, set())
         self.send(stream_start(top, first=first))
         for _ in range(self.draw(st.integers(0, 6))):
             self.xid = be(top + self.draw(st.integers(0, 2)))
             self.change()
-        self.xid, self.widths = b"", outside
+        self.xid, self.top, self.widths = b"", 0, outside
         self.send(b"E")
 
+    def preparing(self) -> None:
+        """A transaction that is prepared: one that comes whole, or what came in blocks."""
+        top, lsn = self.draw(st.sampled_from((*STREAMED, 40))), self.draw(lsns)
+        if top in self.prepared:
+            return
+        self.prepared.add(top)
+        if top in self.streams:
+            self.send(prepare(top, lsn, letter=b"p"))
+            return
+        self.streams[top], self.own[top] = {}, set()
+        self.send(begin_prepare(top, lsn))
+        for _ in range(self.draw(st.integers(0, 6))):
+            self.change()
+        self.send(prepare(top, lsn))
+
     def ending(self) -> None:
-        """The end of a streamed transaction, or of one of its subtransactions."""
+        """The end of a streamed or prepared transaction, or of a subtransaction."""
         if not self.streams:
             return
         top = self.draw(st.sampled_from(sorted(self.streams)))
         sub = top + self.draw(st.integers(-1, 2))
         if sub < top:
-            self.widths |= self.streams.pop(top)
-            self.send(stream_commit(top, self.draw(lsns), self.draw(lsns), self.draw(timestamps)))
+            self.committed(top)
+        elif top in self.prepared:
+            self.send(rollback_prepared(top))
         else:
             self.send(stream_abort(top, sub))
-            if sub == top:
-                del self.streams[top]
+        if sub <= top or top in self.prepared:
+            self.prepared.discard(top)
+            del self.streams[top], self.own[top]
+
+    def committed(self, top: int) -> None:
+        lsn, told, own = self.draw(lsns), self.streams[top], self.own[top]
+        self.widths |= {oid: width for oid, width in told.items() if oid in own}
+        send = commit_prepared if top in self.prepared else stream_commit
+        for oid in own:
+            self.forget(oid, but=top)
+        self.send(send(top, lsn, self.draw(lsns), self.draw(timestamps)))
 
 
 STREAMED = (10, 20, 30)
 
 
 @st.composite
-def streams(draw: Any) -> list[bytes | None]:
-    """Frames of whole and of streamed transactions, with takes between and inside them."""
+def streams(draw: Any) -> tuple[int, list[bytes | None]]:
+    """Where a stream starts, and frames of transactions that come whole, in blocks or are prepared,
+    with takes between and inside them."""
     stream = Stream(draw)
     for _ in range(draw(st.integers(1, 8))):
-        draw(st.sampled_from([stream.transaction, stream.block, stream.ending]))()
+        made = [stream.transaction, stream.block, stream.preparing, stream.ending]
+        draw(st.sampled_from(made))()
     if not stream.steps:
         stream.transaction()
     cut = draw(st.integers(0, 3))
-    return stream.steps[: max(1, len(stream.steps) - cut)]
+    return draw(st.one_of(st.just(0), lsns)), stream.steps[: max(1, len(stream.steps) - cut)]
 
 
 def run(decoder: ReferenceDecoder, steps: list[bytes | None]) -> list[Any]:
@@ -184,25 +231,28 @@ def run(decoder: ReferenceDecoder, steps: list[bytes | None]) -> list[Any]:
             burst = []
             seen.append((decoder.in_transaction, decoder.buffered_rows, decoder.buffered_bytes))
             seen.append((decoder.last_commit_lsn, plain(decoder.take(keep))))
+            seen.append(decoder.prepared.releasable(1 << 60))
             keep = 100 - keep
-    except ProtocolError:
+    except (ProtocolError, SlotLostError):
         seen.append("refused")
     return seen
 
 
 @given(streams())
 @thorough
-def test_any_valid_stream_decodes_alike(steps: list[bytes | None]) -> None:
-    expected = run(ReferenceDecoder(), steps)
+def test_any_valid_stream_decodes_alike(stream: tuple[int, list[bytes | None]]) -> None:
+    start, steps = stream
+    expected = run(ReferenceDecoder(start=start), steps)
     assert "refused" not in expected
-    assert run(Decoder(), steps) == expected
+    assert run(Decoder(start=start), steps) == expected
 
 
 @given(streams(), st.data())
 @thorough
 def test_any_damaged_stream_decodes_alike_or_is_refused_by_both(
-    steps: list[bytes | None], data: st.DataObject
+    stream: tuple[int, list[bytes | None]], data: st.DataObject
 ) -> None:
+    _, steps = stream
     damaged = list(steps)
     frames = [i for i, step in enumerate(steps) if step is not TAKE]
     for at in data.draw(st.lists(st.sampled_from(frames), min_size=1, max_size=3)):

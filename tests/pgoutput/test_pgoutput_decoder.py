@@ -15,12 +15,16 @@ from pgoutput_bytes import (
     Binary,
     be,
     begin,
+    begin_prepare,
     commit,
+    commit_prepared,
     delete,
     frame,
     insert,
     message,
+    prepare,
     relation,
+    rollback_prepared,
     stream_abort,
     stream_commit,
     stream_start,
@@ -30,7 +34,7 @@ from pgoutput_bytes import (
     update,
 )
 
-from headrace.errors import ProtocolError
+from headrace.errors import ProtocolError, SlotLostError
 from headrace.pgoutput import Message, ReferenceDecoder, TransactionEnd
 from headrace.pgoutput.columns import COMMIT_BYTES, ROW_BYTES, VALUE_BYTES
 
@@ -218,6 +222,46 @@ def test_of_two_looks_of_a_table_the_one_told_last_stands(decoder: ReferenceDeco
     assert decoder.buffered_rows == 2
 
 
+def test_a_prepared_transaction_waits_apart_and_what_it_holds_up_with_it(
+    decoder: ReferenceDecoder,
+) -> None:
+    """Until its COMMIT PREPARED is durable the server must not be told to forget its PREPARE."""
+    decoder.push(transaction(50, relation(1)))
+    decoder.push([frame(begin_prepare(5, 100)), frame(insert(1, b"5", b""))])
+    assert decoder.in_transaction
+    decoder.push([frame(prepare(5, 100)), *transaction(200, insert(1, b"1", b""))])
+    decoder.push(block(6, relation(1, xid=be(6)), insert(1, b"6", b"", xid=be(6)), first=True))
+    decoder.push([frame(prepare(6, 300, letter=b"p"))])
+    assert not decoder.in_transaction
+    assert decoder.buffered_rows == 1
+    assert [row[-1][0] for row in rows(decoder.take())] == [b"1"]
+    assert decoder.prepared.releasable(90) == 90
+    assert decoder.prepared.releasable(400) == 100
+    decoder.push([frame(commit_prepared(5, 400))])
+    assert streamed(decoder) == [(5, [], 408)]
+    assert decoder.prepared.releasable(407) == 100
+    assert decoder.prepared.releasable(500) == 300
+    decoder.push([frame(rollback_prepared(6)), frame(rollback_prepared(7))])
+    assert decoder.prepared.releasable(500) == 500
+    assert decoder.take().streamed[0].aborted
+
+
+def test_what_commits_before_the_start_is_passed_over(decoder_type: type[ReferenceDecoder]) -> None:
+    """The server sends it again; the tables that it tells of then are told once and for all."""
+    decoder = decoder_type(start=300)
+    decoder.push([frame(begin_prepare(4, 100)), frame(prepare(4, 100))])
+    decoder.push(transaction(200, relation(1), insert(1, b"0", b""), truncate(1)))
+    decoder.push(block(5, relation(2, xid=be(5)), insert(2, b"5", b"", xid=be(5)), first=True))
+    decoder.push([frame(stream_commit(5, 250)), frame(commit_prepared(4, 299))])
+    decoder.push([frame(commit_prepared(3, 280))])  # it was prepared before
+    assert decoder.last_commit_lsn == decoder.buffered_rows == 0
+    decoder.push(transaction(300, insert(1, b"1", b""), insert(2, b"2", b"")))
+    assert [row[-1][0] for row in rows(decoder.take())] == [b"1", b"2"]
+    with pytest.raises(SlotLostError, match=r"'lost' has committed at 0/190") as lost:
+        decoder.push([frame(commit_prepared(9, 400, gid="lost"))])
+    assert lost.value.hint
+
+
 def test_streams_stay_while_they_are_small_and_the_largest_goes_first(
     decoder: ReferenceDecoder,
 ) -> None:
@@ -400,11 +444,13 @@ def test_binary_values_are_never_taken_for_text(decoder: ReferenceDecoder) -> No
         ([stream_start(5), insert(1, b"1", xid=be(6))], "relation 1 without a Relation message"),
         ([b"E"], "Stream Stop message outside of a transaction"),
         ([stream_start(5), b"I" + bytes(3)], "malformed Insert message"),
-        ([b"p" + bytes(30)], "Stream Prepare message, but two_phase is off"),
-        ([b"b" + bytes(29)], "Begin Prepare message, but two_phase is off"),
-        ([b"P" + bytes(30)], "Prepare message, but two_phase is off"),
-        ([b"K" + bytes(30)], "Commit Prepared message, but two_phase is off"),
-        ([b"r" + bytes(38)], "Rollback Prepared message, but two_phase is off"),
+        ([prepare(5, 100, letter=b"p")], "streamed transaction 5, whose first block never came"),
+        ([prepare(5, 100)], "Prepare message outside of a transaction"),
+        ([begin_prepare(5, 100), prepare(6, 100)], "prepared transaction 6 inside of 5"),
+        ([begin(100), begin_prepare(5, 100)], "Begin Prepare message inside a transaction"),
+        ([begin_prepare(5, 100), begin(100)], "Begin message inside a transaction"),
+        ([begin_prepare(5, 100), commit_prepared(5, 100)], "Commit Prepared message inside a"),
+        ([stream_start(5), rollback_prepared(5)], "Rollback Prepared message inside a transaction"),
         ([b""], "no type byte"),
         ([b"?"], "type 0x3f"),
     ],

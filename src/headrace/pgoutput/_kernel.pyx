@@ -24,6 +24,7 @@ import pyarrow as pa
 
 from headrace.pgoutput import columns, control, frames, messages
 from headrace.pgoutput.malformed import malformed_message
+from headrace.pgoutput.prepared import Prepared, require_sent
 
 cdef Py_ssize_t HEADER = frames.XLOG_DATA_HEADER
 cdef Py_ssize_t ROW_BYTES = columns.ROW_BYTES
@@ -150,18 +151,23 @@ cdef class Decoder:
     cdef _Section plain         # transactions that come whole, after their commit
     cdef dict streams           # xid -> those that come in blocks, before it
     cdef _Stream inside
+    cdef _Stream preparing      # between Begin Prepare and Prepare
     cdef _Section place         # where rows go now; None between transactions
+    cdef readonly object prepared
     cdef _Ends ends
     cdef list streamed          # what is over
     cdef list logical_messages
     cdef object finished
     cdef Py_ssize_t rows, size
     cdef bint open, split
-    cdef uint64_t final_lsn, last_lsn
+    cdef bint passing           # the open transaction is one that the caller has
+    cdef uint64_t final_lsn, last_lsn, start
     cdef uint32_t xid
 
-    def __cinit__(self, *, column_limit=columns.MAX_COLUMN_BYTES):
+    def __cinit__(self, *, column_limit=columns.MAX_COLUMN_BYTES, start=0):
         self.limit = min(column_limit, columns.MAX_COLUMN_BYTES)
+        self.start = start
+        self.prepared = Prepared()
         self.plain = _Section()
         self.streams = {}
         self.begin_anew()
@@ -178,7 +184,7 @@ cdef class Decoder:
 
     @property
     def in_transaction(self):
-        return bool(self.open)
+        return bool(self.open) or self.preparing is not None
 
     @property
     def buffered_rows(self):
@@ -263,6 +269,8 @@ cdef class Decoder:
             raise malformed_message(letter, "relation's OID is cut off", c.at - c.start)
         if place is None:
             raise control.not_open(letter)
+        if self.passing:
+            return 0
         batch = place.batch_of(be32(c.at))
         c.at += 4
         batch.reserve()
@@ -291,6 +299,7 @@ cdef class Decoder:
             raise malformed_message(b"B"[0], c.what.decode(), c.where)
         self.require_between(b"B"[0])
         self.final_lsn = be64(c.at)
+        self.passing = self.final_lsn < self.start
         self.xid = be32(c.at + 16)
         self.place = self.plain
         self.plain.ordinal = 0
@@ -310,6 +319,10 @@ cdef class Decoder:
             raise control.not_open(b"C"[0])
         if be64(c.at + 1) != self.final_lsn:
             raise control.wrong_commit(self.final_lsn, be64(c.at + 1))
+        if self.passing:
+            self.open = self.split = self.passing = False
+            self.place = None
+            return 0
         end_lsn = be64(c.at + 9)
         self.plain.commit(end_lsn, commit_ts)
         if self.split:
@@ -331,15 +344,16 @@ cdef class Decoder:
         return 0
 
     cdef int on_rare(self, bytes payload) except -1:
-        message = control.parse_enabled(payload, streamed=self.inside is not None)
+        message = messages.parse(payload, streamed=self.inside is not None)
         if isinstance(message, messages.Relation):
             self.on_relation(message)
         elif isinstance(message, messages.Truncate):
             if self.place is None:
                 raise control.not_open(b"T"[0])
-            self.place.truncate(
-                message.relation_ids, self.xid if message.xid is None else message.xid
-            )
+            if not self.passing:
+                self.place.truncate(
+                    message.relation_ids, self.xid if message.xid is None else message.xid
+                )
         elif isinstance(message, messages.Message):
             self.logical_messages.append(message)
             self.size += len(message.content)
@@ -350,9 +364,30 @@ cdef class Decoder:
                 raise control.not_open(b"E"[0])
             self.place = self.inside = None
         elif isinstance(message, messages.StreamCommit):
+            self.require_between(b"c"[0])
             self.on_stream_commit(message)
         elif isinstance(message, messages.StreamAbort):
             self.on_stream_abort(message.xid, message.subtransaction_xid)
+        else:
+            self.on_two_phase(message)
+        return 0
+
+    cdef int on_two_phase(self, object message) except -1:
+        if isinstance(message, messages.BeginPrepare):
+            self.on_begin_prepare(message.xid)
+        elif isinstance(message, messages.Prepare):
+            self.on_prepare(message)
+        elif isinstance(message, messages.StreamPrepare):
+            self.require_between(b"p"[0])
+            if message.xid not in self.streams:
+                raise control.unknown_stream(message.xid)
+            self.prepared.prepare(message.xid, message.prepare_lsn)
+        elif isinstance(message, messages.CommitPrepared):
+            self.on_commit_prepared(message)
+        elif isinstance(message, messages.RollbackPrepared):
+            self.require_between(b"r"[0])
+            self.prepared.roll_back(message.xid)
+            self.drop(self.streams.pop(message.xid, None))
         return 0
 
     cdef int on_relation(self, object relation) except -1:
@@ -366,6 +401,8 @@ cdef class Decoder:
         """A table looks like this to all who are not told anything else."""
         cdef _Stream stream
         self.plain.learn(relation)
+        if self.preparing is not None:
+            self.preparing.learn(relation)
         for stream in self.streams.values():
             stream.own.pop(relation.relation_id, None)
         return 0
@@ -383,13 +420,14 @@ cdef class Decoder:
 
     cdef int on_stream_commit(self, object commit) except -1:
         cdef _Stream stream
-        self.require_between(b"c"[0])
         stream = self.streams.pop(commit.xid, None)
         if stream is None:
             raise control.unknown_stream(commit.xid)
         # The server holds that a table was told to all once it was told in what has committed.
         for relation in stream.own.values():
             self.learn(relation)
+        if commit.commit_lsn < self.start:
+            return self.drop(stream)
         self.rows += stream.rows + stream.parted
         self.size += stream.size
         end = columns.TransactionEnd(int(commit.end_lsn), commit.commit_ts, commit.xid)
@@ -400,16 +438,44 @@ cdef class Decoder:
     cdef int on_stream_abort(self, uint32_t xid, uint32_t subtransaction) except -1:
         cdef _Stream stream
         self.require_between(b"A"[0])
+        if subtransaction == xid:
+            return self.drop(self.streams.pop(xid, None))
         stream = self.streams.get(xid)
-        if stream is None:  # nothing of it has come
-            return 0
-        if subtransaction != xid:
+        if stream is not None:
             stream.rolled_back.add(subtransaction)
-            return 0
-        del self.streams[xid]
-        if stream.parted:
-            self.streamed.append(columns.Streamed(xid, [], frozenset(), None, aborted=True))
         return 0
+
+    cdef int drop(self, _Stream stream) except -1:
+        """A transaction, of which perhaps nothing has come, is to leave nothing."""
+        if stream is not None and stream.parted:
+            self.streamed.append(columns.Streamed(stream.xid, [], frozenset(), None, aborted=True))
+        return 0
+
+    # -- prepared transactions ---------------------------------------------------------------------
+
+    cdef int on_begin_prepare(self, uint32_t xid) except -1:
+        self.require_between(b"b"[0])
+        self.xid = xid
+        self.place = self.preparing = self.streams[xid] = _Stream(xid)
+        self.preparing.relations = dict(self.plain.relations)
+        return 0
+
+    cdef int on_prepare(self, object prepare) except -1:
+        if self.preparing is None:
+            raise control.not_open(b"P"[0])
+        if self.preparing.xid != prepare.xid:
+            raise control.wrong_prepare(self.preparing.xid, prepare.xid)
+        self.place = self.preparing = None
+        self.prepared.prepare(prepare.xid, prepare.prepare_lsn)
+        return 0
+
+    cdef int on_commit_prepared(self, object commit) except -1:
+        self.require_between(b"K"[0])
+        if commit.xid not in self.streams:
+            require_sent(commit, self.start)
+            return 0
+        self.prepared.commit(commit.xid, commit.end_lsn)
+        return self.on_stream_commit(commit)
 
 
 cdef Py_ssize_t _row_size(_Batch batch, uint8_t letter, uint8_t old_kind) noexcept:

@@ -68,7 +68,7 @@ class RawColumn:
         _, offsets, data = kept.buffers()
         return RawColumn(
             self.kinds[rows],
-            np.frombuffer(offsets, np.int32, len(kept) + 1),
+            np.frombuffer(offsets, np.int32, len(kept) + 1).copy(),  # Arrow's may be written to
             pa.py_buffer(b"") if data is None else data,
         )
 

@@ -1,32 +1,10 @@
-"""What both decoders do alike with the rare messages, and how they refuse what they do not take."""
+"""How both decoders refuse what they do not take."""
 
 from __future__ import annotations
-
-from typing import Final
 
 from headrace.errors import ProtocolError
 from headrace.model import Lsn
 from headrace.pgoutput.malformed import LETTERS, malformed_message, out_of_order
-from headrace.pgoutput.messages import PgoutputMessage, parse
-
-# Messages that only come if START_REPLICATION asked for them.
-_OPTIONS: Final = dict.fromkeys(b"bPKrp", "two_phase")
-
-
-def parse_enabled(payload: bytes | memoryview, *, streamed: bool) -> PgoutputMessage:
-    """Parse a message of a stream that runs without `two_phase`; `streamed` as in `parse`.
-
-    Raises:
-        ProtocolError: the message is malformed, or belongs to that option.
-    """
-    letter = payload[0] if len(payload) else 0
-    option = _OPTIONS.get(letter)
-    if option is not None:
-        raise ProtocolError(
-            f"the server sent a {LETTERS[letter]} message, but {option} is off",
-            hint=f"start replication without the option {option}",
-        )
-    return parse(payload, streamed=streamed)
 
 
 def unknown_relation(relation_id: int) -> ProtocolError:
@@ -64,6 +42,10 @@ def wrong_commit(expected: int, found: int) -> ProtocolError:
     return out_of_order(
         f"the server sent the commit at {Lsn(found)} for the transaction of {Lsn(expected)}"
     )
+
+
+def wrong_prepare(expected: int, found: int) -> ProtocolError:
+    return out_of_order(f"the server prepared transaction {found} inside of {expected}")
 
 
 def unusable() -> ProtocolError:

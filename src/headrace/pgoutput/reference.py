@@ -5,68 +5,71 @@ per table, without waiting for commits: a row gets its transaction's end once th
 
 PostgreSQL documentation, "Streaming of Large Transactions for Logical Decoding": a transaction that
 outgrows the server's memory comes in blocks before its commit, between those of others. Each such
-one has rows and Relations of its own until it commits.
+one has rows and Relations of its own until it commits. "Two-phase Commit Support for Logical
+Decoding": a prepared transaction comes at its PREPARE, whole or in blocks, and waits likewise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-
 import numpy as np
-import pyarrow as pa
 
 from headrace.pgoutput import control
 from headrace.pgoutput.columns import (
     COMMIT_BYTES,
     MAX_COLUMN_BYTES,
-    ROW_BYTES,
-    VALUE_BYTES,
     Decoded,
-    RawBatch,
-    RawColumn,
     Streamed,
     TransactionEnd,
     Transactions,
     largest,
-    streamed_part,
 )
 from headrace.pgoutput.frames import payload_of
+from headrace.pgoutput.gathering import Section, Stream
 from headrace.pgoutput.messages import (
     Begin,
+    BeginPrepare,
     Commit,
+    CommitPrepared,
     Delete,
     Insert,
     Message,
     PgoutputMessage,
+    Prepare,
     Relation,
+    RollbackPrepared,
     StreamAbort,
     StreamCommit,
+    StreamPrepare,
     StreamStart,
     StreamStop,
     Truncate,
     TupleData,
     Update,
+    parse,
 )
-
-_TUPLE_COUNT_AT = 6  # type byte, relation's OID, tuple kind
+from headrace.pgoutput.prepared import Prepared, require_sent
 
 
 class ReferenceDecoder:
     """Accumulates rows from XLogData frames; see `push`, `take` and the properties.
 
     One thread uses it at a time. After an error it takes nothing more: the caller streams again
-    with a new one. `column_limit` bounds each column's bytes between two takes.
+    with a new one. `column_limit` bounds each column's bytes between two takes. Transactions whose
+    commit record begins before `start` are passed over: the server sends them again, for the sake
+    of one that was prepared before them.
     """
 
-    def __init__(self, *, column_limit: int = MAX_COLUMN_BYTES) -> None:
+    def __init__(self, *, column_limit: int = MAX_COLUMN_BYTES, start: int = 0) -> None:
         self._limit = min(column_limit, MAX_COLUMN_BYTES)
+        self._start = start
+        self.prepared = Prepared()
         self._failed = False
-        self._plain = _Section()  # transactions that come whole, after their commit
+        self._plain = Section()  # transactions that come whole, after their commit
         self._open: Begin | None = None
         self._split = False  # the open transaction began before the last take
-        self._streams: dict[int, _Stream] = {}  # those that come in blocks, before it
-        self._inside: _Stream | None = None
+        self._streams: dict[int, Stream] = {}  # those that come in blocks, before it
+        self._inside: Stream | None = None
+        self._preparing: Stream | None = None  # between Begin Prepare and Prepare
         self._last_commit_lsn = 0
         self._begin_anew()
 
@@ -81,8 +84,8 @@ class ReferenceDecoder:
 
     @property
     def in_transaction(self) -> bool:
-        """A Begin has come whose Commit has not."""
-        return self._open is not None
+        """A Begin or Begin Prepare has come whose Commit or Prepare has not."""
+        return self._open is not None or self._preparing is not None
 
     @property
     def buffered_rows(self) -> int:
@@ -108,14 +111,15 @@ class ReferenceDecoder:
         """Take in a burst of CopyData payloads, each one whole XLogData message.
 
         Raises:
-            ProtocolError: a message is malformed, out of order, or of an option that is off.
+            ProtocolError: a message is malformed or out of order.
+            SlotLostError: a prepared transaction has committed whose changes never came.
         """
         if self._failed:
             raise control.unusable()
         self._failed = True
         for frame in frames:
             streamed = self._inside is not None
-            self._handle(control.parse_enabled(payload_of(frame), streamed=streamed))
+            self._handle(parse(payload_of(frame), streamed=streamed))
         self._failed = False
 
     def take(self, keep: int = 0) -> Decoded:
@@ -133,12 +137,12 @@ class ReferenceDecoder:
             [batch.finish() for batch in self._plain.batches],
             _transactions(self._ends),
             self._finished,
-            [*self._streamed, *map(_Stream.part, largest(self._streams.values(), keep))],
+            [*self._streamed, *map(Stream.part, largest(self._streams.values(), keep))],
             self._last_commit_lsn,
             self._messages,
         )
         self._begin_anew()
-        self._split = self.in_transaction
+        self._split = self._open is not None
         return decoded
 
     def _handle(self, message: PgoutputMessage) -> None:
@@ -151,7 +155,8 @@ class ReferenceDecoder:
                 self._add(message, relation_id, old=old, old_kind=kind)
             case Truncate(relation_ids=relation_ids):
                 section, xid = self._place(message.xid, "T")
-                section.truncate(relation_ids, xid)
+                if section is not None:
+                    section.truncate(relation_ids, xid)
             case Relation():
                 self._on_relation(message)
             case Message():
@@ -174,9 +179,32 @@ class ReferenceDecoder:
                     raise control.not_open(ord("E"))
                 self._inside = None
             case StreamCommit():
+                self._require_between("c")
                 self._on_stream_commit(message)
             case StreamAbort():
                 self._on_stream_abort(message)
+            case _:
+                self._handle_two_phase(message)
+
+    def _handle_two_phase(self, message: PgoutputMessage) -> None:
+        match message:
+            case BeginPrepare():
+                self._require_between("b")
+                self._preparing = self._streams[message.xid] = Stream(message.xid)
+                self._preparing.relations = dict(self._plain.relations)
+            case Prepare():
+                self._on_prepare(message)
+            case StreamPrepare():
+                self._require_between("p")
+                if message.xid not in self._streams:
+                    raise control.unknown_stream(message.xid)
+                self.prepared.prepare(message.xid, message.prepare_lsn)
+            case CommitPrepared():
+                self._on_commit_prepared(message)
+            case RollbackPrepared():
+                self._require_between("r")
+                self.prepared.roll_back(message.xid)
+                self._drop(self._streams.pop(message.xid, None))
 
     def _add(
         self,
@@ -189,15 +217,20 @@ class ReferenceDecoder:
     ) -> None:
         letter = type(message).__name__[0]
         section, xid = self._place(message.xid, letter)
+        if section is None:
+            return
         batch = section.batch(relation_id)
         section.bytes += batch.add_tuples(ord(letter), old, new, self._limit)
         section.add(batch, ord(letter.lower()), xid, old_kind)
 
-    def _place(self, xid: int | None, letter: str) -> tuple[_Section, int]:
-        """Where a row goes, and the transaction or subtransaction that made it."""
+    def _place(self, xid: int | None, letter: str) -> tuple[Section | None, int]:
+        """Where a row goes, if anywhere, and the transaction or subtransaction that made it."""
         if self._inside is not None and xid is not None:
             return self._inside, xid
-        return self._plain, self._require_open(letter).xid
+        if self._preparing is not None:
+            return self._preparing, self._preparing.xid
+        begin = self._require_open(letter)
+        return (None if begin.final_lsn < self._start else self._plain), begin.xid
 
     # -- transactions that come whole --------------------------------------------------------------
 
@@ -205,6 +238,9 @@ class ReferenceDecoder:
         begin = self._require_open("C")
         if begin.final_lsn != commit.commit_lsn:
             raise control.wrong_commit(begin.final_lsn, commit.commit_lsn)
+        if begin.final_lsn < self._start:
+            self._open, self._split = None, False
+            return
         end = TransactionEnd(int(commit.end_lsn), commit.commit_ts, begin.xid)
         for batch in self._plain.batches:
             batch.commit(end)
@@ -229,6 +265,8 @@ class ReferenceDecoder:
     def _learn(self, relation: Relation) -> None:
         """A table looks like this to all who are not told anything else."""
         self._plain.learn(relation)
+        if self._preparing is not None:
+            self._preparing.learn(relation)
         for stream in self._streams.values():
             stream.own.pop(relation.relation_id, None)
 
@@ -238,7 +276,7 @@ class ReferenceDecoder:
         return self._open
 
     def _require_between(self, letter: str) -> None:
-        if self._open is not None or self._inside is not None:
+        if self.in_transaction or self._inside is not None:
             raise control.already_open(ord(letter))
 
     # -- transactions that come in blocks ----------------------------------------------------------
@@ -248,18 +286,20 @@ class ReferenceDecoder:
         if start.xid not in self._streams:
             if not start.first_segment:
                 raise control.unknown_stream(start.xid)
-            self._streams[start.xid] = _Stream(start.xid)
+            self._streams[start.xid] = Stream(start.xid)
         self._inside = self._streams[start.xid]
 
-    def _on_stream_commit(self, commit: StreamCommit) -> None:
-        self._require_between("c")
+    def _on_stream_commit(self, commit: StreamCommit | CommitPrepared) -> None:
         stream = self._streams.pop(commit.xid, None)
         if stream is None:
             raise control.unknown_stream(commit.xid)
-        end = TransactionEnd(int(commit.end_lsn), commit.commit_ts, commit.xid)
         # The server holds that a table was told to all once it was told in what has committed.
         for relation in stream.own.values():
             self._learn(relation)
+        if commit.commit_lsn < self._start:
+            self._drop(stream)
+            return
+        end = TransactionEnd(int(commit.end_lsn), commit.commit_ts, commit.xid)
         self._rows += stream.rows + stream.parted
         self._bytes += stream.bytes
         self._streamed.append(stream.part(end, after=len(self._plain.batches)))
@@ -268,167 +308,33 @@ class ReferenceDecoder:
 
     def _on_stream_abort(self, abort: StreamAbort) -> None:
         self._require_between("A")
-        stream = self._streams.get(abort.xid)
-        if stream is None:  # nothing of it has come
+        if abort.subtransaction_xid == abort.xid:
+            self._drop(self._streams.pop(abort.xid, None))
+        elif abort.xid in self._streams:
+            self._streams[abort.xid].rolled_back.add(abort.subtransaction_xid)
+
+    def _drop(self, stream: Stream | None) -> None:
+        """A transaction, of which perhaps nothing has come, is to leave nothing."""
+        if stream is not None and stream.parted:
+            self._streamed.append(Streamed(stream.xid, [], frozenset(), None, aborted=True))
+
+    # -- prepared transactions ---------------------------------------------------------------------
+
+    def _on_prepare(self, prepare: Prepare) -> None:
+        if self._preparing is None:
+            raise control.not_open(ord("P"))
+        if self._preparing.xid != prepare.xid:
+            raise control.wrong_prepare(self._preparing.xid, prepare.xid)
+        self._preparing = None
+        self.prepared.prepare(prepare.xid, prepare.prepare_lsn)
+
+    def _on_commit_prepared(self, commit: CommitPrepared) -> None:
+        self._require_between("K")
+        if commit.xid not in self._streams:
+            require_sent(commit, self._start)
             return
-        if abort.subtransaction_xid != abort.xid:
-            stream.rolled_back.add(abort.subtransaction_xid)
-            return
-        del self._streams[abort.xid]
-        if stream.parted:
-            self._streamed.append(Streamed(abort.xid, [], frozenset(), None, aborted=True))
-
-
-class _Section:
-    """Rows that are being gathered, and what their tables look like there."""
-
-    def __init__(self) -> None:
-        self.relations: dict[int, Relation] = {}
-        self.ordinal = 0
-        self.begin_anew()
-
-    def begin_anew(self) -> None:
-        self.batches: list[_Batch] = []
-        self.current: dict[int, _Batch] = {}
-        self.rows = 0
-        self.bytes = 0
-
-    def learn(self, relation: Relation) -> None:
-        # Even one that says the same: a column may have gone, and another one have its name.
-        self.relations[relation.relation_id] = relation
-        self.current.pop(relation.relation_id, None)
-
-    def batch(self, relation_id: int) -> _Batch:
-        batch = self.current.get(relation_id)
-        if batch is None:
-            relation = self.relations.get(relation_id)
-            if relation is None:
-                raise control.unknown_relation(relation_id)
-            batch = self.current[relation_id] = _Batch(relation)
-            self.batches.append(batch)
-        return batch
-
-    def add(self, batch: _Batch, op: int, xid: int, old_kind: int = 0) -> None:
-        batch.add(op, self.ordinal, xid, old_kind)
-        self.bytes += ROW_BYTES
-        self.rows += 1
-        self.ordinal += 1
-
-    def truncate(self, relation_ids: Iterable[int], xid: int) -> None:
-        ordinal = self.ordinal
-        for relation_id in relation_ids:
-            self.ordinal = ordinal
-            batch = self.batch(relation_id)
-            batch.add_tuples(ord("T"), None, None, 0)
-            self.add(batch, ord("t"), xid)
-        self.ordinal = ordinal + 1
-
-
-class _Stream(_Section):
-    """A streamed transaction in progress."""
-
-    def __init__(self, xid: int) -> None:
-        super().__init__()
-        self.xid = xid
-        self.own: dict[int, Relation] = {}  # of `relations`, those that nobody told otherwise since
-        self.rolled_back: set[int] = set()  # subtransactions, since the last part
-        self.parted = False  # some of it was handed over
-
-    def part(self, end: TransactionEnd | None = None, after: int = 0) -> Streamed:
-        """What has come of it since the part before."""
-        batches = [batch.finish() for batch in self.batches]
-        streamed = streamed_part(self.xid, batches, self.rolled_back, end, after)
-        self.begin_anew()
-        self.rolled_back, self.parted = set(), True
-        return streamed
-
-
-@dataclass
-class _Column:
-    kinds: bytearray = field(default_factory=bytearray)
-    offsets: list[int] = field(default_factory=lambda: [0])
-    data: bytearray = field(default_factory=bytearray)
-
-    def add(self, kind: int, value: bytes | None) -> None:
-        self.kinds.append(kind)
-        self.data += value or b""
-        self.offsets.append(len(self.data))
-
-    def finish(self) -> RawColumn:
-        kinds, offsets = (
-            np.frombuffer(bytes(self.kinds), np.uint8),
-            np.array(self.offsets, np.int32),
-        )
-        return RawColumn(kinds, offsets, pa.py_buffer(bytes(self.data)))
-
-
-class _Batch:
-    """Rows of one relation that are still being added."""
-
-    def __init__(self, relation: Relation) -> None:
-        self.relation = relation
-        self.complete = 0
-        self.ops = bytearray()
-        self.old_kind = bytearray()
-        self.ordinals: list[int] = []
-        self.xids: list[int] = []
-        self.ends: list[TransactionEnd] = []  # of the rows up to `complete`
-        self.new = [_Column() for _ in relation.columns]
-        self.old = [_Column() for _ in relation.columns]
-
-    def add(self, op: int, ordinal: int, xid: int, old_kind: int) -> None:
-        self.ops.append(op)
-        self.ordinals.append(ordinal)
-        self.xids.append(xid)
-        self.old_kind.append(old_kind)
-
-    def add_tuples(
-        self, letter: int, old: TupleData | None, new: TupleData | None, limit: int
-    ) -> int:
-        """Add a row's columns; returns the bytes they need."""
-        size = 0
-        for columns, row in ((self.old, old), (self.new, new)):
-            if row is None:
-                for column in columns:
-                    column.add(0, None)
-                continue
-            self._check(letter, row)
-            for column, kind, value in zip(columns, row.kinds, row.values, strict=True):
-                column.add(kind, value)
-                size += VALUE_BYTES + len(value or b"")
-            self._check_limit(columns, limit)
-        return size
-
-    def _check(self, letter: int, row: TupleData) -> None:
-        found, expected = len(row.kinds), len(self.relation.columns)
-        if found != expected:
-            raise control.wrong_column_count(letter, found, expected, _TUPLE_COUNT_AT)
-
-    def _check_limit(self, columns: list[_Column], limit: int) -> None:
-        for described, column in zip(self.relation.columns, columns, strict=True):
-            if len(column.data) > limit:
-                raise control.column_full(described.name, limit)
-
-    def commit(self, end: TransactionEnd) -> None:
-        self.ends += [end] * (len(self.ops) - self.complete)
-        self.complete = len(self.ops)
-
-    def finish(self) -> RawBatch:
-        missing = len(self.ops) - self.complete
-        lsns = [end.end_lsn for end in self.ends] + [0] * missing
-        times = [end.commit_ts for end in self.ends] + [0] * missing
-        return RawBatch(
-            self.relation,
-            self.complete,
-            np.frombuffer(bytes(self.ops), np.uint8),
-            np.array(self.ordinals, np.uint64),
-            np.array(lsns, np.uint64),
-            np.array(times, np.int64),
-            np.array(self.xids, np.uint32),
-            np.frombuffer(bytes(self.old_kind), np.uint8),
-            [column.finish() for column in self.new],
-            [column.finish() for column in self.old] if any(self.old_kind) else None,
-        )
+        self.prepared.commit(commit.xid, commit.end_lsn)
+        self._on_stream_commit(commit)
 
 
 def _transactions(ends: list[TransactionEnd]) -> Transactions:
