@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from headrace import failpoints
 from headrace.engine.keyed import keyed
+from headrace.engine.meeting import Meeting
 from headrace.engine.mending import Comparer
 from headrace.engine.refreshing import Refresh, Refresher
 from headrace.engine.resuming import Resumer, stopped_by_log
@@ -98,7 +99,7 @@ class Materialization:
         self._progress = 0  # how often a table went on
         self._counting = threading.Lock()
         self._until: Lsn | None = None
-        self._meeting = 0
+        self._meeting = Meeting()
 
     # -- starting ----------------------------------------------------------------------------------
 
@@ -220,8 +221,9 @@ class Materialization:
         now, progress = time.monotonic(), self._progress
         resting = [state for table, state in self.tables.items() if table not in self._working]
         ready = [state for state in resting if state.ready(now, progress)]
+        self._meeting.look(self.tables.values(), now)
         if ready:  # not before: what comes while all rest belongs to the next commits
-            self._meet()
+            self._meeting.call(self._seen, now)
         for state in ready:
             self._working[state.target.table] = pool.submit(self._advance, state)
 
@@ -266,15 +268,6 @@ class Materialization:
             self._queue(manifest, self.tables)
             self._seen = manifest.commit
             self.position = manifest.to_lsn
-
-    def _meet(self) -> None:
-        """Choose the next commit at which every table is to stand, once all have passed the last.
-
-        Else tables under load would commit out of step for ever, and no LSN be that of a version of
-        each. It asks one more commit of a table that has not kept up, and nothing of the others.
-        """
-        if all(state.is_past(self._meeting) for state in self.tables.values()):
-            self._meeting = self._seen
 
     def _enough(self) -> bool:
         """Whether what lies ahead is behind `until`, and no table's snapshot is looked for."""
@@ -398,18 +391,25 @@ class Materialization:
             self._count()
 
     def _apply(self, state: TableState) -> None:
-        stretch = next_stretch(list(state.queue), self._meeting)  # which grows meanwhile
+        """Take one commit's worth of the queue, and another one where a meeting cut it short: what
+        has come since then has waited for this turn already."""
+        meeting, started = self._meeting, time.monotonic()
+        rest = max(COMMIT_INTERVAL, state.target.destination.rest())
+        self._apply_next(state)
+        late = state.passed <= meeting.commit and started >= meeting.called + rest
+        if late and state.head is not None:
+            self._apply_next(state)
+        state.due = max(started + rest, time.monotonic())
+
+    def _apply_next(self, state: TableState) -> None:
+        stretch = next_stretch(list(state.queue), self._meeting.commit)  # which grows meanwhile
         last = stretch[-1]
-        started = time.monotonic()
         if last.stopped is not None:
             raise stopped_by_log(state.target.table, last.stopped)
         self._applier.apply(state, stretch)
         for _ in stretch:
             state.queue.popleft()
         state.passed, state.commit_ts = last.commit, last.commit_ts
-        ended = time.monotonic()
-        rest = max(COMMIT_INTERVAL, state.target.destination.rest())
-        state.due = max(started + rest, ended)
 
     # -- positions ---------------------------------------------------------------------------------
 
