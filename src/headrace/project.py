@@ -8,6 +8,7 @@ Everything the command line does is one call here.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -29,11 +30,12 @@ from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.parked import ParkedRow
 from headrace.connectors.postgres.replay import Replayed
 from headrace.consistency import Moment
-from headrace.continuity import opened_log, tolerated
+from headrace.continuity import answers_lost_logs, opened_log, tolerated
+from headrace.engine.retry import Backoff
 from headrace.engine.runner import Runner, RunView
 from headrace.engine.sync import Sync
 from headrace.engine.sync_state import SyncView
-from headrace.errors import CheckFailedError, ConfigError, HeadraceError
+from headrace.errors import CheckFailedError, ConfigError, HeadraceError, SlotLostError
 from headrace.model import Lsn, TableId
 from headrace.model.finding import Finding, Severity
 from headrace.plan import Plan, make_plan, plan_sync
@@ -52,6 +54,8 @@ from headrace.verify import TableVerification
 TICK: Final = 0.1
 
 ASKED: Final = "somebody asked for it"  # why a table is copied anew
+
+_log = logging.getLogger("headrace.run")
 
 View = RunView | SyncView
 Tick = Callable[[Sequence[View]], None]
@@ -153,7 +157,31 @@ class Project:
         """
         self._require(*pipelines)
         names = list(pipelines or self.settings.pipelines)
-        return self._run(names, (), once, stop or threading.Event(), on_tick)
+        stop = stop or threading.Event()
+        if once:
+            return self._run(names, (), True, stop, on_tick)
+        try:
+            return self._keep_running(names, stop, on_tick)
+        finally:
+            stop.set()
+
+    def _keep_running(
+        self, names: Sequence[str], stop: threading.Event, on_tick: Tick | None
+    ) -> list[TableFailure]:
+        """Run until `stop`; begin again where a slot is lost meanwhile, if the user lets that be
+        answered by a refresh: the start finds out, and has the tables compared."""
+        backoff = Backoff()
+        while True:
+            ended = threading.Event()  # of this attempt, as a run sets it at its end
+            try:
+                return self._run(names, (), False, ended, _passing_on(stop, ended, on_tick))
+            except SlotLostError as error:
+                captures = [c for c in self.settings.captures() if set(names) & set(c.pipelines)]
+                if not all(answers_lost_logs(self.settings, c) for c in captures):
+                    raise
+                _log.warning('slot_lost reason="%s"', error.message)
+            if stop.wait(backoff.next()):
+                return []
 
     def resync(
         self,
@@ -424,6 +452,18 @@ def _run_all(jobs: Sequence[_Job], stop: threading.Event, once: bool, on_tick: T
             stop.set()
     for future in futures:
         future.result()
+
+
+def _passing_on(stop: threading.Event, to: threading.Event, on_tick: Tick | None) -> Tick:
+    """A tick that hands a stop on, too."""
+
+    def tick(views: Sequence[View]) -> None:
+        if stop.is_set():
+            to.set()
+        if on_tick is not None:
+            on_tick(views)
+
+    return tick
 
 
 def _await_all(futures: Sequence[Future[None]], tick: Callable[[], None]) -> None:

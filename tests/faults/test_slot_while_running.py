@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psycopg
 import pytest
 import yaml
 from live_run import LiveRun
@@ -15,7 +16,7 @@ from shop import Shop
 
 import headrace
 from headrace.engine.runner import RunView
-from headrace.errors import SlotLostError, SourceUnavailableError
+from headrace.errors import CheckFailedError, SlotLostError, SourceUnavailableError
 from headrace.testing.database import Database, temporary_database
 from headrace.testing.postgres import EmbeddedPostgres
 from proxy import Proxy
@@ -98,11 +99,67 @@ def test_invariant_12_a_slot_that_is_invalidated_in_use_is_told_and_repaired_fro
             error = run.failure()
         assert isinstance(error, SlotLostError)
         assert "is lost" in error.message
-        settings = yaml.safe_load(shop.project.read_text())
-        settings["pipelines"]["shop_to_lake"]["auto_refresh"] = {"on": ["log_lost"]}
-        shop.project.write_text(yaml.safe_dump(settings))
+        allow_repair(shop)
         assert headrace.load(shop.project).run(once=True) == []
     assert_equal(database, shop.folder, ["customers"])
+
+
+def allow_repair(shop: Shop) -> None:
+    settings = yaml.safe_load(shop.project.read_text())
+    settings["pipelines"]["shop_to_lake"]["auto_refresh"] = {"on": ["log_lost"]}
+    shop.project.write_text(yaml.safe_dump(settings))
+
+
+def test_a_run_whose_slot_is_dropped_goes_on_from_a_comparison_where_that_is_allowed(
+    database: Database, tmp_path: Path
+) -> None:
+    database.execute("create table customers (id int primary key)")
+    shop = Shop(database, tmp_path)
+    write_project(tmp_path, database.dsn)
+    allow_repair(shop)
+    end_and_drop = f"select pg_terminate_backend(active_pid, 10000) {SLOT_ROW}"
+    with LiveRun(shop.project) as run:
+        run.catch_up(database)
+        seen: set[int] = set()
+        run.wait_for(lambda view: seen.add(id(view.capture)) or True)
+        with database.connect() as session:
+            while True:
+                session.execute(end_and_drop, [SLOT])
+                try:
+                    session.execute("select pg_drop_replication_slot(%s)", [SLOT])
+                    break
+                except psycopg.errors.ObjectInUse:  # the run was quicker
+                    continue
+        database.execute("insert into customers values (-1)")
+        run.wait_for(lambda view: id(view.capture) not in seen)
+        run.catch_up(database)
+        database.execute("insert into customers values (-2)")
+        run.catch_up(database)
+    assert_equal(database, tmp_path, ["customers"])
+
+
+@pytest.mark.since(18)
+@pytest.mark.usefixtures("database")  # which tells the version
+def test_invariant_12_a_slot_that_was_idle_for_too_long_is_told_and_repaired_from(
+    tmp_path: Path,
+) -> None:
+    """`idle_replication_slot_timeout` came with 18, and leaves restart_lsn where it was."""
+    with EmbeddedPostgres({"idle_replication_slot_timeout": "1s"}, fast=True) as server:
+        database = Database("postgres", server.dsn())
+        database.execute("create table customers (id int primary key)")
+        shop = Shop(database, tmp_path)
+        write_project(tmp_path, database.dsn)
+        assert headrace.load(shop.project).run(once=True) == []
+        while not database.execute(f"select 1 {SLOT_ROW} and wal_status = 'lost'", [SLOT]):
+            database.execute("checkpoint")
+            database.execute("select pg_sleep(0.1)")
+        database.execute("insert into customers values (-1)")
+        with pytest.raises(CheckFailedError, match="is lost: changes since") as told:
+            headrace.load(shop.project).run(once=True)
+        assert "idle_timeout" in str(told.value.context["findings"])
+        allow_repair(shop)
+        assert headrace.load(shop.project).run(once=True) == []
+        assert_equal(database, tmp_path, ["customers"])
 
 
 LAG = f"select pg_wal_lsn_diff(%s, confirmed_flush_lsn) {SLOT_ROW}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from live_run import LiveRun
 from shop import Shop
 
 import headrace
+from headrace.connectors.postgres.slot_state import interruption, slot_state
 from headrace.engine.runner import RunView
 from headrace.errors import CheckFailedError, SlotLostError
 from headrace.model.finding import Severity
@@ -163,3 +165,34 @@ def test_invariant_12_a_promoted_standby_that_lacks_changes_is_not_read_past_the
     shop.project.write_text(yaml.safe_dump(settings))
     headrace.load(shop.project).run(once=True)
     assert_equal(shop.database, shop.folder, ["people"])
+
+
+@pytest.fixture
+def selfish_standby(primary: EmbeddedPostgres) -> Iterator[Standby]:
+    """One that does not ask its primary to keep the rows that its slots need."""
+    with Standby(primary, {"hot_standby_feedback": "off"}) as server:
+        yield server
+
+
+def test_invariant_12_a_standbys_slot_whose_catalog_rows_were_removed_is_told(
+    primary: EmbeddedPostgres, selfish_standby: Standby
+) -> None:
+    source = Database("postgres", primary.dsn())
+    there = Database("postgres", selfish_standby.dsn())
+    create = "select pg_create_logical_replication_slot('shop', 'pgoutput')"
+    with ThreadPoolExecutor(1) as pool:
+        created = pool.submit(there.execute, create)
+        while not created.done():
+            source.execute("select pg_log_standby_snapshot(), pg_sleep(0.05)")
+        created.result()
+    with there.connect() as session:
+        slot = slot_state(session, "shop")
+        assert slot is not None
+        assert interruption(slot, "shop", slot.confirmed_flush) is None
+        source.execute("create table x ()")
+        source.execute("drop table x")  # by another transaction: what came to nothing holds nobody
+        source.execute("vacuum pg_class")
+        replayed(selfish_standby, primary)
+        why = interruption(slot_state(session, "shop"), "shop", slot.confirmed_flush)
+    assert "is lost" in why
+    assert "rows_removed" in why or "conflicting" in why  # as 16 says
