@@ -22,6 +22,7 @@ from headrace.connectors.delta.checkpoints import LOG
 from headrace.connectors.delta.discovery import folder_of
 from headrace.connectors.delta.failures import plain
 from headrace.connectors.delta.folders import Folders
+from headrace.connectors.delta.index_file import Claim
 from headrace.connectors.delta.maintenance import Policy
 from headrace.connectors.delta.plans import PIPELINE
 from headrace.connectors.delta.preserving import Preserved
@@ -71,6 +72,7 @@ class DeltaDestination:
         self._beside = beside or ThreadPoolExecutor(1, "headrace-upkeep")
         self._policy = policy
         self._indexes = indexes
+        self._claims: dict[str, Claim] = {}
 
     def table(
         self,
@@ -103,8 +105,9 @@ class DeltaDestination:
     def _saved_index(self, pipeline: str, name: TableId) -> Preserved | None:
         if self._indexes is None:
             return None
-        folder = self._indexes / quote(pipeline, safe="") / folder_of(name)
-        return Preserved(folder, self._beside)
+        home = quote(pipeline, safe="")
+        claim = self._claims.setdefault(pipeline, Claim(self._indexes / f"{home}+lock"))
+        return Preserved(self._indexes / home / folder_of(name), claim, self._beside)
 
     def close(self) -> None:
         """Let go of the thread for upkeep, which ends with what it has begun."""

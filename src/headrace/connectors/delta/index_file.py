@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import threading
 import uuid
 import weakref
 import zlib
@@ -77,31 +78,61 @@ class SavedIndex:
         return frozenset(place for tier in self.all_tiers() for place in tier[1].tolist())
 
 
-class IndexFolder:
-    """The folder of one table's index; another process's, if it was there first."""
+class Claim:
+    """A process's claim on the indexes of one pipeline, for as long as one of its tables needs it.
+
+    One descriptor serves them all: a process may often have no more than 1,024. Safe in threads.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock: weakref.finalize[[int], IndexFolder] | None = None
+        self._changing = threading.RLock()  # the collector may give back in between
+        self._users = 0
+        self._descriptor = -1
+
+    def take(self) -> bool:
+        """Whether no other process has it. Raises OSError: the file cannot be made."""
+        with self._changing:
+            if not self._users:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+                try:
+                    fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    os.close(self._descriptor)
+                    return False
+            self._users += 1
+            return True
+
+    def give_back(self) -> None:
+        with self._changing:
+            self._users -= 1
+            if not self._users:
+                os.close(self._descriptor)
+
+
+class IndexFolder:
+    """The folder of one table's index; another process's, if it was there first."""
+
+    def __init__(self, path: Path, claim: Claim) -> None:
+        self._path = path
+        self._claim = claim
+        self._claimed: weakref.finalize[[], IndexFolder] | None = None
 
     def claim(self) -> bool:
         """Whether the folder is ours. Raises OSError: it cannot be made."""
-        if self._lock is None:
+        if self._claimed is None:
             self._path.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self._path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(lock)
+            if not self._claim.take():
                 return False
-            self._lock = weakref.finalize(self, os.close, lock)
+            self._claimed = weakref.finalize(self, self._claim.give_back)
         return True
 
     def release(self) -> None:
-        """Let another process have it."""
-        if self._lock is not None:
-            self._lock()
-            self._lock = None
+        """Let another process have it, once no other table of ours needs the claim."""
+        if self._claimed is not None:
+            self._claimed()
+            self._claimed = None
 
     def new_leaves(self) -> Path:
         """Where another index may keep its leaves."""

@@ -46,7 +46,7 @@ class Pool:
         self.path = path
         self._limit = memory // LEAF_BYTES
         self.is_mapped = False
-        self._file: int | None = None  # its descriptor
+        self._file: int | None = None  # its descriptor, once it is mapped
         self._used = 0
         self._free: list[int] = []
         self._pinned: frozenset[int] = frozenset()  # leaves that a saved directory names
@@ -111,14 +111,14 @@ class Pool:
     def restore(self, places: frozenset[int]) -> None:
         """Take these leaves from the file. Raises OSError, ValueError: it does not have them."""
         used = max(places, default=-1) + 1
-        file = self._open(os.O_RDWR)
-        if os.fstat(file).st_size < used * LEAF_BYTES:
-            raise ValueError("leaves are missing")
-        if used > self._limit:
-            self._map(file, used)
-        else:
-            self._array = _mapped(_reserved(self._limit * LEAF_BYTES), self._limit)
-            _read(file, self._array[:used])
+        with self._opened(os.O_RDWR) as file:
+            if os.fstat(file).st_size < used * LEAF_BYTES:
+                raise ValueError("leaves are missing")
+            if used > self._limit:
+                self._map(used)
+            else:
+                self._array = _mapped(_reserved(self._limit * LEAF_BYTES), self._limit)
+                _read(file, self._array[:used])
         self._used = used
         self._free = [place for place in range(used) if place not in places]
 
@@ -128,11 +128,11 @@ class Pool:
         May be called from another thread, for leaves that are pinned. Raises OSError.
         """
         array = self._array
-        file = self._open(os.O_RDWR | os.O_CREAT)
-        if not self.is_mapped:
-            for place in sorted(changed):
-                _write(file, array[place], place * LEAF_BYTES)
-        os.fsync(file)
+        with self._opened(os.O_RDWR | os.O_CREAT) as file:
+            if not self.is_mapped:
+                for place in sorted(changed):
+                    _write(file, array[place], place * LEAF_BYTES)
+            os.fsync(file)
 
     def checksums(self, places: Places) -> Words:
         """CRC-32 of each of these leaves."""
@@ -157,24 +157,38 @@ class Pool:
             self._array = _mapped(_reserved(self._limit * LEAF_BYTES), self._limit)
             return
         before, mapped = self._array[: self._used], self.is_mapped
-        file = self._open(os.O_RDWR | os.O_CREAT)
-        self._map(file, max(leaves + _GROWTH, leaves * 9 // 8))
+        self._map(max(leaves + _GROWTH, leaves * 9 // 8))
         if not mapped:
             self._array[: len(before)] = before  # once in a table's life: 1 GiB takes half a second
 
-    def _map(self, file: int, leaves: int) -> None:
+    def _map(self, leaves: int) -> None:
+        file = self._kept_open()
         _allocate(file, leaves * LEAF_BYTES)
         self._array = _mapped(mmap.mmap(file, leaves * LEAF_BYTES), leaves)
         self.is_mapped = True
 
-    def _open(self, flags: int) -> int:
-        """The file's descriptor."""
+    @contextlib.contextmanager
+    def _opened(self, flags: int) -> Iterator[int]:
+        """The file's descriptor, for the length of the block unless it is mapped: a process may
+        have thousands of small pools, and often no more than 1,024 descriptors."""
+        if self.is_mapped:
+            yield self._kept_open()
+            return
+        assert self.path is not None
+        file = os.open(self.path, flags, 0o600)
+        try:
+            yield file
+        finally:
+            os.close(file)
+
+    def _kept_open(self) -> int:
+        """The descriptor of the file that is mapped, or is to be."""
         if self._file is None:
             if self.path is None:
                 with tempfile.TemporaryFile() as temporary:
                     self._file = os.dup(temporary.fileno())
             else:
-                self._file = os.open(self.path, flags, 0o600)
+                self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
             weakref.finalize(self, os.close, self._file)
         return self._file
 

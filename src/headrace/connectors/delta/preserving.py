@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError, Executor, Future
 from pathlib import Path
 from typing import Final
 
-from headrace.connectors.delta.index_file import IndexFolder, Loaded, SavedIndex, Stamp
+from headrace.connectors.delta.index_file import Claim, IndexFolder, Loaded, SavedIndex, Stamp
 from headrace.connectors.delta.leaves import Pool
 from headrace.errors import DestinationUnavailableError
 
@@ -24,9 +24,9 @@ DUE_LAST: Final = 1 << 14  # when the table is let go of; fewer are read as fast
 class Preserved:
     """The saved index of one table, in a folder of its own on local disk."""
 
-    def __init__(self, folder: Path, beside: Executor) -> None:
+    def __init__(self, folder: Path, claim: Claim, beside: Executor) -> None:
         self._path = folder
-        self._folder = IndexFolder(folder)
+        self._folder = IndexFolder(folder, claim)
         self._beside = beside
         self._size = 0
         self._under_way: tuple[Future[None], SavedIndex, Pool, set[int]] | None = None
