@@ -1,6 +1,7 @@
 """Runs a project until told to stop: `python run_project.py HEADRACE.YAML [resync|undo TABLE]`.
 
-For tests that kill it, by HEADRACE_FAILPOINT or from outside. SIGTERM ends it cleanly.
+For tests that kill it, by HEADRACE_FAILPOINT or from outside. SIGTERM ends it cleanly. What may
+succeed later ends it with AWAY, what may not with a traceback.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import threading
 from functools import partial
 
 import headrace
-from headrace.engine import capture
+from headrace.engine import capture, parting, table_state
+from headrace.errors import HeadraceError
 
 COMMIT_BYTES = "HEADRACE_TEST_COMMIT_BYTES"  # few make small transactions large
+PART_ROWS = "HEADRACE_TEST_PART_ROWS"  # few have them applied in parts
+AWAY = os.EX_TEMPFAIL
 
 
 def main(path: str, command: str = "run", table: str = "") -> None:
@@ -23,6 +27,19 @@ def main(path: str, command: str = "run", table: str = "") -> None:
     if COMMIT_BYTES in os.environ:
         size = int(os.environ[COMMIT_BYTES])
         capture.CommitPolicy = partial(capture.CommitPolicy, max_bytes=size)  # type: ignore[assignment, misc]  # a setting of tests only
+    if PART_ROWS in os.environ:
+        rows = int(os.environ[PART_ROWS])
+        table_state.STRETCH_ROWS = parting.PART_ROWS = rows  # type: ignore[misc]  # likewise
+    try:
+        work(path, command, table, stop)
+    except HeadraceError as error:
+        if not error.transient:
+            raise
+        print(f"{type(error).__name__}: {error.message}", file=sys.stderr)
+        sys.exit(AWAY)
+
+
+def work(path: str, command: str, table: str, stop: threading.Event) -> None:
     project = headrace.load(path)
     if command == "run":
         project.run(stop=stop)
