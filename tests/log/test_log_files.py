@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import io
 import json
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +20,7 @@ from log_samples import CAPTURE, ORDERS, WHEN, commit, inserts, rows_of
 from headrace.errors import LogCorruptError, LogError
 from headrace.log import CommitDraft, LogFile, LogWriter, SnapshotEvent, SnapshotFile, open_storage
 from headrace.log.manifest import Manifest, SchemaChange, decode, encode
-from headrace.log.parquet import GROUP_ROWS
+from headrace.log.parquet import GROUP_ROWS, FileWriter
 from headrace.model import Lsn, TableId, TransactionEnd
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -138,3 +141,18 @@ def test_change_files_are_written_for_speed(tmp_path: Path) -> None:
     assert not column.is_stats_set
     assert "RLE_DICTIONARY" not in column.encodings
     assert rows_of([1]).schema.equals(ORDERS.arrow())
+
+
+def test_a_file_that_is_not_finished_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pyarrow's own writer would write a footer when it is collected, into a file that is closed,
+    and print an error that nobody can catch."""
+    told: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    rows = pa.table({"id": [1, 2, 3]})
+    file = io.BytesIO()
+    writer = FileWriter(file, rows.schema)
+    writer.write_table(rows)
+    file.close()
+    del writer
+    gc.collect()
+    assert not told

@@ -84,7 +84,8 @@ def read_changes(
         with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
             stored = set(file.schema_arrow.names)  # made anew each time that it is asked for
             names = [n for n in wanted.names if n in stored]
-            table = file.read(columns=names)
+            # What Arrow's threads allocate they keep, when it is let go of elsewhere (mimalloc).
+            table = file.read(columns=names, use_threads=False)
             rows = file.metadata.num_rows
     except (pa.ArrowException, OSError) as error:
         raise LogCorruptError(
@@ -123,13 +124,23 @@ def _end_values(end: TransactionEnd) -> dict[str, Any]:
     return {COMMIT_LSN: int(end.commit_lsn), COMMIT_TS: end.commit_ts, XID: end.xid}
 
 
+class FileWriter(pq.ParquetWriter):  # type: ignore[misc]  # pyarrow has no types
+    """Leaves a file as it is that nobody closes: a write failed, and it is about to be removed.
+
+    Else its footer would be written when this is collected, and that fail where nobody can know.
+    """
+
+    def __del__(self) -> None:
+        """Nothing."""
+
+
 class RowWriter:
     """Writes record batches of one schema into a Parquet file, in row groups of a good size."""
 
     def __init__(self, file: IO[bytes], schema: TableSchema, compression: str) -> None:
         self._table = schema.table
         self._schema = schema.arrow()
-        self._writer = pq.ParquetWriter(
+        self._writer = FileWriter(
             file,
             self._schema,
             compression=compression,
@@ -164,8 +175,3 @@ class RowWriter:
         """Write what is held and the footer."""
         self._flush()
         self._writer.close()
-
-    def abandon(self) -> None:
-        """Let go of the file, which is about to be removed."""
-        self._held = []
-        self._writer.is_open = False

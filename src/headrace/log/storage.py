@@ -9,12 +9,14 @@ from headrace.log.interface import Entry, FileGroup, Storage
 from headrace.log.local import LocalStorage, local_path
 from headrace.log.lock import Lock
 from headrace.log.objects import RETRIES, ObjectStorage
+from headrace.log.parquet import FileWriter
 from headrace.log.probing import check_put_if_absent
 from headrace.log.told import told
 
 __all__ = [
     "Entry",
     "FileGroup",
+    "FileWriter",
     "Lock",
     "Storage",
     "check_put_if_absent",

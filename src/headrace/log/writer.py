@@ -226,12 +226,8 @@ class LogWriter:
                 file = group.open(path)
                 rows = RowWriter(file, schema, self._compression)
                 writer = SnapshotChunkWriter(rows)
-                try:
-                    yield writer
-                    rows.finish()
-                except BaseException:
-                    rows.abandon()
-                    raise
+                yield writer
+                rows.finish()
                 size = file.tell()
         except BaseException:
             self._forget([path])

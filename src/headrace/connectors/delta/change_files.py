@@ -14,7 +14,6 @@ from typing import IO, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from headrace.connectors.delta import actions
 from headrace.connectors.delta.actions import Action
@@ -25,7 +24,7 @@ from headrace.connectors.delta.names import new_name
 from headrace.connectors.delta.rows import RowIndex, live_rows, numbered_rows
 from headrace.connectors.delta.writer import SMALL_COMPRESSION
 from headrace.failpoints import hit
-from headrace.log.storage import Storage
+from headrace.log.storage import FileWriter, Storage
 from headrace.model import START_AT
 from headrace.model.feed import CHANGE_TYPE
 from headrace.model.fingerprint import Hasher
@@ -160,19 +159,15 @@ def write_change_files(
         LogError: they cannot be written.
     """
     files: dict[tuple[str | None, ...], _ChangeFile] = {}
-    try:
-        with storage.write() as group:
-            for rows in parts:
-                for values, positions in divided(rows, partition_by):
-                    partition = tuple(values.values())
-                    if partition not in files:
-                        path = f"{FOLDER}/{new_name()}"
-                        files[partition] = _ChangeFile(group.open(path), path, rows.schema, values)
-                    files[partition].write(rows.take(pa.array(positions)) if values else rows)
-            told = [file.finish() for file in files.values()]
-    finally:
-        for file in files.values():
-            file.let_go()
+    with storage.write() as group:
+        for rows in parts:
+            for values, positions in divided(rows, partition_by):
+                partition = tuple(values.values())
+                if partition not in files:
+                    path = f"{FOLDER}/{new_name()}"
+                    files[partition] = _ChangeFile(group.open(path), path, rows.schema, values)
+                files[partition].write(rows.take(pa.array(positions)) if values else rows)
+        told = [file.finish() for file in files.values()]
     if told:
         hit("delta.changes_written")
     return told
@@ -183,14 +178,10 @@ class _ChangeFile:
         self, file: IO[bytes], path: str, schema: pa.Schema, values: PartitionValues
     ) -> None:
         self._file, self._path, self._values = file, path, values
-        self._writer = pq.ParquetWriter(file, schema, compression=SMALL_COMPRESSION)
+        self._writer = FileWriter(file, schema, compression=SMALL_COMPRESSION)
 
     def write(self, rows: pa.Table) -> None:
         self._writer.write_table(rows)
-
-    def let_go(self) -> None:
-        """Leave it as it is: it has its footer, or is about to be removed."""
-        self._writer.is_open = False
 
     def finish(self) -> Action:
         self._writer.close()

@@ -22,7 +22,7 @@ from headrace.connectors.delta.stats import file_stats
 from headrace.connectors.delta.vectors import encode_file
 from headrace.errors import LogError, ObjectExistsError, ObjectMissingError
 from headrace.failpoints import hit
-from headrace.log.storage import FileGroup, Storage
+from headrace.log.storage import FileGroup, FileWriter, Storage
 
 SMALL_COMPRESSION: Final = "snappy"  # files of one batch: 5.5 ms for 60,000 rows, zstd takes 8
 ROW_GROUP_ROWS: Final = 1 << 17  # what a reader skips or reads inside a file
@@ -47,7 +47,7 @@ class DataWriter:
         self._file, self._path = file, path
         self._partition_values = partition_values or {}
         self._metadata: list[pq.FileMetaData] = []
-        self._writer = pq.ParquetWriter(
+        self._writer = FileWriter(
             file, schema, compression=compression, metadata_collector=self._metadata
         )
         self.rows = 0
