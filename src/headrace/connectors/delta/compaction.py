@@ -251,21 +251,26 @@ def _copied(
         writer.write(batch.rows)
         origins.append(batch.origins)
     if writer is not None:
+        add = writer.finish(data_change=False)
+        pa.default_memory_pool().release_unused()  # some 40 MB, before as much is needed to sort
         where = np.concatenate(origins)
+        origins.clear()
         rows = np.arange(len(where), dtype=np.uint32)
         if np.any(where[1:] < where[:-1]):  # rows that were clustered
             rows = np.argsort(where, kind="stable").astype(np.uint32)
             where = where[rows]
         hashes, keyed = _sorted(numbers)
-        yield Copy(writer.finish(data_change=False), where, rows, hashes, keyed)
+        yield Copy(add, where, rows, hashes, keyed)
 
 
-def _sorted(numbers: Sequence[tuple[Hashes, Rows] | None]) -> tuple[Hashes | None, Rows]:
-    """All numbers in the order that the index has them in; None if a batch has none."""
+def _sorted(numbers: list[tuple[Hashes, Rows] | None]) -> tuple[Hashes | None, Rows]:
+    """All numbers in the order that the index has them in; None if a batch has none. Takes them."""
     found = [pair for pair in numbers if pair is not None]
     if len(found) < len(numbers):
         return None, np.empty(0, np.uint32)
     hashes = concat_hashes([hashes for hashes, _ in found])
     rows = np.concatenate([rows for _, rows in found])
+    numbers.clear()
+    found.clear()
     order = np.argsort(hashes.high)
     return hashes.take(order), rows[order]
