@@ -9,13 +9,14 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
+import psycopg
 import pytest
 
 from headrace.errors import HeadraceError
 from headrace.testing.builds import BUILDS, build_bin_dir
 from headrace.testing.certificates import Certificates, make_certificates
 from headrace.testing.database import Database, temporary_database
-from headrace.testing.postgres import BINARIES, EmbeddedPostgres
+from headrace.testing.postgres import BINARIES, EmbeddedPostgres, major_version, server_bin_dir
 from s3_server import s3_options as options_of
 from s3_server import s3_server
 
@@ -57,6 +58,27 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for share in range(workers)
         for item in (*slow[share::workers], *rest[share * size : (share + 1) * size])
     ]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test marked `since` is skipped where its server is older, whoever starts that."""
+    since = item.get_closest_marker("since")
+    if since is None:
+        return
+    drawn = getattr(item, "callspec", None)  # where there are parameters
+    version = drawn and drawn.params.get("postgres_version")
+    if (version or session_version()) < since.args[0]:
+        pytest.skip(f"Postgres {since.args[0]} and newer only")
+
+
+@cache
+def session_version() -> int:
+    """The major version of the session's server."""
+    given = os.environ.get("HEADRACE_TEST_DSN")
+    if given is None:
+        return major_version(server_bin_dir())
+    with psycopg.connect(given) as session:
+        return session.info.server_version // 10000
 
 
 @pytest.fixture
@@ -109,7 +131,6 @@ def server_dsn(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def database(
-    request: pytest.FixtureRequest,
     server_dsn: str,
     postgres_version: int | None,
     older_servers: Servers,
@@ -117,15 +138,7 @@ def database(
     """A fresh database; dropped afterwards with its slots, whoever still uses them."""
     dsn = older_servers(postgres_version).dsn() if postgres_version else server_dsn
     with temporary_database(dsn) as database:
-        since = request.node.get_closest_marker("since")
-        if since and server_version(database) < since.args[0]:
-            pytest.skip(f"Postgres {since.args[0]} and newer only")
         yield database
-
-
-def server_version(database: Database) -> int:
-    with database.connect() as session:
-        return session.info.server_version // 10000
 
 
 @pytest.fixture(scope="session")

@@ -235,6 +235,7 @@ def test_invariants_1_2_3_4_6_killed_at_a_failpoint_on_an_older_version(
     die_and_catch_up(database, tmp_path, "log.manifest_put", SEEDS[0])
 
 
+@pytest.mark.since(14)  # which sends them before they end
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("name", sorted(IN_PROGRESS))
 def test_invariants_1_2_3_4_killed_with_transactions_in_progress_it_goes_on_exactly_once(

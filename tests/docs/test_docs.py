@@ -15,7 +15,6 @@ from place import Place
 from terminal import Step, Terminal, difference, steps
 
 from headrace.testing.duckdb_delta import delta_extension
-from headrace.testing.postgres import major_version, server_bin_dir
 
 GUIDES = [page for page in pages() if any(block.executed for block in blocks(page))]
 
@@ -47,11 +46,13 @@ REPLICATE = (
 )
 
 
+def of_its_version(page: Path):
+    return pytest.param(page, id=name(page), marks=pytest.mark.since(SINCE.get(name(page), 13)))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("page", GUIDES, ids=name)
+@pytest.mark.parametrize("page", [of_its_version(page) for page in GUIDES])
 def test_every_block_of_a_page_does_what_the_page_shows(page: Path, place: Place) -> None:
-    if major_version(server_bin_dir()) < (since := SINCE.get(name(page), 13)):
-        pytest.skip(f"the page is about Postgres {since} and newer")
     if before := DATABASES.get(name(page)):
         place.database.execute(before)
     with Terminal(place.folder, place.environment) as terminal:

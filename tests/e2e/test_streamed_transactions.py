@@ -11,6 +11,8 @@ import pytest
 
 from headrace.engine.capture import CommitPolicy
 
+pytestmark = pytest.mark.since(14)
+
 FILLING = "insert into {t} select g, repeat('x', 100) from generate_series({a}, {b}) g"
 
 
@@ -73,7 +75,6 @@ def change_at_once(orders, running) -> None:
 
 
 @pytest.mark.versions
-@pytest.mark.since(14)
 def test_2_3_and_8_transactions_sent_in_progress_arrive_whole_or_not_at_all(orders):
     """Invariants 2, 3 and 8: beside each other, with savepoints, one altering its table; small
     ones do not wait for them."""

@@ -23,6 +23,8 @@ from headrace.testing.postgres import EmbeddedPostgres
 from replicated import PUBLICATION, assert_equal, write_project
 from standby import Standby
 
+pytestmark = pytest.mark.since(16)  # before, a standby has no logical slots
+
 TABLE = "create table people (id int primary key, name text)"
 PUBLISH = f"create publication {PUBLICATION} for table people"
 # Waits until our slot has confirmed an LSN.
@@ -128,6 +130,7 @@ def failed_over(primary: EmbeddedPostgres, standby: Standby, tmp_path: Path) -> 
     return shop
 
 
+@pytest.mark.since(17)  # failover slots
 def test_invariant_3_a_slot_goes_on_at_the_standby_that_took_its_primarys_place(
     primary: EmbeddedPostgres, standby: Standby, failed_over: Shop
 ) -> None:
@@ -143,6 +146,7 @@ def test_invariant_3_a_slot_goes_on_at_the_standby_that_took_its_primarys_place(
     assert_equal(shop.database, shop.folder, ["people"])
 
 
+@pytest.mark.since(17)
 def test_invariant_12_a_promoted_standby_that_lacks_changes_is_not_read_past_them(
     primary: EmbeddedPostgres, standby: Standby, failed_over: Shop
 ) -> None:

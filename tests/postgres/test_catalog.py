@@ -123,11 +123,10 @@ def test_a_publication_decides_which_columns_there_are(session: psycopg.Connecti
     assert names("every") == names(None) == ("id", "a", "b")
 
 
+@pytest.mark.since(18)
 def test_a_generated_column_is_there_where_its_publication_has_it(
     session: psycopg.Connection[Any],
 ) -> None:
-    if session.info.server_version < 180000:
-        pytest.skip("generated columns are published since 18")
     session.execute(
         "create table t (id int primary key, g int generated always as (id + 1) stored);"
         "create publication whole for table t with (publish_generated_columns = stored)"
