@@ -31,14 +31,20 @@ BURST_BYTES: Final = 4 << 20
 ACK_INTERVAL: Final = 1.0
 SKIPPED_BYTES: Final = 64 << 10
 
-# After a burst of this size more is on its way: let it gather for a moment, instead of waking the
-# walsender for every few messages, which costs it more than decoding them.
-BUSY_BYTES: Final = 8 << 10
-GATHER_SECONDS: Final = 0.001
+# A walsender sends each message by itself, and has to wake a reader that waits for it: that costs
+# it more than the message did. So where something came more is let gather for a moment. Not for
+# longer: a Unix socket holds some 280 small messages, which come in 0.7 ms, and then stalls it.
+GATHER_SECONDS: Final = 0.0002
+
+# A read that brings less has emptied the socket: reading on would get one message at a time.
+SHORT_READ: Final = 8 << 10
 
 
 class ReplicationStream:
     """One START_REPLICATION session; see `engine.protocols.ChangeStream`.
+
+    Everything up to `start` is known; `confirmed`, at or before it, is what the slot was told. What
+    commits in between is sent again for the sake of prepared transactions, and passed over.
 
     `silence` is how many seconds may pass without a word from the server before the connection
     counts as dead. With every status it is asked for one unless it spoke since the last: so it also
@@ -50,13 +56,14 @@ class ReplicationStream:
         connection: psycopg.Connection,
         registry: SchemaRegistry,
         start: Lsn,
+        confirmed: Lsn,
         *,
         silence: float = 10.0,
     ) -> None:
         self._connection = connection
         self._pg = connection.pgconn
         self._registry = registry
-        self._decoder = Decoder()
+        self._decoder = Decoder(start=start)
         self._in_progress: dict[int, InProgress] = {}
         self._silence = silence
         self._notice: HeadraceError | None = None
@@ -64,27 +71,25 @@ class ReplicationStream:
         self._waker, self._wakened = socket.socketpair()
         self._waker.setblocking(False)
         self._wakened.setblocking(False)
-        self._keepalive_lsn = start
-        self._flushed = self._told = start
+        self._start = self._keepalive_lsn = self._durable = start
+        self._flushed = self._told = confirmed
         self.reply_requested = False
-        self._busy = False
+        self._gathering = False
         self._heard = self._acked = time.monotonic()
 
     # -- receiving ---------------------------------------------------------------------------------
 
     def receive(self, timeout: float) -> bool:
         """See `ChangeStream.receive`."""
-        received = self._burst()
-        if not received and self._wait(timeout):
-            received = self._burst()
+        if self._gathering:
+            time.sleep(GATHER_SECONDS)
+        received = self._burst() or (self._wait(timeout) and self._burst())
         self._watch_silence()
         return received
 
     def _wait(self, timeout: float) -> bool:
         self._send_due_status()
         woken = self._wakened.fileno()
-        if self._busy:
-            select.select([woken], [], [], GATHER_SECONDS)
         ready, _, _ = select.select([self._pg.socket, woken], [], [], timeout)
         if woken in ready:
             self._wakened.recv(4096)
@@ -92,17 +97,15 @@ class ReplicationStream:
 
     def _burst(self) -> bool:
         """Hand what has arrived to the decoder, up to a burst; False if there was nothing."""
-        received, size = self._drain(), 0
-        while size < BURST_BYTES:
+        size, drained = 0, SHORT_READ
+        while drained >= SHORT_READ and size < BURST_BYTES:
             self._consume()
             drained = self._drain()
-            if not drained:
-                break
             size += drained
-        self._busy = size >= BUSY_BYTES
-        if received or size:
+        self._gathering = 0 < size < BURST_BYTES
+        if size:
             self._heard = time.monotonic()
-        return bool(received or size)
+        return size > 0
 
     def _consume(self) -> None:
         try:
@@ -195,9 +198,15 @@ class ReplicationStream:
     # -- telling the server ------------------------------------------------------------------------
 
     def acknowledge(self, lsn: Lsn) -> None:
-        """Note that everything up to `lsn` is durable; sent at once if the server waits for it."""
-        self._flushed = max(self._flushed, lsn)
-        skipped = lsn > self._decoder.last_commit_lsn and lsn - self._told >= SKIPPED_BYTES
+        """Note that everything up to `lsn` is durable; sent at once if the server waits for it.
+
+        It is told no more than where the oldest transaction begins that is prepared, if one is.
+        """
+        self._durable = max(self._durable, lsn)
+        if lsn > self._start:  # else those prepared before may still be to come
+            self._flushed = max(self._flushed, Lsn(self._decoder.prepared.releasable(lsn)))
+        unsent = self._flushed - self._told
+        skipped = lsn > self._decoder.last_commit_lsn and unsent >= SKIPPED_BYTES
         if self.reply_requested or skipped:
             self._send_status()
         else:
@@ -212,12 +221,11 @@ class ReplicationStream:
             self._send_status(reply=self._heard < self._acked)
 
     def _send_status(self, *, reply: bool = False) -> None:
+        flushed = self._to_confirm()
         self._acked, self._told = time.monotonic(), self._flushed
-        self.reply_requested = self.reply_requested and self._flushed < self.received_lsn
+        self.reply_requested = self.reply_requested and self._durable < self.received_lsn
         try:
-            self._pg.put_copy_data(
-                standby_status(self.received_lsn, self._flushed, self._flushed, reply=reply)
-            )
+            self._pg.put_copy_data(standby_status(self.received_lsn, flushed, flushed, reply=reply))
             while self._pg.flush() == 1:
                 select.select([], [self._pg.socket], [], self._silence)
         except psycopg.OperationalError as error:
@@ -225,6 +233,15 @@ class ReplicationStream:
                 f"the replication connection was lost: {error}".strip(),
                 hint="Headrace reconnects by itself; look at the server's log if it does not",
             ) from error
+
+    def _to_confirm(self) -> Lsn:
+        """0/0, which confirms nothing, where prepared transactions hold back what is durable.
+
+        A server that shuts down waits until all that it sent is flushed; or written, where nothing
+        is said of flushing (walsender.c, WalSndDone).
+        """
+        held = self._flushed == self._told and self._flushed < self._durable
+        return Lsn(0) if held else self._flushed
 
     def wake(self) -> None:
         # Nothing is lost where the pipe is full of wake-ups, or closed with the stream.
