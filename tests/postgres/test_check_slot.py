@@ -8,13 +8,12 @@ import psycopg
 import pytest
 from check_source import PUBLICATION, checked_source
 
+from headrace.connectors.postgres import two_phase
 from headrace.connectors.postgres.check import check
 from headrace.connectors.postgres.source import PostgresSource
 from headrace.model.finding import Severity
 from headrace.testing.database import Database, temporary_database
 from headrace.testing.postgres import EmbeddedPostgres
-
-TWO_PHASE_SINCE = 140000
 
 
 @pytest.fixture
@@ -51,17 +50,27 @@ def test_a_slot_of_another_database_is_refused(source, server_dsn):
     assert (finding.severity, finding.evidence) == (Severity.BLOCKER, f"database = {other.name}")
 
 
-def test_a_slot_that_sends_prepared_transactions_is_refused(source):
-    ((version,),) = source.execute("select current_setting('server_version_num')::int")
-    if version < TWO_PHASE_SINCE:
-        pytest.skip("two_phase came with 14")
+def test_a_slot_that_sends_prepared_transactions_has_to_be_what_is_wanted(source, monkeypatch):
+    """From 18 on it can be altered; before, somebody has to decide."""
     source.execute(
         f"select pg_create_logical_replication_slot('{source.slot}', 'pgoutput', false, true)"
     )
+    assert "slot-two-phase" not in source.check().blockers
+    monkeypatch.setattr(two_phase, "ALTERED_SINCE", 99)
     finding = source.check().named("slot-two-phase")
     assert finding.severity is Severity.BLOCKER
+    assert "two_phase: true" in finding.fix
     source.run(finding.sql)
     assert "will be created" in source.check().named("slot").message
+
+
+@pytest.mark.parametrize("version", [13, 14])
+def test_prepared_transactions_are_not_asked_for_where_nobody_sends_them(version):
+    found = two_phase.disagreement(version, None, wanted=True)
+    assert found is not None
+    assert f"Postgres {version}" in found.why
+    assert two_phase.disagreement(15, None, wanted=True) is None
+    assert two_phase.disagreement(version, None, wanted=False) is None
 
 
 def test_a_slot_in_use_is_told_with_its_consumer(source):

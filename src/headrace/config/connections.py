@@ -102,6 +102,12 @@ class PostgresConnection(Frozen):
         description="Whether the slot goes on at a standby that is promoted (Postgres 17 and "
         "later). By default one that Headrace creates does, and one that exists stays as it is.",
     )
+    two_phase: bool = Field(
+        default=False,
+        description="As a source: whether a transaction is sent at PREPARE TRANSACTION already, so "
+        "that little is left to do at COMMIT PREPARED (Postgres 15 and later). Either way it "
+        "arrives when it has committed.",
+    )
 
     @field_validator("url")
     @classmethod

@@ -41,6 +41,7 @@ from headrace.connectors.postgres.check_tables import read_tables, table_finding
 from headrace.connectors.postgres.config import PostgresConnection, address, connect
 from headrace.connectors.postgres.slot_state import SlotState, slot_state
 from headrace.connectors.postgres.slots import FAILOVER_SINCE
+from headrace.connectors.postgres.two_phase import disagreement
 from headrace.errors import HeadraceError, SourceError, SourceUnavailableError
 from headrace.model import TableId
 from headrace.model.finding import Finding, Severity
@@ -110,7 +111,7 @@ def _look(
             slot_exists=slot is not None,
             slot_active=slot is not None and slot.active_pid is not None,
         ),
-        *_slot(slot_name, slot, publication, server),
+        *_slot(settings, slot_name, slot, publication, server),
         *_failover(session, settings, server, slot_name, slot),
         *(
             _on_primary(finding) if server.in_recovery else finding
@@ -130,10 +131,15 @@ def _on_primary(finding: Finding) -> Finding:
 
 
 def _slot(
-    name: str, slot: SlotState | None, publication: Publication | None, server: Server
+    settings: PostgresConnection,
+    name: str,
+    slot: SlotState | None,
+    publication: Publication | None,
+    server: Server,
 ) -> list[Finding]:
     """The slot by itself, then, if it can be used at all, beside its publication."""
-    found = slot_findings(name, slot, on_standby=server.in_recovery)
+    wrong = disagreement(server.version, slot, wanted=settings.two_phase)
+    found = slot_findings(name, slot, wrong, on_standby=server.in_recovery)
     blocked = any(finding.severity is Severity.BLOCKER for finding in found)
     if slot is None or publication is None or blocked:
         return found

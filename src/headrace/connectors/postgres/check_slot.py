@@ -11,19 +11,23 @@ from psycopg.rows import class_row
 
 from headrace.connectors.postgres.slot_state import SlotState
 from headrace.connectors.postgres.slots import LOG_SNAPSHOT
+from headrace.connectors.postgres.two_phase import Disagreement
 from headrace.model.finding import Finding, Severity
 
 
-def slot_findings(name: str, slot: SlotState | None, *, on_standby: bool) -> list[Finding]:
+def slot_findings(
+    name: str, slot: SlotState | None, disagreement: Disagreement | None, *, on_standby: bool
+) -> list[Finding]:
     """What stands in the way of adopting the slot; OK if it is sound or still to be created."""
     if slot is None:
-        return [_to_be_created(name, on_standby)]
+        return [*_two_phase(name, disagreement), _to_be_created(name, on_standby)]
     foreign = _foreign(slot)
     if foreign:
         return [foreign]
     if slot.lost_because:
         return [_lost(slot)]
-    found = [f for f in (_two_phase(slot), _unreserved(slot), _active(slot)) if f]
+    found = [f for f in (_unreserved(slot), _active(slot)) if f]
+    found = [*_two_phase(name, disagreement), *found]
     sound = f"slot {name!r} stands at {slot.confirmed_flush}"
     return found or [Finding(Severity.OK, "slot", sound, (name,))]
 
@@ -118,19 +122,12 @@ def _lost(slot: SlotState) -> Finding:
     )
 
 
-def _two_phase(slot: SlotState) -> Finding | None:
-    if not slot.two_phase:
-        return None
-    return Finding(
-        Severity.BLOCKER,
-        "slot-two-phase",
-        f"slot {slot.name!r} decodes prepared transactions before they commit, "
-        "which Headrace does not follow",
-        (slot.name,),
-        "two_phase = true",
-        "name another slot in headrace.yaml (slot:), or drop this one; Headrace creates it anew",
-        (slot.drop,),
-    )
+def _two_phase(name: str, found: Disagreement | None) -> list[Finding]:
+    if found is None:
+        return []
+    return [
+        Finding(Severity.BLOCKER, "slot-two-phase", found.why, (name,), "", found.fix, found.sql)
+    ]
 
 
 def _unreserved(slot: SlotState) -> Finding | None:

@@ -79,8 +79,18 @@ def set_failover(replication: psycopg.Connection[Any], slot: str, wanted: bool) 
             f"slot {slot!r} cannot be handed on to a standby: that came with Postgres 17",
             hint="take failover: out of the connection in headrace.yaml",
         )
+    alter_slot(replication, slot, f"FAILOVER {'true' if wanted else 'false'}")
+
+
+def alter_slot(replication: psycopg.Connection[Any], slot: str, option: str) -> None:
+    """Change what a slot does. Nobody may use it meanwhile.
+
+    Raises:
+        SourceUnavailableError: somebody uses it.
+        SourceError: the server refused.
+    """
     name = sql.Identifier(slot).as_string(replication)
-    command = f"ALTER_REPLICATION_SLOT {name} (FAILOVER {'true' if wanted else 'false'})"
+    command = f"ALTER_REPLICATION_SLOT {name} ({option})"
     result = replication.pgconn.exec_(command.encode())
     if result.status != pq.ExecStatus.COMMAND_OK:
         raise command_error(result, replication.pgconn.error_message)

@@ -25,11 +25,18 @@ from headrace.connectors.postgres.slot_state import (
     interruption,
     slot_state,
 )
-from headrace.connectors.postgres.slots import create_slot, creation, in_recovery, set_failover
+from headrace.connectors.postgres.slots import (
+    alter_slot,
+    create_slot,
+    creation,
+    in_recovery,
+    set_failover,
+)
 from headrace.connectors.postgres.snapshot import open_snapshot
 from headrace.connectors.postgres.snapshot_reading import PostgresSnapshot
 from headrace.connectors.postgres.stream import ReplicationStream
 from headrace.connectors.postgres.timelines import Lineage
+from headrace.connectors.postgres.two_phase import disagreement, must_be_turned_off
 from headrace.errors import SlotLostError, SourceError
 from headrace.model import KeyRange, Lsn, TableId, TableSchema
 
@@ -119,6 +126,7 @@ class PostgresSource:
         """See `Source.prepare`: create or adopt the slot; gives the LSN to stream from."""
         with self.connect() as session:
             slot = slot_state(session, self._slot)
+            self._require_agreement(session.info.server_version // 10000, slot)
         if log_position is None:
             position = _adopted(slot) if slot else self._create_slot()
         else:
@@ -128,7 +136,15 @@ class PostgresSource:
         if slot is not None and wanted is not None and wanted != slot.failover:
             with self._connect_replication() as connection:
                 set_failover(connection, self._slot, wanted)
+        if must_be_turned_off(slot, wanted=self._settings.two_phase):
+            with self._connect_replication() as connection:
+                alter_slot(connection, self._slot, "TWO_PHASE false")
         return position
+
+    def _require_agreement(self, version: int, slot: SlotState | None) -> None:
+        found = disagreement(version, slot, wanted=self._settings.two_phase)
+        if found is not None:
+            raise SourceError(found.why, hint=found.fix)
 
     def _create_slot(self) -> Lsn:
         with self._connect_replication() as connection, self.connect() as session:
@@ -136,13 +152,20 @@ class PostgresSource:
             result = create_slot(connection, session, command, self._stop)
             return Lsn.parse((result.get_value(0, 1) or b"").decode())
 
-    def _require_continuity(self, slot: SlotState | None, position: Lsn) -> None:
+    def _require_continuity(self, slot: SlotState | None, position: Lsn) -> Lsn:
+        """What was confirmed to the slot, which is `position` or before."""
         why = interruption(slot, self._slot, position)
         if why is not None:
             raise SlotLostError(why, hint=REBUILD)
+        assert slot is not None
+        assert slot.confirmed_flush is not None
+        return slot.confirmed_flush
 
     def stream(self, from_lsn: Lsn) -> ReplicationStream:
         """Start streaming whole transactions that commit after `from_lsn`.
+
+        Those that are prepared by then have to be sent again, wherefore with `two_phase` the server
+        begins where it was told to, before the oldest of them.
 
         The slot is looked at once more when it is in use, and so can neither be dropped nor moved
         by anybody else: between the last look and the start it could, and the server would send
@@ -156,12 +179,17 @@ class PostgresSource:
             self._streaming = connection.info.backend_pid
             self._start(connection, from_lsn)
             with self.connect() as session:
-                self._require_continuity(slot_state(session, self._slot), from_lsn)
+                confirmed = self._require_continuity(slot_state(session, self._slot), from_lsn)
         except BaseException:
             connection.close()
             raise
-        silence = self._settings.connection_timeout
-        return ReplicationStream(connection, self.registry, from_lsn, silence=silence)
+        return ReplicationStream(
+            connection,
+            self.registry,
+            from_lsn,
+            confirmed if self._settings.two_phase else from_lsn,
+            silence=self._settings.connection_timeout,
+        )
 
     def _require_publication(self) -> None:
         """On 18 a missing publication loses changes with no more than a warning."""
@@ -179,15 +207,16 @@ class PostgresSource:
         major = connection.info.server_version // 10000
         publication = sql.Identifier(self._publication).as_string(connection)
         # 'parallel' (16 and later) would tell us no more than when a transaction was aborted.
-        streaming = sql.SQL(", streaming 'on'" if major >= STREAMING_SINCE else "")
+        options = ", streaming 'on'" if major >= STREAMING_SINCE else ""
+        options += ", two_phase 'on'" if self._settings.two_phase else ""
         command = sql.SQL(
             "START_REPLICATION SLOT {} LOGICAL {} (proto_version {}, publication_names {}{})"
         ).format(
             sql.Identifier(self._slot),
-            sql.SQL(str(from_lsn)),
+            sql.SQL("0/0" if self._settings.two_phase else str(from_lsn)),
             sql.Literal(str(PROTOCOL_VERSIONS.get(major, NEWEST_PROTOCOL))),
             sql.Literal(publication),
-            streaming,
+            sql.SQL(options),  # constants
         )
         result = connection.pgconn.exec_(command.as_bytes(connection))
         if result.status != pq.ExecStatus.COPY_BOTH:
