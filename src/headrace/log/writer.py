@@ -55,6 +55,10 @@ from headrace.model import XID, ChangeBatch, Lsn, TableId, TableSchema
 # Snapshot files become data files of tables, and every Parquet reader there is reads Snappy.
 SNAPSHOT_COMPRESSION: Final = "snappy"
 
+# Files that are written together: all are open at once, and a process may often have no more than
+# 1,024 descriptors.
+AT_ONCE: Final = 128
+
 
 class SnapshotChunkWriter:
     """One file of a snapshot, written by one thread; `file` tells of it after a clean end."""
@@ -165,7 +169,9 @@ class LogWriter:
         self._lock.check()
         paths = [self._staging.begin(partial(self.layout.changes, b.schema.table)) for b in batches]
         try:
-            files = self._write(batches, paths)
+            named = list(zip(batches, paths, strict=True))
+            groups = (named[n : n + AT_ONCE] for n in range(0, len(named), AT_ONCE))
+            files = [file for group in groups for file in self._write(group)]
         except BaseException:
             self._forget(paths)
             raise
@@ -189,11 +195,11 @@ class LogWriter:
         batches = table.filter(pc.invert(void)).combine_chunks().to_batches()
         return self.stage(ChangeBatch(schema, batches[0])) if batches else None
 
-    def _write(self, batches: Sequence[ChangeBatch], paths: Sequence[str]) -> list[LogFile]:
+    def _write(self, named: Sequence[tuple[ChangeBatch, str]]) -> list[LogFile]:
         files = []
         synced = partial(failpoints.hit, "log.file_written")
         with self.storage.write(synced) as group:
-            for batch, path in zip(batches, paths, strict=True):
+            for batch, path in named:
                 lsns = lsn_range(batch.data)
                 file = group.open(path)
                 write_changes(file, batch)
