@@ -29,11 +29,12 @@ test: $(STAMP) ## run every test
 	$(PYTEST) -n $(WORKERS) --dist worksteal
 
 matrix: $(STAMP) ## the tests of everything that meets Postgres on each version, or one: POSTGRES=13
-	@set -e; for version in $(or $(POSTGRES),13 14 15 16 17 18); do \
+	@failed=; for version in $(or $(POSTGRES),13 14 15 16 17 18); do \
 		echo "Postgres $$version"; \
-		HEADRACE_POSTGRES_BIN=$$($(VENV)/bin/python -m headrace.testing.builds $$version .cache/postgres) \
-			$(PYTEST) -n $(WORKERS) --dist worksteal $(INTEGRATION); \
-	done
+		bin=$$($(VENV)/bin/python -m headrace.testing.builds $$version .cache/postgres) \
+			&& HEADRACE_POSTGRES_BIN=$$bin $(PYTEST) -n $(WORKERS) --dist worksteal $(INTEGRATION) \
+			|| failed="$$failed $$version"; \
+	done; test -z "$$failed" || { echo "failed on Postgres$$failed"; exit 1; }
 
 lint: $(STAMP) ## ruff, mypy --strict and the layer check
 	$(VENV)/bin/ruff check .
