@@ -131,3 +131,22 @@ def test_8_another_primary_key_is_followed_or_stops_the_table(shop):
     shop.sql("delete from goods where id = 1 and n = 1; update goods set v = 'last' where n = 3")
     shop.catch_up()
     shop.assert_equal("public.goods")
+
+
+def test_8_a_column_added_to_a_partitioned_table_is_followed_with_what_older_rows_have(shop):
+    """Invariant 8: partitions have the constant, but for those that came later; the root has not.
+    A default that was computed row by row stops the table."""
+    for table in ("constant", "volatile"):
+        shop.sql(f"create table {table} (id int primary key) partition by range (id)")
+        shop.sql(f"create table {table}_0 partition of {table} for values from (0) to (10)")
+        shop.sql(f"insert into {table} values (1), (2)")
+    shop.carry("public.constant", "public.volatile")
+    shop.catch_up()
+    shop.sql("alter table constant add n int default 7")
+    shop.sql("alter table volatile add n float8 default random()")
+    for table in ("constant", "volatile"):
+        shop.sql(f"create table {table}_1 partition of {table} for values from (10) to (20)")
+        shop.sql(f"insert into {table} values (11, 5)")
+    (failure,) = shop.run()
+    assert str(failure.table) == "public.volatile"
+    shop.assert_equal("public.constant")

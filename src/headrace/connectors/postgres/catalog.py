@@ -59,17 +59,32 @@ SELECT c.oid::bigint, c.relreplident::text
  WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p')
 """
 
-# attmissingval is an array of one element: what rows older than the column have.
-COLUMNS: Final = """
+# What rows older than a column have: attmissingval, an array of one element. A partitioned table
+# has no rows itself, and so none; its partitions have it, but for those that are younger.
+MISSING: Final = """
+CASE WHEN a.atthasmissing THEN a.attmissingval::text
+     WHEN (SELECT c.relkind FROM pg_catalog.pg_class c WHERE c.oid = a.attrelid) = 'p' THEN (
+       WITH RECURSIVE below (relid) AS (
+            SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhparent = a.attrelid
+             UNION ALL
+            SELECT l.inhrelid FROM pg_catalog.pg_inherits l JOIN below ON l.inhparent = below.relid
+       )
+       SELECT min(m.attmissingval::text)
+         FROM below JOIN pg_catalog.pg_attribute m ON m.attrelid = below.relid
+        WHERE m.attname = a.attname AND m.atthasmissing)
+ END
+"""
+_COLUMNS: Final = """
 SELECT a.attname AS name, a.attnum, a.atttypid::bigint AS type_oid, a.atttypmod AS typmod,
        a.attndims AS dimensions,
        pg_catalog.format_type(a.atttypid, a.atttypmod) AS source_type,
        a.attgenerated <> '' AS generated,
-       CASE WHEN a.atthasmissing THEN a.attmissingval::text END AS missing
+       {missing} AS missing
   FROM pg_catalog.pg_attribute a
  WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped
  ORDER BY a.attnum
 """
+COLUMNS: Final = _COLUMNS.format(missing=MISSING)
 
 # The columns that identify a row in the stream, in the index's order. Under REPLICA IDENTITY USING
 # INDEX that index, because an old row has no other columns; else the primary key. A deferrable one

@@ -22,6 +22,7 @@ from headrace.connectors.postgres.attribution import (
     attribute_numbers,
 )
 from headrace.connectors.postgres.catalog import (
+    MISSING,
     NO_WISHES,
     DescribedTable,
     ReadAs,
@@ -41,11 +42,12 @@ Connection = psycopg.Connection[Any]
 
 # Columns whose value in older rows nobody can tell: the default was computed row by row, by
 # rewriting the table, which logical decoding does not show. A constant one is in attmissingval.
-COMPUTED_COLUMNS: Final = """
+_COMPUTED_COLUMNS: Final = """
 SELECT a.attname FROM pg_catalog.pg_attribute a
  WHERE a.attrelid = %s AND a.attnum = ANY (%s) AND NOT a.attisdropped
-   AND ((a.atthasdef AND NOT a.atthasmissing) OR a.attidentity <> '')
+   AND ((a.atthasdef AND ({missing}) IS NULL) OR a.attidentity <> '')
 """
+COMPUTED_COLUMNS: Final = _COMPUTED_COLUMNS.format(missing=MISSING)
 
 NUMBERS: Final = """
 SELECT attnum, attname, attisdropped FROM pg_catalog.pg_attribute
