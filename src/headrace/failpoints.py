@@ -19,6 +19,7 @@ FAILPOINTS: Final[dict[str, str]] = {
     "capture.rolled_back": "a file was written anew without the rows of a subtransaction",
     "log.file_written": "a data file is fsynced under its temporary name",
     "log.file_renamed": "a data file has its final name, no manifest names it",
+    "log.document_put": "a document of the log is durable, a manifest or another; nobody knows yet",
     "log.manifest_put": "the manifest is durable, nothing is acknowledged",
     "capture.acknowledged": "the flush LSN was sent to the source",
     "snapshot.chunk_written": "a chunk of a snapshot is durable, the snapshot is not complete",

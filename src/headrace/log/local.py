@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 
+from headrace import failpoints
 from headrace.errors import LogError, LogFullError, ObjectExistsError, ObjectMissingError
 from headrace.log.interface import Entry
 from headrace.log.lock import FileLock
@@ -200,6 +201,7 @@ class LocalStorage:
     def put(self, path: str, data: bytes, *, create: bool = False) -> None:
         with self.write() as group:
             group.open(path, create=create).write(data)
+        failpoints.hit("log.document_put")
 
     @contextlib.contextmanager
     def write(self, on_synced: Callable[[], None] = lambda: None) -> Iterator[_LocalGroup]:

@@ -21,6 +21,7 @@ import obstore
 from obstore import exceptions as refused
 from obstore.store import from_url
 
+from headrace import failpoints
 from headrace.errors import (
     LogError,
     LogUnavailableError,
@@ -232,6 +233,7 @@ class ObjectStorage:
     def put(self, path: str, data: bytes, *, create: bool = False) -> None:
         with object_errors("put", self.location(path)):
             obstore.put(self.store, path, data, mode="create" if create else "overwrite")
+        failpoints.hit("log.document_put")
 
     @contextlib.contextmanager
     def write(self, on_synced: Callable[[], None] = lambda: None) -> Iterator[_ObjectGroup]:
