@@ -80,3 +80,28 @@ def test_every_promise_names_tests_that_are_there(promise: str) -> None:
     for proof in proofs:
         assert proof.name.startswith("test_"), proof
         assert "\ndef test_" in proof.read_text("utf-8"), proof
+
+
+_TEST_LINK = re.compile(r"\[`(test_\w+)`\]\(([^)\s]+)\)")
+
+
+def named_tests(page: Path) -> list[tuple[str, Path]]:
+    """The tests that a page leads to by name, each with its file."""
+    found = _TEST_LINK.findall(page.read_text("utf-8"))
+    return [(test, target(page, link)) for test, link in found]
+
+
+@pytest.mark.parametrize("page", [page for page in pages() if named_tests(page)], ids=name)
+def test_every_test_that_a_page_names_is_in_the_file_that_it_leads_to(page: Path) -> None:
+    missing = [
+        test for test, file in named_tests(page) if f"\ndef {test}(" not in file.read_text("utf-8")
+    ]
+    assert missing == []
+
+
+def test_every_failure_of_others_names_its_proof() -> None:
+    page = ROOT / "docs" / "explanation" / "what-breaks-others.md"
+    rows = [line for line in page.read_text("utf-8").splitlines() if line.startswith("| ")]
+    failures = [row for row in rows if not row.startswith("| what went wrong")]
+    assert len(failures) >= 40
+    assert [row for row in failures if not _TEST_LINK.search(row)] == []
