@@ -11,7 +11,7 @@ import pytest
 from harness import Running, Shop
 
 from headrace.connectors.postgres import two_phase
-from headrace.errors import SlotLostError, SourceError
+from headrace.errors import CheckFailedError, SlotLostError
 from headrace.testing.database import Database
 from headrace.testing.postgres import EmbeddedPostgres
 from replicated import SLOT, acknowledged_lsn, assert_acknowledged_is_durable, durable_lsn
@@ -183,7 +183,7 @@ def test_it_is_refused_where_the_server_does_not_offer_it(shop: Shop) -> None:
     if version >= two_phase.TWO_PHASE_SINCE:
         shop.catch_up()
         return
-    with pytest.raises(SourceError, match=f"Postgres {version} ") as refused:
+    with pytest.raises(CheckFailedError, match=f"Postgres {version} ") as refused:
         shop.run()
     assert "two_phase:" in refused.value.hint
 
@@ -198,7 +198,9 @@ def test_2_a_slot_that_was_made_otherwise_is_turned_or_refused(orders: Shop) -> 
     with orders.database.connect() as session:
         version = session.info.server_version // 10000
     if version < two_phase.ALTERED_SINCE:
-        with pytest.raises(SourceError, match=f"slot '{SLOT}' sends transactions when") as refused:
+        with pytest.raises(
+            CheckFailedError, match=f"slot '{SLOT}' sends transactions when"
+        ) as refused:
             orders.run()
         assert "set two_phase: true" in refused.value.hint
         carry(orders, two_phase=True)
@@ -226,8 +228,8 @@ def test_2_what_was_prepared_before_it_is_asked_for_is_sent_when_it_commits(shop
 def test_12_a_slot_that_somebody_moved_past_a_prepare_is_told(orders: Shop) -> None:
     """Invariant 12: nothing but the COMMIT PREPARED would come."""
     prepare(orders, "lost", "insert into orders values (20, 'lost')")
-    orders.sql(f"select pg_replication_slot_advance('{SLOT}', pg_current_wal_lsn())")
-    carry(orders, two_phase=True)
+    orders.catch_up()
+    orders.sql(f"select pg_replication_slot_advance('{SLOT}', '{durable_lsn(orders.root)}')")
     end(orders, "lost", "commit")
     with pytest.raises(SlotLostError, match="the slot stands after") as lost:
         orders.run()

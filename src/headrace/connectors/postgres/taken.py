@@ -42,13 +42,17 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass
 class InProgress:
-    """A streamed transaction of which some rows were handed over."""
+    """A transaction of which some rows were handed over, in blocks or after its commit."""
 
     read: dict[TableId, dict[int, tuple[Relation, TableSchema]]] = field(default_factory=dict)
     late: set[TableId] = field(default_factory=set)  # tables that are to be read at its commit
     passed_over: set[TableId] = field(default_factory=set)  # nobody wanted them at the time
     rolled_back: set[int] = field(default_factory=set)
     spill: RawSpill | None = None
+
+    def unfollowed(self, registry: SchemaRegistry) -> set[TableId]:
+        """Of the tables that were read, those that nobody wants any more."""
+        return {table for table in self.read if not registry.wanted(table)}
 
     def keep(self, raw: RawBatch) -> None:
         self.spill = self.spill or RawSpill()
@@ -108,8 +112,13 @@ class TakenChanges:
                     yield reading.part(streamed)
 
     def _finished(self) -> Sequence[Finished]:
+        """The transaction that was handed over in part, all or nothing of it for each table."""
         end = self.decoded.finished
-        return [] if end is None else [Finished(end.xid, _end(end))]
+        if end is None:
+            return []
+        progress = self.in_progress.pop(end.xid, InProgress())
+        left_out = progress.passed_over | progress.unfollowed(self.registry)
+        return [Finished(end.xid, _end(end), left_out=frozenset(left_out))]
 
 
 @dataclass(frozen=True)
@@ -127,12 +136,22 @@ class _Reading:
         failed: dict[TableId, HeadraceError] = {}
         for raw in batches:
             batch = self._read(raw, failed)
+            if raw.complete < len(raw.ops):
+                self._note(raw, passed_over=batch is None)
             if batch is None:
                 continue
             committed.extend(_slice(batch, 0, raw.complete))
             rest = _slice(batch, raw.complete, batch.num_rows)
             unfinished.extend((int(raw.xids[-1]), without_commit(part)) for part in rest)
         return DecodedChanges(committed, unfinished, finished, [*failed.items()])
+
+    def _note(self, raw: RawBatch, *, passed_over: bool) -> None:
+        """The last transaction comes in part: what its other parts have to know."""
+        progress = self.in_progress.setdefault(int(raw.xids[-1]), InProgress())
+        if passed_over:
+            progress.passed_over.add(_table(raw.relation))
+        else:
+            progress.read.setdefault(_table(raw.relation), {})
 
     def _read(self, raw: RawBatch, failed: dict[TableId, HeadraceError]) -> ChangeBatch | None:
         """The batch, if its table is followed; one that cannot be read is given up."""
@@ -198,8 +217,8 @@ class _Reading:
             progress.rolled_back |= streamed.rolled_back
             failed = self._check(progress)
             if known:
-                unwanted = {t for t in progress.read if not self.registry.wanted(t)}
-                void = frozenset(progress.rolled_back), frozenset(unwanted)
+                unfollowed = progress.unfollowed(self.registry)
+                void = frozenset(progress.rolled_back), frozenset(unfollowed)
                 finished = [Finished(streamed.xid, _end(end), *void)]
                 yield DecodedChanges(finished=finished, failed=[*failed.items()])
             for raw in progress.kept():
