@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 from live_run import LiveRun
 from psycopg.conninfo import conninfo_to_dict
 from shop import SEED, Shop
 
 import headrace
+from headrace import config
+from headrace.connectors.postgres.config import PostgresConnection, session
 from headrace.errors import SourceUnavailableError
 from headrace.testing.database import Database
 from headrace.testing.postgres import EmbeddedPostgres
@@ -138,6 +141,23 @@ def test_invariant_13_a_connection_that_falls_silent_is_noticed_and_replaced(
         proxy.heal()
         run.catch_up(remote_shop.database)
     assert_equal(remote_shop.database, remote_shop.folder)
+
+
+def test_invariant_13_a_look_at_the_catalog_that_something_on_the_way_swallows_comes_to_an_end(
+    remote_shop: Shop, proxy: Proxy
+) -> None:
+    """The proxy acknowledges what it swallows: TCP's own timeouts see nothing wrong."""
+    settings = config.load(remote_shop.project).connections["shop"]
+    assert isinstance(settings, PostgresConnection)
+    quick = settings.model_copy(update={"connection_timeout": 2.0})
+    with session(quick, prompt=True) as ours:
+        assert ours.execute("select pg_sleep(0.1), 1").fetchone() is not None
+        proxy.swallow()
+        with pytest.raises(psycopg.OperationalError, match="no answer for 2 s"):
+            ours.execute("select 1")
+    proxy.heal()
+    with session(quick, prompt=True) as ours:
+        assert ours.execute("select 1").fetchone() == (1,)
 
 
 def test_a_walsender_that_an_administrator_terminates_is_replaced(shop: Shop) -> None:

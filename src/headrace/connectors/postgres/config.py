@@ -7,9 +7,10 @@ every session of ours pins them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -122,6 +123,39 @@ _KNOWN_FAILURES: Final[tuple[tuple[str, type[HeadraceError], str], ...]] = (
 _UNREACHABLE: Final = "check host and port, that the server is up, and that no firewall is between"
 
 
+_Result = TypeVar("_Result")
+
+
+class _Session(psycopg.Connection[tuple[Any, ...]]):
+    """A session that gives up a server which says nothing for `patience` seconds.
+
+    The kernel notices a peer that is gone. What it cannot notice is something on the way (a proxy,
+    a load balancer) that acknowledges all we send and forwards nothing.
+    """
+
+    patience: float | None = None
+
+    def wait(self, gen: Generator[Any, Any, _Result], *args: Any, **named: Any) -> _Result:
+        return super().wait(gen if self.patience is None else self._patient(gen), *args, **named)
+
+    def _patient(self, gen: Generator[Any, Any, _Result]) -> Generator[Any, Any, _Result]:
+        """What psycopg waits for; it is told of each moment in which nothing came, too."""
+        assert self.patience is not None
+        until, ready = time.monotonic() + self.patience, None
+        while True:
+            try:
+                wanted = gen.send(ready)
+            except StopIteration as end:
+                found: _Result = end.value
+                return found
+            ready = yield wanted
+            if ready:
+                until = time.monotonic() + self.patience
+            elif time.monotonic() > until:
+                self.close()
+                raise psycopg.OperationalError(f"no answer for {self.patience:g} s")
+
+
 def conninfo(settings: PostgresConnection, *, pinned: bool = True) -> str:
     """libpq's connection string, secrets included: hand it to a driver, never to a person.
 
@@ -138,9 +172,12 @@ def conninfo(settings: PostgresConnection, *, pinned: bool = True) -> str:
 
 
 def connect(
-    settings: PostgresConnection, *, replication: bool = False
+    settings: PostgresConnection, *, replication: bool = False, prompt: bool = False
 ) -> psycopg.Connection[tuple[Any, ...]]:
     """An autocommit session with PINNED settings; a walsender's with `replication`.
+
+    One that is `prompt` is for queries that are answered at once: a server that does not, for
+    `connection_timeout`, counts as away.
 
     Raises:
         SourceUnavailableError: the server cannot be reached for now.
@@ -151,24 +188,28 @@ def connect(
     if replication:
         text = make_conninfo(text, replication="database")
     try:
-        session = psycopg.connect(text, autocommit=True)
+        session = _Session.connect(text, autocommit=True)
     except psycopg.Error as error:
         raise connection_error(error, settings) from error
+    session.patience = settings.connection_timeout
     _pin(session, settings, replication=replication)
+    if not prompt:
+        session.patience = None
     return session
 
 
 @contextmanager
 def session(
-    settings: PostgresConnection, *, replication: bool = False
+    settings: PostgresConnection, *, replication: bool = False, prompt: bool = False
 ) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
-    """A session for the length of a block; what goes wrong inside comes out as ours.
+    """A session for the length of a block, as `connect` makes it; what goes wrong inside comes out
+    as ours.
 
     Raises:
         SourceUnavailableError: the connection was lost, or the server is too busy.
         SourceError: the server refused a query.
     """
-    connection = connect(settings, replication=replication)
+    connection = connect(settings, replication=replication, prompt=prompt)
     try:
         with connection:
             yield connection

@@ -76,10 +76,14 @@ class PostgresSource:
         self._streaming: int | None = None  # the walsender's process
         self._watch = SlotWatch()
         self._publication = publication
-        self.registry = SchemaRegistry(self.connect, publication, known, selected, read_as)
+        self.registry = SchemaRegistry(self._look, publication, known, selected, read_as)
 
     def connect(self) -> AbstractContextManager[psycopg.Connection[Any]]:
         return source_session(self._settings)
+
+    def _look(self) -> AbstractContextManager[psycopg.Connection[Any]]:
+        """A session for the catalog, where answers come at once."""
+        return source_session(self._settings, prompt=True)
 
     def _connect_replication(self) -> AbstractContextManager[psycopg.Connection[Any]]:
         return source_session(self._settings, replication=True)
@@ -91,7 +95,7 @@ class PostgresSource:
 
     def departed(self) -> Mapping[TableId, str]:
         """See `Source.departed`; warns of what threatens the slot, too."""
-        with self.connect() as session:
+        with self._look() as session:
             slot = slot_state(session, self._slot)
             if slot is not None:  # the stream itself tells of one that is gone
                 self._watch.look(session, slot)
@@ -114,7 +118,7 @@ class PostgresSource:
         record whose rest is yet to be flushed, and the stream would stop short of it until somebody
         commits. An empty message of our own takes a commit, and that flushes.
         """
-        with self.connect() as session:
+        with self._look() as session:
             if in_recovery(session):  # where whole records are replayed
                 return end_of_wal(session)
             with session.transaction():
@@ -124,7 +128,7 @@ class PostgresSource:
 
     def prepare(self, log_position: Lsn | None) -> Lsn:
         """See `Source.prepare`: create or adopt the slot; gives the LSN to stream from."""
-        with self.connect() as session:
+        with self._look() as session:
             slot = slot_state(session, self._slot)
             self._require_agreement(session.info.server_version // 10000, slot)
         if log_position is None:
@@ -147,7 +151,7 @@ class PostgresSource:
             raise SourceError(found.why, hint=found.fix)
 
     def _create_slot(self) -> Lsn:
-        with self._connect_replication() as connection, self.connect() as session:
+        with self._connect_replication() as connection, self._look() as session:
             command = creation(session, self._slot, failover=self._settings.failover is not False)
             result = create_slot(connection, session, command, self._stop)
             return Lsn.parse((result.get_value(0, 1) or b"").decode())
@@ -178,7 +182,7 @@ class PostgresSource:
                 self._lineage.follow(connection, from_lsn)
             self._streaming = connection.info.backend_pid
             self._start(connection, from_lsn)
-            with self.connect() as session:
+            with self._look() as session:
                 confirmed = self._require_continuity(slot_state(session, self._slot), from_lsn)
         except BaseException:
             connection.close()
@@ -193,7 +197,7 @@ class PostgresSource:
 
     def _require_publication(self) -> None:
         """On 18 a missing publication loses changes with no more than a warning."""
-        with self.connect() as session:
+        with self._look() as session:
             found = session.execute(
                 "SELECT 1 FROM pg_publication WHERE pubname = %s", (self._publication,)
             ).fetchone()
