@@ -180,7 +180,7 @@ def fix(session: psycopg.Connection[Any], findings: Iterable[Finding]) -> list[s
 
     Raises:
         SourceError: the server refused a statement; those before it stay in effect.
-        SourceUnavailableError: the connection was lost.
+        SourceUnavailableError: the connection was lost, or somebody holds a lock.
     """
     safe = sorted((f for f in findings if f.safe), key=lambda finding: finding.name != FIRST)
     statements = [statement for finding in safe for statement in finding.sql]
@@ -200,7 +200,7 @@ def _failed(session: psycopg.Connection[Any], what: str, error: psycopg.Error) -
         return SourceUnavailableError(text, hint="try again when the server is back")
     if isinstance(error, psycopg.errors.LockNotAvailable):
         hint = "somebody holds a lock on the table: try again when long transactions have ended"
-        return SourceError(text, hint=hint)
+        return SourceUnavailableError(text, hint=hint)
     return SourceError(
         text, hint="ask an administrator of the database; this is the server's own answer"
     )
