@@ -13,7 +13,7 @@ from random import Random
 from typing import Any, Self
 
 import psycopg
-from random_statements import CHANGES, DEFINITIONS, LARGE, STOPS, draw
+from random_statements import CHANGES, DEFINITIONS, LARGE, draw
 from random_tables import Table, look
 
 from headrace.testing.database import Database
@@ -89,7 +89,7 @@ class Session:
         table = chance.choice(self._tables)
         kind = chance.random()
         if kind < 0.1:
-            weights = STOPS if table.rough and chance.random() < 0.3 else DEFINITIONS
+            weights = DEFINITIONS[table.temper]
         guarded, kept = chance.random() < 0.7, chance.random() < 0.75
         if guarded:
             connection.execute("savepoint s")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from random_tables import VALUES, WIDER, Column, Shown, quoted, value
+from random_tables import VALUES, WIDER, Column, Shown, Temper, quoted, value
 
 NUMBERS = 40  # of keys: few, so that they are used again
 FREE = -7777  # a number that only swaps use
@@ -175,8 +175,10 @@ def widen(chance: Random, shown: Shown) -> Statements:
 
 
 def identify(chance: Random, shown: Shown) -> Statements:
-    """Another replica identity, where more than one is possible."""
-    kind = chance.choice(("full", "default")) if shown.key else "full"
+    """Another replica identity; that of partitions would not follow their root's."""
+    if shown.table.kind not in ("plain", "pair", "whole"):
+        return add(chance, shown)
+    kind = chance.choice(("full", "default"))
     return [
         f"alter table {shown.table.sql_name} replica identity {kind}",
         _noted("identify", shown),
@@ -245,8 +247,13 @@ CHANGES: dict[Draw, float] = {
     truncate: 0.3,
 }
 LARGE: dict[Draw, float] = {insert_many: 3, update_all: 3, mirror_keys: 1}
-DEFINITIONS: dict[Draw, float] = {add: 3, drop: 2, rename: 2, widen: 2, identify: 1}
+FOLLOWED: dict[Draw, float] = {add: 3, drop: 2, rename: 2, widen: 2, identify: 1}
 STOPS: dict[Draw, float] = {recreate: 1, add_volatile: 1, retype: 1, truncate_part: 1}
+DEFINITIONS: dict[Temper, dict[Draw, float]] = {
+    Temper.CALM: {add: 1},
+    Temper.LIVELY: FOLLOWED,
+    Temper.ROUGH: {**FOLLOWED, **STOPS},
+}
 
 
 def draw(chance: Random, weights: dict[Draw, float], shown: Shown) -> Statements:

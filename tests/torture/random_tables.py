@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from random import Random
 from typing import Any
 
@@ -65,19 +66,23 @@ KINDS = {
 }
 
 
+class Temper(Enum):
+    """What definitions a table suffers."""
+
+    CALM = "calm"  # new columns, which every destination follows
+    LIVELY = "lively"  # what Delta tables follow
+    ROUGH = "rough"  # what stops a table, too: a resync brings it back, and its end is compared
+
+
 @dataclass(frozen=True)
 class Table:
-    """A table of schema `public`.
-
-    `rough` ones suffer what stops a table, which a resync brings back: only what they hold in the
-    end is compared. Of all others each change is.
-    """
+    """A table of schema `public`."""
 
     name: str
     kind: str
     key_type: str
     extra: tuple[str, ...]
-    rough: bool = False
+    temper: Temper
 
     @property
     def has_key(self) -> bool:
@@ -152,19 +157,21 @@ def value(column: Column, number: str, salt: int, *, long: bool = False) -> str:
 
 
 def draw_tables(chance: Random) -> list[Table]:
-    """Five tables: three with a key, one without, and a rough one."""
-    kinds = [*chance.sample(("plain", "pair", "whole", "indexed", "parts"), 3), "bag"]
+    """Three with a key, one of them calm, one without a key, and a rough one."""
+    first, *more = chance.sample(("plain", "pair", "whole", "indexed", "parts"), 3)
     rough = chance.choice(("plain", "parts", "whole"))
     return [
-        *(_draw(chance, kind, f"{kind}{number}") for number, kind in enumerate(kinds)),
-        _draw(chance, rough, "Rough_1", rough=True),
+        _draw(chance, first, f"{first}0", Temper.CALM),
+        *(_draw(chance, kind, f"{kind}{n}", Temper.LIVELY) for n, kind in enumerate(more, 1)),
+        _draw(chance, "bag", "bag", chance.choice((Temper.CALM, Temper.LIVELY))),
+        _draw(chance, rough, "Rough", Temper.ROUGH),
     ]
 
 
-def _draw(chance: Random, kind: str, name: str, *, rough: bool = False) -> Table:
+def _draw(chance: Random, kind: str, name: str, temper: Temper) -> Table:
     keys = ("integer", "bigint", "text", "uuid") if kind in ("plain", "whole") else ("integer",)
     extra = tuple(chance.choices(sorted(VALUES), k=chance.randint(0, 3)))
-    return Table(name, kind, chance.choice(keys), extra, rough)
+    return Table(name, kind, chance.choice(keys), extra, temper)
 
 
 _COLUMNS = """
