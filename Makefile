@@ -36,6 +36,10 @@ matrix: $(STAMP) ## the tests of everything that meets Postgres on each version,
 			|| failed="$$failed $$version"; \
 	done; test -z "$$failed" || { echo "failed on Postgres$$failed"; exit 1; }
 
+torture: $(STAMP) ## random lives under random faults: SEED=… MINUTES=…
+	HEADRACE_TORTURE_SEED=$(or $(SEED),$(shell date +%Y%m%d)) HEADRACE_TORTURE_MINUTES=$(or $(MINUTES),10) \
+		$(PYTEST) -s tests/torture
+
 lint: $(STAMP) ## ruff, mypy --strict and the layer check
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -54,4 +58,4 @@ clean: ## remove what the other targets made
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -f src/headrace/*/_kernel.c src/headrace/*/_kernel*.so
 
-.PHONY: help demo test matrix lint bench docs clean
+.PHONY: help demo test matrix torture lint bench docs clean

@@ -45,12 +45,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Each worker's share begins with what is slow, else all would wait for one of them.
+    """Each worker's share begins with what is slow, else all would wait for one of them; what has
+    a time limit of its own is the slowest.
 
     All else stays in its order: a module's tests are together, and its fixtures are made once.
     """
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     slow = [item for item in items if item.get_closest_marker("slow")]
+    slow.sort(key=lambda item: item.get_closest_marker("timeout") is None)
     rest = [item for item in items if not item.get_closest_marker("slow")]
     size = -(-len(rest) // workers)
     items[:] = [
