@@ -57,18 +57,14 @@ def with_tables(shop, cases) -> dict[str, str]:
     return tables
 
 
-def change(shop, case: str, table: str) -> None:
-    for statement in [
-        "update {t} set v = 'before' where id = 3",
-        *(CHANGES | GONE)[case],
-        *(
-            []
-            if case in GONE
-            else ["insert into {t} (id) values (99)", "delete from {t} where id = 4"]
-        ),
-    ]:
-        if case != "required" or "99" not in statement:
-            shop.sql(statement.format(t=table))
+def change(shop, case: str, table: str, *, at_once: bool = False) -> None:
+    """The case's statements between changes of rows; `at_once` in one transaction."""
+    after = ["insert into {t} (id) values (99)", "delete from {t} where id = 4"]
+    statements = ["update {t} set v = 'before' where id = 3", *(CHANGES | GONE)[case]]
+    statements += [] if case in GONE else after[1 if case == "required" else 0 :]
+    with shop.database.connect(autocommit=not at_once) as session:
+        for statement in statements:
+            session.execute(statement.format(t=table))
 
 
 def assert_followed_or_resynced(shop, tables: dict[str, str]) -> None:
@@ -174,3 +170,27 @@ def test_8_changes_from_before_a_copy_that_knows_the_later_columns_are_harmless(
         change(shop, case, table)
     shop.project.resync([f"public.{table}" for table in tables.values()])
     assert_followed_or_resynced(shop, tables)
+
+
+def test_8_tables_that_change_inside_a_transaction_with_rows_before_and_after(shop):
+    """Invariant 8."""
+    tables = with_tables(shop, {c: s for c, s in CHANGES.items() if c != "rewritten"})
+    shop.catch_up()
+    for case, table in tables.items():
+        change(shop, case, table, at_once=True)
+    assert_followed_or_resynced(shop, tables)
+
+
+def test_8_tables_that_go_inside_a_transaction_that_changed_them_are_told(shop):
+    """Invariant 8: by the run that goes on meanwhile, and by the next one."""
+    tables = with_tables(shop, GONE)
+    shop.catch_up()
+    with shop.running() as run:
+        run.catch_up()
+        for case, table in tables.items():
+            change(shop, case, table, at_once=True)
+        shop.sql("update calm set v = 'calm'")
+        run.wait(lambda _: all(shop.status(f"public.{t}").error for t in tables.values()))
+    shop.assert_equal("public.calm", readers=["deltalake"])
+    stopped = {str(failure.table) for failure in shop.run()}
+    assert stopped <= {f"public.{table}" for table in tables.values()}
