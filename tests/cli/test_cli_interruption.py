@@ -26,13 +26,18 @@ with stopping_on_signals() as asked:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_signal_asks_for_a_clean_stop(number):
-    before = signal.getsignal(number)
-    with stopping_on_signals() as asked:
-        assert not asked.signalled
-        os.kill(os.getpid(), number)
-        assert asked.stop.wait(10)
-        assert asked.signalled
-    assert signal.getsignal(number) is before
+    started_with = signal.getsignal(number)
+    before = signal.default_int_handler
+    signal.signal(number, before)  # these tests may themselves be run by nohup
+    try:
+        with stopping_on_signals() as asked:
+            assert not asked.signalled
+            os.kill(os.getpid(), number)
+            assert asked.stop.wait(10)
+            assert asked.signalled
+        assert signal.getsignal(number) is before
+    finally:
+        signal.signal(number, started_with)
 
 
 def test_a_closed_terminal_that_nohup_ignores_stays_ignored():
