@@ -17,6 +17,7 @@ QUIET = Pending(
     idle=True,
     behind=0,
     position_wanted=False,
+    awaited=False,
     since_commit=1.0,
     commit_took=0.005,
 )
@@ -52,6 +53,11 @@ def test_dear_commits_are_followed_by_longer_rests() -> None:
     took = 0.2
     assert not due(rows=1, since_commit=POLICY.rest * took - 0.01, commit_took=took)
     assert due(rows=1, since_commit=POLICY.rest * took, commit_took=took)
+
+
+def test_who_waits_for_a_position_does_not_wait_for_a_rest() -> None:
+    assert due(rows=1, awaited=True, since_commit=0.0, commit_took=10.0)
+    assert not due(rows=1, awaited=True, in_transaction=True)
 
 
 def test_no_rest_is_longer_than_a_reader_may_wait() -> None:

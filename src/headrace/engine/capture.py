@@ -66,7 +66,7 @@ class CommitPolicy:
         if state.in_transaction:
             return False
         if state.rows:
-            rested = state.since_commit >= self.pause(state.commit_took)
+            rested = state.awaited or state.since_commit >= self.pause(state.commit_took)
             return rested and (state.idle or state.since_commit >= self.max_delay)
         if state.behind >= self.progress_bytes and state.since_commit >= self.progress_rest:
             return True
@@ -85,6 +85,7 @@ class Pending:
     idle: bool  # nothing more has arrived
     behind: int  # bytes of WAL up to the position that the source told, and is not durable yet
     position_wanted: bool  # the source, or someone who waits for a position, asks for it
+    awaited: bool  # that position has come: what is pending is the last before it is reached
     since_commit: float
     commit_took: float
 
@@ -308,8 +309,17 @@ class _Session:
         """Seconds that `receive` may wait: not at all where only its idleness is waited for."""
         policy, elapsed = self._capture.policy, time.monotonic() - self._ended
         if self._stream.pending_rows and self._writing is None and not self._stream.in_transaction:
-            return max(0.0, policy.pause(self._took) - elapsed)
+            return 0.0 if self._awaited() else max(0.0, policy.pause(self._took) - elapsed)
         return 1.0
+
+    def _wanted(self) -> Lsn | None:
+        """The position that someone waits for, until it is durable."""
+        target = self._capture.target
+        return target if target is not None and self._durable < target else None
+
+    def _awaited(self) -> bool:
+        wanted = self._wanted()
+        return wanted is not None and wanted <= self._stream.received_lsn
 
     def _overfull(self) -> bool:
         """A second full buffer: only waiting for the writer keeps memory bounded."""
@@ -319,8 +329,7 @@ class _Session:
         stream, received = self._stream, self._stream.received_lsn
         behind = max(received - self._durable, 0)
         self._capture.progress.received = received
-        target = self._capture.target
-        wanted = target is not None and self._durable < target
+        wanted = self._wanted() is not None
         if wanted and idle and not behind:
             stream.ask_position()
         return Pending(
@@ -330,6 +339,7 @@ class _Session:
             idle=idle,
             behind=behind,
             position_wanted=stream.reply_requested or wanted,
+            awaited=self._awaited(),
             since_commit=time.monotonic() - self._ended,
             commit_took=self._took,
         )
