@@ -63,7 +63,7 @@ def _cpu() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def write_rows(dsn: str) -> int:
+def write_rows(dsn: str, tables: int) -> int:
     """Transactions at an even pace; gives the rows that were written."""
     pause = 2 * ROWS_PER_TABLE / ROWS_PER_SECOND
     with psycopg.connect(dsn, autocommit=True) as session:
@@ -73,7 +73,7 @@ def write_rows(dsn: str) -> int:
             first = n * 37 % 3000 + 1
             changes = (
                 CHANGE.format(table=t, n=n, first=first, last=first + ROWS_PER_TABLE - 1)
-                for t in (2 * n % TABLES, (2 * n + 1) % TABLES)
+                for t in (2 * n % tables, (2 * n + 1) % tables)
             )
             session.execute("BEGIN;" + "".join(changes) + "COMMIT")
             if time.time() - start > 2 * SECONDS:
@@ -96,7 +96,7 @@ def lags(table: Path, since: float) -> list[float]:
     return found
 
 
-def measure() -> dict[str, Any]:
+def measure(tables: int = TABLES) -> dict[str, Any]:
     context = multiprocessing.get_context("spawn")
     with (
         EmbeddedPostgres() as server,
@@ -104,7 +104,7 @@ def measure() -> dict[str, Any]:
         context.Manager() as manager,
     ):
         with psycopg.connect(server.dsn(), autocommit=True) as session:
-            for n in range(TABLES):
+            for n in range(tables):
                 session.execute(CREATE.format(n=n))
         path = write_project(folder, server.dsn(), "public.*")
         ready, quit_ = manager.Event(), manager.Event()
@@ -116,22 +116,22 @@ def measure() -> dict[str, Any]:
             if not runner.is_alive():
                 raise RuntimeError("the pipeline ended before it was loaded")
         began = time.time()
-        rows = write_rows(server.dsn())
+        rows = write_rows(server.dsn(), tables)
         took = time.time() - began
         quit_.set()
         runner.join()
         lake = Path(folder) / "lake" / "public"
-        commits = sum(len(list((lake / f"t{n}/_delta_log").glob("*.json"))) for n in range(TABLES))
-        looked_at = range(0, TABLES, TABLES // LOOKED_AT)
+        commits = sum(len(list((lake / f"t{n}/_delta_log").glob("*.json"))) for n in range(tables))
+        looked_at = range(0, tables, max(tables // LOOKED_AT, 1))
         delays = [lag for n in looked_at for lag in lags(lake / f"t{n}", began + WARM_UP)]
     return {
-        "tables": TABLES,
+        "tables": tables,
         "rows_per_s": round(rows / took),
         "seconds": round(took),
         "rows_looked_at": len(delays),
         "p50_ms": round(report.percentile(delays, 0.5) * 1000),
         "p99_ms": round(report.percentile(delays, 0.99) * 1000),
-        "commits_per_s": round((commits - TABLES) / took),
+        "commits_per_s": round((commits - tables) / took),
         "cpu_cores": round(measured[0].value / took, 2),
         "peak_mib": report.peak(measured),
     }
