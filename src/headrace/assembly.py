@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 
 from headrace.config import Capture as CaptureSettings
-from headrace.config import SelectedTable, Settings, select_tables
+from headrace.config import SelectedTable, Settings, named_tables, select_tables
 from headrace.config.connections import DeltaConnection, PostgresConnection, Snapshots
 from headrace.config.refining import refresh_policy
 from headrace.connectors.delta.destination import DeltaDestination
@@ -59,10 +59,16 @@ def select(settings: Settings, capture: CaptureSettings) -> Selection:
         SourceUnavailableError: the source cannot be asked.
     """
     with source_session(capture.connection) as session:
-        found = [table.table for table in discover(session)]
-        selection = {name: select_tables(settings, name, found) for name in capture.pipelines}
+        selection = {name: _select(settings, name, session) for name in capture.pipelines}
         _check_wishes(settings, session, selection)
     return selection
+
+
+def _select(
+    settings: Settings, pipeline: str, session: psycopg.Connection[Any]
+) -> list[SelectedTable]:
+    found = discover(session, named=named_tables(settings, pipeline))
+    return select_tables(settings, pipeline, [table.table for table in found])
 
 
 def _check_wishes(
@@ -100,11 +106,9 @@ def selected(settings: Settings, pipeline: str) -> Sequence[SelectedTable]:
     """The tables of one pipeline; see `select`."""
     connection = settings.source(pipeline)
     if isinstance(connection, DeltaConnection):
-        found = delta_source(connection).tables()
-    else:
-        with source_session(connection) as session:
-            found = [table.table for table in discover(session)]
-    return select_tables(settings, pipeline, found)
+        return select_tables(settings, pipeline, delta_source(connection).tables())
+    with source_session(connection) as session:
+        return _select(settings, pipeline, session)
 
 
 def delta_source(connection: DeltaConnection, poll: float = 1.0) -> DeltaSource:

@@ -144,3 +144,23 @@ def test_12_a_copy_is_begun_anew_where_its_table_stops_meanwhile(shop, monkeypat
     shop.sql("update t set v = 'followed' where id = 5")
     shop.catch_up()
     shop.assert_equal("public.t", readers=["deltalake"])
+
+
+@pytest.mark.parametrize("publication", ["", "for table parted", "for table low, high"])
+def test_4_partitions_that_are_named_are_tables_by_themselves(shop, publication):
+    """Invariant 4: also where rows move from one to the other."""
+    shop.sql("""
+        create table parted (id int primary key, v text) partition by range (id);
+        create table low partition of parted for values from (0) to (10);
+        create table high partition of parted for values from (10) to (100);
+        insert into parted select g, 'v' from generate_series(1, 20) g;
+    """)
+    if publication:
+        shop.sql(f"create publication headrace_shop {publication}")
+    shop.carry("public.low", "public.high")
+    shop.catch_up()
+    shop.sql("update parted set id = id + 30 where id < 5; delete from parted where id = 20")
+    shop.sql("truncate low; insert into low values (1, 'after')")
+    shop.catch_up()
+    for table in ("public.low", "public.high"):
+        shop.assert_equal(table, readers=["deltalake"])

@@ -4,7 +4,7 @@ from headrace.config.connections import Connection, DeltaConnection, PostgresCon
 from headrace.config.entries import Mode, TableEntry
 from headrace.config.load import DEFAULT_FILE, load, parse
 from headrace.config.routes import Route
-from headrace.config.selection import SelectedTable, select_tables, targets
+from headrace.config.selection import SelectedTable, named_tables, select_tables, targets
 from headrace.config.settings import Capture, Pipeline, Settings, Sync, Throttle, json_schema
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Throttle",
     "json_schema",
     "load",
+    "named_tables",
     "parse",
     "select_tables",
     "targets",

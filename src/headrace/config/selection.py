@@ -76,6 +76,12 @@ def select_tables(
     return list(selected.values())
 
 
+def named_tables(settings: Settings, pipeline: str) -> list[TableId]:
+    """The tables that the pipeline takes in by their names, and not by a glob."""
+    entries = settings.pipelines[pipeline].tables
+    return [TableId.parse(e.source) for e in entries if not (e.is_glob or e.exclude)]
+
+
 def targets(settings: Settings, pipeline: str, sources: Collection[TableId]) -> set[TableId]:
     """Where the pipeline carries those of the tables `sources` that it selects."""
     refined = _refine(settings.pipelines[pipeline].tables, sources)

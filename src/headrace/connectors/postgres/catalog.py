@@ -6,7 +6,7 @@ Every name is qualified, so that nobody's search_path changes what a query means
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self, overload
 
@@ -118,7 +118,7 @@ SELECT pg_catalog.array_agg(a.attname)
 # The size counts; the planner's density of rows, from the last ANALYZE, is scaled up to it.
 _SIZED: Final = """
 SELECT n.nspname AS schema, c.relname AS name, c.relkind = 'p' AS partitioned,
-       c.relreplident::text AS identity, size.pages, size.rows
+       c.relispartition AS partition, c.relreplident::text AS identity, size.pages, size.rows
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
  CROSS JOIN LATERAL (
@@ -135,14 +135,19 @@ SELECT n.nspname AS schema, c.relname AS name, c.relkind = 'p' AS partitioned,
        ) AS size
 """
 
-# What logical replication can carry: permanent, ordinary or partitioned, of users, and no partition
-# by itself, because its rows come under its root.
+# What logical replication can carry: permanent, ordinary or partitioned, of users. Partitions are
+# tables by themselves for those who name them; else their rows come under their root.
 TABLES: Final = f"""
 {_SIZED}
- WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p' AND NOT c.relispartition
+ WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
+   AND (NOT c.relispartition
+        OR EXISTS (SELECT FROM ROWS FROM (pg_catalog.unnest(%(schemas)s::text[]),
+                                          pg_catalog.unnest(%(names)s::text[]))
+                            AS named (schema, name)
+                    WHERE named.schema = n.nspname AND named.name = c.relname))
    AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
  ORDER BY 1, 2
-"""
+"""  # noqa: S608  # constants
 
 # A publication names roots or partitions, as its publish_via_partition_root says.
 PUBLISHED_TABLES: Final = f"""
@@ -373,17 +378,22 @@ class DiscoveredTable:
 
     table: TableId
     partitioned: bool
+    partition: bool
     identity: ReplicaIdentity
     pages: int  # of 8 KiB, unless the server was built otherwise
     rows: int | None
 
 
-def discover(connection: Connection, publication: str | None = None) -> list[DiscoveredTable]:
-    """All tables that logical replication can carry, or those of a publication, by name."""
-    query, parameters = (PUBLISHED_TABLES, (publication,)) if publication else (TABLES, None)
+def discover(
+    connection: Connection, publication: str | None = None, *, named: Collection[TableId] = ()
+) -> list[DiscoveredTable]:
+    """All tables that logical replication can carry, or those of a publication, by name.
+
+    Of partitions those that are `named`, or that the publication sends as tables of their own.
+    """
+    names = {"schemas": [t.schema for t in named], "names": [t.name for t in named]}
+    query, parameters = (PUBLISHED_TABLES, (publication,)) if publication else (TABLES, names)
     return [
-        DiscoveredTable(TableId(schema, name), partitioned, ReplicaIdentity(identity), pages, rows)
-        for schema, name, partitioned, identity, pages, rows in connection.execute(
-            query, parameters
-        )
+        DiscoveredTable(TableId(schema, name), root, leaf, ReplicaIdentity(identity), pages, rows)
+        for schema, name, root, leaf, identity, pages, rows in connection.execute(query, parameters)
     ]
