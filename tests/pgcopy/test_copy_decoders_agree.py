@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from headrace.errors import ProtocolError
 from headrace.pgcopy import KERNEL, CopiedRows, Decoder, Kind, ReferenceDecoder, Wanted
+from headrace.pgcopy.texts import LAST, LATEST_DATE
 
 pytestmark = pytest.mark.skipif(not KERNEL, reason="installed without a compiler")
 
@@ -31,6 +32,7 @@ NUMERICS = st.builds(
     st.integers(0, 45),
     st.lists(st.integers(1, 9999) | st.just(10), max_size=12),
 )
+NO_DATES = range(LATEST_DATE + 1, LAST[Kind.DATE])  # behind them is infinity
 RAW = {
     Kind.BOOL: st.sampled_from([b"\0", b"\1"]),
     Kind.INT2: integers(">h"),
@@ -38,7 +40,7 @@ RAW = {
     Kind.INT8: integers(">q"),
     Kind.FLOAT4: st.binary(min_size=4, max_size=4),
     Kind.FLOAT8: st.binary(min_size=8, max_size=8) | st.just(b"\xff\xf8" + bytes(6)),
-    Kind.DATE: integers(">i"),
+    Kind.DATE: integers(">i").filter(lambda raw: struct.unpack(">i", raw)[0] not in NO_DATES),
     Kind.TIMESTAMP: integers(">q"),
     Kind.TEXT: st.binary(max_size=40),
     Kind.BYTES: st.binary(max_size=40),
@@ -104,6 +106,13 @@ def _outcome(
     except ProtocolError as error:
         return str(error)
     return decoder.take()
+
+
+@pytest.mark.parametrize("kind", [Decoder, ReferenceDecoder])
+def test_a_date_behind_all_dates_is_refused(kind: type[ReferenceDecoder]) -> None:
+    decoder = kind([wanted(Kind.DATE)])
+    with pytest.raises(ProtocolError, match="column 1"):
+        decoder.push([HEADER, row(struct.pack(">i", NO_DATES[-1]))])
 
 
 def test_a_decoder_goes_on_after_each_take() -> None:

@@ -275,8 +275,10 @@ cdef inline int add_numeric_text(
 
 cdef inline int add_date(Column* column, Py_ssize_t row, const uint8_t* raw) noexcept nogil:
     cdef int32_t days = <int32_t>be32(raw)
-    if days == INT32_MIN or days > INT32_MAX - EPOCH_DAYS:
+    if days == INT32_MIN or days == INT32_MAX:
         return ODD
+    if days > INT32_MAX - EPOCH_DAYS:
+        return BAD
     (<int32_t*>column.data)[row] = days + EPOCH_DAYS
     return DONE
 

@@ -31,6 +31,7 @@ from headrace.pgcopy.texts import (
     EPOCH_MICROSECONDS,
     FIRST,
     LAST,
+    LATEST_DATE,
     LATEST_TIMESTAMP,
     NEGATIVE,
     SPECIAL,
@@ -184,9 +185,10 @@ def _number_of(kind: Kind, value: Any) -> Any:
     if kind in (Kind.FLOAT4, Kind.FLOAT8):
         return math.nan if math.isnan(value) else value
     if kind in FIRST:
-        latest = LATEST_TIMESTAMP if kind is Kind.TIMESTAMP else LAST[kind] - 1
-        if value == FIRST[kind] or value > latest:
+        if value in (FIRST[kind], LAST[kind]) or value > LATEST_TIMESTAMP:
             raise _OddError
+        if kind is Kind.DATE and value > LATEST_DATE:
+            raise ValueError("no such date")
         return value + (EPOCH_MICROSECONDS if kind is Kind.TIMESTAMP else EPOCH_DAYS)
     return value
 

@@ -20,6 +20,7 @@ EPOCH_DAYS: Final = 10_957  # from 1970-01-01 to 2000-01-01
 EPOCH_MICROSECONDS: Final = EPOCH_DAYS * 86_400_000_000
 FIRST: Final = {Kind.DATE: -(1 << 31), Kind.TIMESTAMP: -(1 << 63)}  # -infinity
 LAST: Final = {Kind.DATE: (1 << 31) - 1, Kind.TIMESTAMP: (1 << 63) - 1}  # infinity
+LATEST_DATE: Final = LAST[Kind.DATE] - EPOCH_DAYS  # Postgres' own end is 7,000 years before it
 LATEST_TIMESTAMP: Final = LAST[Kind.TIMESTAMP] - EPOCH_MICROSECONDS
 
 NUMERIC_HEADER: Final = struct.Struct(">hhHh")
