@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import io
 import json
 import sys
@@ -21,7 +22,7 @@ from headrace.errors import LogCorruptError, LogError
 from headrace.log import CommitDraft, LogFile, LogWriter, SnapshotEvent, SnapshotFile, open_storage
 from headrace.log.manifest import Manifest, SchemaChange, decode, encode
 from headrace.log.parquet import GROUP_ROWS, FileWriter
-from headrace.model import Lsn, TableId, TransactionEnd
+from headrace.model import Column, Lsn, TableId, TableSchema, TransactionEnd
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SPILLED = LogFile(
@@ -156,3 +157,31 @@ def test_a_file_that_is_not_finished_is_left_alone(monkeypatch: pytest.MonkeyPat
     del writer
     gc.collect()
     assert not told
+
+
+def test_columns_that_do_not_shrink_are_stored_as_they_are(tmp_path: Path) -> None:
+    """Trying to compress hashes took longer than reading them from the server."""
+    kinds = {"hash": pa.string(), "prose": pa.string(), "a.b": pa.binary(), "none": pa.string()}
+    columns = [Column(name, kind, "text", n) for n, (name, kind) in enumerate(kinds.items(), 1)]
+    schema = TableSchema(TableId("public", "mixed"), 1, tuple(columns))
+    rows = [
+        {
+            "hash": hashlib.sha256(str(n).encode()).hexdigest(),
+            "prose": f"row {n} of many that are much alike",
+            "a.b": hashlib.sha256(str(n).encode()).digest() if n else None,
+            "none": None,
+        }
+        for n in range(5000)
+    ]
+    storage = open_storage(tmp_path)
+    with LogWriter.open(storage, CAPTURE) as log:
+        with log.stage_snapshot(schema, Lsn(1), 0) as chunk:
+            chunk.write(pa.RecordBatch.from_pylist(rows, schema=schema.arrow()))
+        path = storage.location(chunk.file.path)
+        with pq.ParquetFile(path) as file:
+            group = file.metadata.row_group(0)
+        found = {group.column(n).path_in_schema: group.column(n).compression for n in range(4)}
+        assert found == {
+            "hash": "UNCOMPRESSED", "prose": "SNAPPY", "a.b": "UNCOMPRESSED", "none": "SNAPPY"
+        }  # fmt: skip
+        assert polars.read_parquet(path).to_dicts() == rows
