@@ -43,6 +43,7 @@ class Ranged:
     lsn: Lsn = FIRST_LSN
     history: dict[Lsn, Rows] = field(default_factory=dict)
     unsent_moves: bool = True
+    one_at_a_time: threading.Lock = field(default_factory=threading.Lock)
     read_ranges: list[KeyRange] = field(default_factory=list)
     _waiting: list[tuple[Lsn, list[Change]]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -145,10 +146,6 @@ class Taken:
     lsn: Lsn
     ranges: list[KeyRange]
     taken_at: datetime = WHEN
-    left: int = 0
-
-    def __post_init__(self) -> None:
-        self.left = self.source.fails_after
 
     def schema(self, table: TableId) -> TableSchema:
         return self.source.schema(table)
@@ -160,10 +157,10 @@ class Taken:
         return [SnapshotChunk(table, n, "", 1, keys) for n, keys in enumerate(self.ranges)]
 
     def read(self, chunk: SnapshotChunk) -> Generator[pa.RecordBatch]:
-        self.left -= 1
-        if self.left < 0:
+        if chunk.number >= self.source.fails_after:
             raise SourceUnavailableError("the connection is lost")
-        self.source.meanwhile()
+        with self.source.one_at_a_time:
+            self.source.meanwhile()
         assert chunk.keys is not None
         self.source.read_ranges.append(chunk.keys)
         low, high = chunk.keys.low, chunk.keys.high

@@ -246,19 +246,19 @@ class Capture:
         """How often the stream has stopped following a table."""
         return self._given_up[table]
 
-    def commit_snapshot(self, event: SnapshotEvent, given_up: int) -> bool:
-        """Make a finished snapshot part of the log, in order with the stream's commits.
+    def commit_snapshots(self, events: Sequence[tuple[SnapshotEvent, int]]) -> set[TableId]:
+        """Make finished snapshots part of the log, in order with the stream's commits.
 
-        False, and nothing is done, if the stream stopped following the table since that was so
-        often: changes that came after the snapshot may be missing.
+        Gives the tables of which that was done. Others the stream stopped following since that had
+        happened as often as is told with the event: changes after the snapshot may be missing.
         """
-        return self._committer.submit(self._commit_snapshot, event, given_up).result()
+        return self._committer.submit(self._commit_snapshots, events).result()
 
-    def _commit_snapshot(self, event: SnapshotEvent, given_up: int) -> bool:
-        if self._given_up[event.table] != given_up:
-            return False
-        self._log.commit(CommitDraft(None, snapshots=[event]))
-        return True
+    def _commit_snapshots(self, events: Sequence[tuple[SnapshotEvent, int]]) -> set[TableId]:
+        followed = [event for event, count in events if self._given_up[event.table] == count]
+        if followed:
+            self._log.commit(CommitDraft(None, snapshots=followed))
+        return {event.table for event in followed}
 
     def _commit_beside(self, **content: Any) -> None:
         """Commit something that the stream did not bring, at the position it has come to."""

@@ -7,11 +7,13 @@ which no manifest names, are discarded (after a crash: swept).
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 import pyarrow as pa
 
@@ -23,6 +25,10 @@ from headrace.engine.throttle import Throttle
 from headrace.errors import CopyStoppedError, HeadraceError, TableRewrittenError
 from headrace.log import LogReader, LogWriter, SnapshotEvent, SnapshotFile
 from headrace.model import KeyRange, SnapshotChunk, TableId
+
+# Threads for each connection: while one encodes what is left of its chunk and waits for the disk,
+# another one reads.
+THREADS: Final = 2
 
 
 @dataclass
@@ -56,6 +62,11 @@ def _ahead(
     finally:
         wait([following])
         batches.close()
+
+
+def _together(over: queue.SimpleQueue[Future[None]]) -> list[Future[None]]:
+    """The next job that is over, with those that are by then."""
+    return [over.get(), *(over.get() for _ in range(over.qsize()))]
 
 
 @dataclass(frozen=True)
@@ -122,12 +133,13 @@ class Copier:
     def _read(self, tables: Mapping[TableId, Sequence[KeyRange] | None]) -> None:
         head = self._log.head
         after = head.commit if head else 0  # before there is a snapshot
+        threads = THREADS * self._connections
         with (
             self._source.snapshot(
                 tables, self._connections, partial(self._placing.place, after)
             ) as snapshot,
-            ThreadPoolExecutor(self._connections, "headrace-read") as self._readers,
-            ThreadPoolExecutor(self._connections, "headrace-copy") as pool,
+            ThreadPoolExecutor(threads, "headrace-read") as self._readers,
+            ThreadPoolExecutor(threads, "headrace-copy") as pool,
         ):
             try:
                 self._copy_all(pool, snapshot, tables, after)
@@ -138,17 +150,26 @@ class Copier:
     def _copy_all(
         self, pool: ThreadPoolExecutor, snapshot: Snapshot, tables: Iterable[TableId], after: int
     ) -> None:
+        over: queue.SimpleQueue[Future[None]] = queue.SimpleQueue()
         jobs: dict[Future[None], TableId] = {}
         waiting: dict[TableId, int] = {}
         for table in tables:
             chunks = self._begin(snapshot, table, after)
             waiting[table] = len(chunks)
-            jobs.update({pool.submit(self._copy_chunk, snapshot, c): table for c in chunks})
-        for job in as_completed(jobs):
-            table = jobs[job]
-            waiting[table] -= 1
-            if self._is_well(job, table) and not waiting[table]:
-                self._complete(snapshot, table)
+            for chunk in chunks:
+                job = pool.submit(self._copy_chunk, snapshot, chunk)
+                jobs[job] = table
+                job.add_done_callback(over.put)
+        while jobs:
+            whole = []
+            try:
+                for job in _together(over):
+                    table = jobs.pop(job)
+                    waiting[table] -= 1
+                    if self._is_well(job, table) and not waiting[table]:
+                        whole.append(table)
+            finally:
+                self._complete(snapshot, whole)
 
     def _begin(self, snapshot: Snapshot, table: TableId, after: int) -> Sequence[SnapshotChunk]:
         """The chunks of a table that are to be copied now; none of one that stops, or is not as it
@@ -161,8 +182,9 @@ class Copier:
                 raise
             self._stop_table(table, error)
             return ()
-        self._capture.learn(snapshot.schema(table))
         progress.expected = sum(chunk.rows for chunk in chunks)
+        if any(chunk.keys is not None for chunk in chunks):  # which are kept one by one
+            self._capture.learn(snapshot.schema(table))
         try:
             self._ranges.begin(snapshot, table, chunks, after)
         except TableRewrittenError as error:
@@ -176,6 +198,8 @@ class Copier:
     def _copy_chunk(self, snapshot: Snapshot, chunk: SnapshotChunk) -> None:
         progress = self.progress[chunk.table]
         schema = snapshot.schema(chunk.table)
+        if chunk.number == 0:
+            self._capture.learn(schema)  # its disk is waited for here, beside other tables' rows
         with self._log.stage_snapshot(schema, snapshot.lsn, chunk.number) as writer:
             for batch in _ahead(snapshot.read(chunk), self._readers):
                 self._throttle(batch.num_rows, batch.nbytes)
@@ -208,18 +232,21 @@ class Copier:
         self._capture.commit_stop(table, error)
         self.progress[table].error = error
 
-    def _complete(self, snapshot: Snapshot, table: TableId) -> None:
-        if self._ranges.get(table) is not None:
-            self._complete_ranges(table)
-            return
-        event = SnapshotEvent(
-            table,
-            snapshot.lsn,
-            snapshot.schema(table).version,
-            tuple(self._files[table]),
-            taken_at=snapshot.taken_at,
-        )
-        self._end(table, done=self._capture.commit_snapshot(event, self._given_up[table]))
+    def _complete(self, snapshot: Snapshot, tables: Sequence[TableId]) -> None:
+        """Make tables part of the log, in as few commits as there can be."""
+        events = []
+        for table in tables:
+            if self._ranges.get(table) is not None:
+                self._complete_ranges(table)
+            else:
+                events.append((self._event(snapshot, table), self._given_up[table]))
+        done = self._capture.commit_snapshots(events) if events else ()
+        for event, _ in events:
+            self._end(event.table, done=event.table in done)
+
+    def _event(self, snapshot: Snapshot, table: TableId) -> SnapshotEvent:
+        version, files = snapshot.schema(table).version, tuple(self._files[table])
+        return SnapshotEvent(table, snapshot.lsn, version, files, taken_at=snapshot.taken_at)
 
     def _complete_ranges(self, table: TableId) -> None:
         try:

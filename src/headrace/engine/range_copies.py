@@ -141,7 +141,7 @@ class RangeCopies:
         event = SnapshotEvent(
             table, newest.lsn, copy.schema_version, copy.files, taken_at=newest.taken_at
         )
-        if not self._capture.commit_snapshot(event, self._given_up[table]):
+        if not self._capture.commit_snapshots([(event, self._given_up[table])]):
             self.give_up(table, "the stream could not follow it while it was copied")
             return False
         del self._copies[table]
