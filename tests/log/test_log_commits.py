@@ -342,6 +342,19 @@ def test_schema_versions_are_kept_and_never_change(storage: Storage) -> None:
         reader.schema(ORDERS.table, 3)
 
 
+def test_schemas_of_many_tables_are_recorded_whether_or_not_some_were_there(
+    storage: Storage,
+) -> None:
+    schemas = [replace(ORDERS, table=TableId("public", f"t{n}")) for n in range(12)]
+    with LogWriter.open(storage, CAPTURE) as log:
+        log.add_schemas(schemas[3:5])
+        log.add_schemas(schemas)
+        manifest = log.commit(CommitDraft(Lsn(1)))
+        assert len(manifest.schemas) == len(schemas)
+    with LogWriter.open(storage, CAPTURE) as log:
+        assert log.latest_schemas() == {schema.table: schema for schema in schemas}
+
+
 NAMES = [("a.b", "c"), ("a", "b.c"), ("Tab", "x"), ("tab", "X"), ("tab", "x"), ("é/..", '"q" %2F')]
 
 

@@ -222,17 +222,17 @@ class Capture:
                 work.staged.append(replace(file, transaction=finished.end))
 
     def _stage(self, batches: Sequence[ChangeBatch], undo: ExitStack) -> list[LogFile]:
-        for batch in batches:
-            self.learn(batch.schema)
+        self.learn(*(batch.schema for batch in batches))
         files = self._log.stage_all(batches) if batches else []
         undo.callback(self._log.discard, files)
         return files
 
-    def learn(self, schema: TableSchema) -> None:
-        """Record a schema version in the log before anything refers to it."""
-        if (schema.table, schema.version) not in self._known:
-            self._log.add_schema(schema)
-            self._known.add((schema.table, schema.version))
+    def learn(self, *schemas: TableSchema) -> None:
+        """Record schema versions in the log before anything refers to them."""
+        new = {(s.table, s.version): s for s in schemas if (s.table, s.version) not in self._known}
+        if new:
+            self._log.add_schemas([*new.values()])
+            self._known.update(new)
 
     def commit_stop(self, table: TableId, error: HeadraceError) -> None:
         """Record that the log follows `table` no further, and why.

@@ -102,19 +102,35 @@ def check_continuous(numbers: Iterable[int], floor: Floor, where: str) -> int:
     return head
 
 
-def write_schema(storage: Storage, layout: Layout, schema: TableSchema) -> None:
-    """Put a schema version; the same one again is no error. Raises LogError if it differs."""
-    path = layout.schema(schema.table, schema.version)
-    data = json.dumps({"format": FORMAT, **schema.to_json()}, ensure_ascii=False).encode()
+def write_schemas(storage: Storage, layout: Layout, schemas: Iterable[TableSchema]) -> None:
+    """Put schema versions; the same ones again are no error. Raises LogError if one differs.
+
+    Not for several threads at once.
+    """
+    new = [schema for schema in schemas if not _recorded(storage, layout, schema)]
+    if not new:
+        return
     try:
-        storage.put(path, data, create=True)
-    except ObjectExistsError as error:
-        # As JSON, where a NaN that older rows have is equal to itself.
-        if read_schema(storage, path).to_json() != schema.to_json():
-            raise LogError(
-                f"{schema.table}: version {schema.version} of its schema is in the log already "
-                "and differs; a new version must have a new number"
-            ) from error
+        with storage.write() as group:
+            for schema in new:
+                document = {"format": FORMAT, **schema.to_json()}
+                file = group.open(layout.schema(schema.table, schema.version), create=True)
+                file.write(json.dumps(document, ensure_ascii=False).encode())
+    except ObjectExistsError:  # a retried request that had succeeded
+        write_schemas(storage, layout, new)
+
+
+def _recorded(storage: Storage, layout: Layout, schema: TableSchema) -> bool:
+    path = layout.schema(schema.table, schema.version)
+    if not storage.exists(path):
+        return False
+    # As JSON, where a NaN that older rows have is equal to itself.
+    if read_schema(storage, path).to_json() != schema.to_json():
+        raise LogError(
+            f"{schema.table}: version {schema.version} of its schema is in the log already "
+            "and differs; a new version must have a new number"
+        )
+    return True
 
 
 def read_schema(storage: Storage, path: str) -> TableSchema:

@@ -57,11 +57,11 @@ def local_errors(operation: str, path: object) -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         kind = LogFullError if full else LogError
         folder = Path(str(path)).parent  # which is there, where the file may not be
-        look = (
-            f"free some space: df -h {folder}"
-            if full
-            else f"see what is in the way: ls -la {folder}"
-        )
+        look = f"see what is in the way: ls -la {folder}"
+        if full:
+            look = f"free some space: df -h {folder}"
+        elif error.errno in (errno.EMFILE, errno.ENFILE):
+            look = "allow more open files, with ulimit -n or LimitNOFILE= of its systemd unit"
         raise kind(
             f"cannot {operation} {path}: {error.strerror or error}", hint=look, path=str(path)
         ) from error
@@ -101,9 +101,11 @@ class _LocalGroup:
         _each(_sync_file, self._pending)
         with local_errors("write", self._root):
             on_synced()
-        for pending in self._pending:
-            _give_name(pending)
-        _each(_sync_folder, {pending.final.parent for pending in self._pending})
+        try:
+            for pending in self._pending:
+                _give_name(pending)
+        finally:  # what has its name keeps it, and whoever tries again finds it there
+            _each(_sync_folder, {pending.final.parent for pending in self._pending})
 
     def discard(self) -> None:
         """Remove what has not got its name; the error that led here is the one to tell."""

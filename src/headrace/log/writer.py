@@ -27,7 +27,7 @@ from headrace.log.documents import (
     latest_schemas,
     read_manifest,
     read_schema,
-    write_schema,
+    write_schemas,
 )
 from headrace.log.feed import LogFeed
 from headrace.log.layout import Layout
@@ -98,6 +98,7 @@ class LogWriter:
         self._token = str(uuid.uuid4())
         self._compression = compression
         self._committing = threading.Lock()
+        self._recording = threading.Lock()  # of schemas
         self._unfinished = read_unfinished(storage, layout)
         self._staging = self._nothing_staged()
         self._schemas: list[SchemaChange] = []
@@ -283,16 +284,20 @@ class LogWriter:
             self.discard(copy.files)
 
     def add_schema(self, schema: TableSchema) -> SchemaChange:
-        """Record a schema version durably; the next commit tells of it.
+        """Record a schema version; see `add_schemas`."""
+        return self.add_schemas([schema])[0]
+
+    def add_schemas(self, schemas: Sequence[TableSchema]) -> list[SchemaChange]:
+        """Record schema versions durably; the next commit tells of them.
 
         Raises:
-            LogError: another schema has this version number.
+            LogError: another schema has one's version number.
         """
-        change = SchemaChange(schema.table, schema.version)
-        write_schema(self.storage, self.layout, schema)
-        if change not in self._schemas:
-            self._schemas.append(change)
-        return change
+        with self._recording:
+            write_schemas(self.storage, self.layout, schemas)
+        changes = [SchemaChange(schema.table, schema.version) for schema in schemas]
+        self._schemas.extend(change for change in changes if change not in self._schemas)
+        return changes
 
     def latest_schemas(self) -> dict[TableId, TableSchema]:
         """The newest schema version of each table, to go on from after a restart."""
