@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import psycopg
 
@@ -253,6 +253,42 @@ class LargeTransactions(Workload):
             "update documents set body = (select string_agg(md5(code || g || random()), '')"
             " from generate_series(1, 150) g)"
         )
+
+
+class PreparedTransactions(Workload):
+    """Some of 80 kB, which are prepared, and end while others wait in the order of a draw.
+
+    They only add rows: whoever waits to be committed keeps the locks that it has.
+    """
+
+    waiting: Final = 3
+
+    def __init__(self, database: Database, connection: psycopg.Connection[Any], seed: int) -> None:
+        super().__init__(connection, seed)
+        self._database = database
+        self._gids: list[str] = []
+        self._count = 0
+
+    def transaction(self) -> None:
+        self.event()
+        self.connection.commit()
+        for _ in range(self.random.choice([1, 8])):
+            self._execute("insert into events values ('prepared', %s, %s)", "n", self._body())
+        self._count += 1
+        self._gids.append(f"{self._database.name} {self._count}")
+        self._execute(f"prepare transaction '{self._gids[-1]}'")
+        self.connection.commit()
+        if len(self._gids) > self.waiting:
+            self._end_one()
+
+    def end_all(self) -> None:
+        while self._gids:
+            self._end_one()
+
+    def _end_one(self) -> None:
+        gid = self._gids.pop(self.random.randrange(len(self._gids)))
+        how = self.random.choice(["commit", "commit", "rollback"])
+        self._database.execute(f"{how} prepared '{gid}'")
 
 
 class Load:

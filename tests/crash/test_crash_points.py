@@ -37,7 +37,7 @@ from replicated import (
     unnamed_in_log,
     write_project,
 )
-from workload import LargeTransactions, Workload, create_tables
+from workload import LargeTransactions, PreparedTransactions, Workload, create_tables
 
 SEEDS = [int(seed) for seed in os.environ.get("HEADRACE_CRASH_SEEDS", "1").split(",")]
 PATIENCE = 60  # seconds, of which a child lives one or two
@@ -283,6 +283,29 @@ def test_invariants_1_3_4_killed_after_each_document_of_a_beginning_it_goes_on(
         for hit in (1, 1, 2, 2, 3, 4):  # what is there already is not written again
             run_until_killed(database, project, f"{DOCUMENTS}=kill@{hit}", load)
             assert_acknowledged_is_durable(database, tmp_path)
+        catch_up(database, project)
+
+
+@pytest.mark.since(15)
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("name", ["capture.spilled", "log.manifest_put", "capture.acknowledged"])
+def test_invariants_1_2_3_4_killed_while_transactions_are_prepared_it_goes_on_exactly_once(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, seed: int
+) -> None:
+    """What follows them in the log is sent once more with them, and committed once."""
+    hit = random.Random(f"{name} prepared {seed}").randint(2, 5)
+    monkeypatch.setenv(run_project.COMMIT_BYTES, "20000")
+    database.execute(f"alter database {database.name} set logical_decoding_work_mem = '64kB'")
+    create_tables(database, seed)
+    project = write_project(tmp_path, database.dsn, two_phase=True)
+    with database.connect(autocommit=False) as connection:
+        catch_up(database, project)  # a snapshot would wait for what is prepared
+        load = PreparedTransactions(database, connection, seed)
+        run_until_killed(database, project, f"{name}=kill@{hit}", load)
+        assert_acknowledged_is_durable(database, tmp_path)
+        catch_up(database, project)
+        load.transaction()
+        load.end_all()
         catch_up(database, project)
 
 
