@@ -96,6 +96,7 @@ class Materialization:
         self._workers = workers
         self._working: dict[TableId, Future[None]] = {}  # at their turn, or waiting for it
         self._recorded = 0.0
+        self._told: dict[str, Any] = {}  # the positions as they were recorded last
         self._progress = 0  # how often a table went on
         self._counting = threading.Lock()
         self._until: Lsn | None = None
@@ -441,9 +442,12 @@ class Materialization:
     def _record_positions(self, *, now: bool = False) -> None:
         if not now and time.monotonic() - self._recorded < RECORD_INTERVAL:
             return
-        self._recorded = time.monotonic()
+        self._recorded, told = time.monotonic(), self.describe()
+        if told == self._told and not now:  # nothing goes on: the disk is left alone
+            return
         try:
-            self._reader.record_position(self.name, self.describe())
+            self._reader.record_position(self.name, told)
+            self._told = told
         except HeadraceError as error:
             if not error.transient:
                 raise
