@@ -72,7 +72,7 @@ class StretchApplier:
         few = is_held_together(section.rows, section.bytes)
         batches = held_at_once(read()) if few else None
         if batches is not None:
-            self._apply_at_once(state, batches, net, commit_ts, to)
+            self._apply_at_once(state, batches, net, to)
         else:
             whole = target.shape.mode is Mode.SCD2
             parts = Parts(read, net, whole_transactions=whole)
@@ -85,14 +85,12 @@ class StretchApplier:
         state: TableState,
         batches: Sequence[ChangeBatch],
         net: Callable[[Sequence[ChangeBatch]], NetChanges],
-        commit_ts: datetime | None,
         to: Checkpoint,
     ) -> None:
         if not batches:
             return
-        changes = net(batches)
         # Changes that come to nothing are committed too: in between, the source was another.
-        changes = replace(changes, commit_ts=commit_ts or changes.commit_ts)
+        changes = net(batches)
         state.target.destination.apply(changes, to)
         rows = sum(batch.num_rows for batch in batches)
         self._took(state, rows, changes.counts, to, is_empty=changes.is_empty)
