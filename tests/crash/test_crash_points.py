@@ -288,7 +288,7 @@ def test_invariants_1_3_4_killed_after_each_document_of_a_beginning_it_goes_on(
 
 @pytest.mark.since(15)
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("name", ["capture.spilled", "log.manifest_put", "capture.acknowledged"])
+@pytest.mark.parametrize("name", ["capture.spilled", "capture.acknowledged"])
 def test_invariants_1_2_3_4_killed_while_transactions_are_prepared_it_goes_on_exactly_once(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, seed: int
 ) -> None:

@@ -18,7 +18,7 @@ from unity_server import unity_server
 @pytest.fixture(scope="session")
 def docs_server() -> Iterator[EmbeddedPostgres]:
     """A server of the pages' own: they create roles."""
-    with EmbeddedPostgres(fast=True) as server:
+    with EmbeddedPostgres({"max_prepared_transactions": "2"}, fast=True) as server:
         yield server
 
 

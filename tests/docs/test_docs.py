@@ -37,6 +37,7 @@ REPLICATED = (
 )
 # What a page shows that servers before this version do not have.
 SINCE = {
+    "docs/how-to/large-transactions.md": 15,  # two_phase
     "docs/how-to/prepare-postgres.md": 18,  # publish_generated_columns
     "docs/how-to/slots-and-wal.md": 17,  # since when nobody reads from a slot
 }
