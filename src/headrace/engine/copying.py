@@ -152,14 +152,13 @@ class Copier:
     ) -> None:
         over: queue.SimpleQueue[Future[None]] = queue.SimpleQueue()
         jobs: dict[Future[None], TableId] = {}
-        waiting: dict[TableId, int] = {}
-        for table in tables:
-            chunks = self._begin(snapshot, table, after)
-            waiting[table] = len(chunks)
-            for chunk in chunks:
-                job = pool.submit(self._copy_chunk, snapshot, chunk)
-                jobs[job] = table
-                job.add_done_callback(over.put)
+        begun = {table: self._begin(snapshot, table, after) for table in tables}
+        self._capture.learn(*(snapshot.schema(table) for table, chunks in begun.items() if chunks))
+        for chunk in (chunk for chunks in begun.values() for chunk in chunks):
+            job = pool.submit(self._copy_chunk, snapshot, chunk)
+            jobs[job] = chunk.table
+            job.add_done_callback(over.put)
+        waiting = {table: len(chunks) for table, chunks in begun.items()}
         while jobs:
             whole = []
             try:
@@ -183,8 +182,6 @@ class Copier:
             self._stop_table(table, error)
             return ()
         progress.expected = sum(chunk.rows for chunk in chunks)
-        if any(chunk.keys is not None for chunk in chunks):  # which are kept one by one
-            self._capture.learn(snapshot.schema(table))
         try:
             self._ranges.begin(snapshot, table, chunks, after)
         except TableRewrittenError as error:
@@ -198,8 +195,6 @@ class Copier:
     def _copy_chunk(self, snapshot: Snapshot, chunk: SnapshotChunk) -> None:
         progress = self.progress[chunk.table]
         schema = snapshot.schema(chunk.table)
-        if chunk.number == 0:
-            self._capture.learn(schema)  # its disk is waited for here, beside other tables' rows
         with self._log.stage_snapshot(schema, snapshot.lsn, chunk.number) as writer:
             for batch in _ahead(snapshot.read(chunk), self._readers):
                 self._throttle(batch.num_rows, batch.nbytes)

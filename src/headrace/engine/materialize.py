@@ -183,11 +183,17 @@ class Materialization:
 
     # -- the loop ----------------------------------------------------------------------------------
 
-    def run(self, stop: threading.Event, until: Lsn | None = None) -> None:
+    def run(
+        self,
+        stop: threading.Event,
+        until: Lsn | None = None,
+        at_rest: Callable[[], None] = lambda: None,
+    ) -> None:
         """Apply what the log holds and what it gets until told to stop.
 
         With `until`, nothing is taken up that lies behind it, except to find a table's snapshot:
-        else a source that is always busy would leave no moment at which all is done.
+        else a source that is always busy would leave no moment at which all is done. `at_rest` is
+        called whenever there is nothing to take up before it.
         """
         self._until = until
         self._record_positions(now=True)  # retention waits for readers that it knows
@@ -197,7 +203,7 @@ class Materialization:
         ):
             try:
                 while not stop.is_set():
-                    self._go_on(pool, stop)
+                    self._go_on(pool, stop, at_rest)
             finally:
                 for turn in self._working.values():
                     turn.cancel()
@@ -205,7 +211,9 @@ class Materialization:
             list(pool.map(self._settle, self.tables.values()))
         self._record_positions(now=True)
 
-    def _go_on(self, pool: ThreadPoolExecutor, stop: threading.Event) -> None:
+    def _go_on(
+        self, pool: ThreadPoolExecutor, stop: threading.Event, at_rest: Callable[[], None]
+    ) -> None:
         """See what has come and who is done, let those work that can, and wait for more of it."""
         self.begin_refreshes()
         self.catch_sight()
@@ -214,6 +222,7 @@ class Materialization:
         if self._working:
             self._see_turns(COMMIT_INTERVAL)
         elif self._enough():
+            at_rest()
             stop.wait(self._patience())
         else:
             self._reader.wait(self._seen, self._patience())

@@ -79,6 +79,7 @@ class Runner:
         self._capture = Capture(source, log)
         self._copier = Copier(source, log, self._capture, self._quit, limits)
         self._copied = threading.Event()
+        self._look = threading.Event()  # something has ended, it may be all
         self._requests: set[str] = set()  # those that were handed on
         self.view = RunView(self._capture, self._copier, materializations)
 
@@ -107,7 +108,10 @@ class Runner:
         ]
         with ThreadPoolExecutor(len(jobs) + len(self._materializations), "headrace-run") as pool:
             working = [pool.submit(job) for job in jobs]
-            applied = [pool.submit(m.run, apply_quit, target) for m in self._materializations]
+            applied = [
+                pool.submit(m.run, apply_quit, target, at_rest=self._look.set)
+                for m in self._materializations
+            ]
             try:
                 self._watch([*working, *applied], target)
             finally:
@@ -140,6 +144,7 @@ class Runner:
             head = self._log.head
             taken.update(dict.fromkeys(tables, head.commit if head else 0))
             self._copied.set()
+            self._look.set()
             while not (tables := self._unsnapshotted(taken)):
                 if self._quit.wait(TICK):
                     return
@@ -194,7 +199,9 @@ class Runner:
         target: Lsn | None,
     ) -> None:
         cleaned = asked = time.monotonic()
-        while not self._stop.wait(TICK):
+        while not self._stop.is_set():
+            self._look.wait(TICK)
+            self._look.clear()
             if any(future.done() and future.exception() for future in futures):
                 self._stop.set()  # else who waits for a slot would not see that all is over
                 return
