@@ -57,9 +57,17 @@ SELECT c.oid::bigint, c.relkind,
  GROUP BY c.oid, c.relkind
 """
 
-ROW_FILTER = """
-SELECT rowfilter FROM pg_publication_tables
- WHERE pubname = %s AND schemaname = %s AND tablename = %s
+# As pg_publication_tables has them, which lists all tables anew each time that it is asked, and
+# waits for those that somebody has locked. A schema that is published as a whole has no filters.
+ROW_FILTERS = """
+SELECT n.nspname::text, c.relname::text, pg_catalog.pg_get_expr(r.prqual, r.prrelid)
+  FROM pg_catalog.pg_publication p
+  JOIN pg_catalog.pg_publication_rel r ON r.prpubid = p.oid AND r.prqual IS NOT NULL
+  JOIN pg_catalog.pg_class c ON c.oid = r.prrelid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE p.pubname = %s
+   AND NOT EXISTS (SELECT FROM pg_catalog.pg_publication_namespace s
+                    WHERE s.pnpubid = p.oid AND s.pnnspid = n.oid)
 """
 ROW_FILTERS_SINCE = 150000
 
@@ -85,9 +93,8 @@ def open_snapshot(
             taken_at = _clock(session)
             session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             session.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(name))
-            planner = _Planner(
-                session, TypeCatalog.read(session), registry, publication, ranges_above
-            )
+            types, filters = TypeCatalog.read(session), _row_filters(session, publication)
+            planner = _Planner(session, types, registry, filters, ranges_above)
             plans = {table: planner.attempt(table, ranges) for table, ranges in tables.items()}
             for reader in opening:
                 readers.put(import_snapshot(reader.result(), name))
@@ -107,7 +114,7 @@ class _Planner:
     session: psycopg.Connection[Any]
     types: TypeCatalog
     registry: SchemaRegistry
-    publication: str
+    filters: Mapping[TableId, str]
     ranges_above: int
 
     def attempt(self, table: TableId, ranges: Sequence[KeyRange] | None) -> Plan | HeadraceError:
@@ -141,7 +148,7 @@ class _Planner:
             )
         whole = kind == "p" or self.session.info.server_version < CTID_RANGES_SINCE
         tiles = ["true"] if whole else _page_ranges(pages)
-        keep = _row_filter(self.session, self.publication, table)
+        keep = self.filters.get(table, "true")
         chunks = _key_chunks(bound.schema, ranges, rows) or [
             SnapshotChunk(table, number, where, rows // len(tiles))
             for number, where in enumerate(tiles)
@@ -169,8 +176,9 @@ def _page_ranges(pages: int) -> list[str]:
     return [" AND ".join(pair) for pair in zip(bounds, [*tops, "true"], strict=True)]
 
 
-def _row_filter(session: psycopg.Connection[Any], publication: str, table: TableId) -> str:
+def _row_filters(session: psycopg.Connection[Any], publication: str) -> Mapping[TableId, str]:
+    """The condition that each table's rows must meet to be published, where there is one."""
     if session.info.server_version < ROW_FILTERS_SINCE:
-        return "true"
-    found = session.execute(ROW_FILTER, (publication, table.schema, table.name)).fetchone()
-    return str(found[0]) if found and found[0] else "true"
+        return {}
+    found = session.execute(ROW_FILTERS, (publication,)).fetchall()
+    return {TableId(schema, name): condition for schema, name, condition in found}
