@@ -5,7 +5,7 @@ import importlib
 
 NAMES = (
     *("capture", "snapshot", "apply", "merges", "upkeep", "latency"),
-    *("many_tables", "limits", "idle_database", "large_transaction", "large_apply"),
+    *("limits", "idle_database", "large_transaction", "large_apply"),
     *("reverse_load", "reverse_upsert", "reverse_latency", "reverse_merge_or_rebuild"),
 )
 

@@ -41,6 +41,12 @@ def with_curve(page: str, folder: Path = REPORTS) -> str:
     return _between_marks(page, "" if report is None else f"{_curve(report)}\n")
 
 
+def with_limits(page: str, folder: Path = REPORTS) -> str:
+    """The page on limits, with what many tables, transactions and connections cost."""
+    report = _reports(folder).get("limits")
+    return _between_marks(page, "" if report is None else f"{_costs(report)}\n")
+
+
 def _between_marks(page: str, text: str) -> str:
     before, _, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -62,6 +68,51 @@ def _stretch(commits: str, at: Mapping[str, Any]) -> tuple[str, ...]:
     timed = ("apply_p50_ms", "apply_p99_ms", "read_duckdb_ms", "read_deltalake_ms")
     times = (f"{at[name]:.0f} ms" if name in at else "" for name in timed)
     return (commits, str(at["files"]), f"{at['table_mib']:.0f}", *times)
+
+
+_STEPS: Final = {
+    "check": "`check`",
+    "plan": "`plan`",
+    "load": "`run --once`: all tables from nothing",
+    "nothing_to_do": "`run --once`: nothing to do",
+    "some_changed": "`run --once`: {changed} have changed",
+    "all_changed": "`run --once`: all have changed",
+    "status": "`status`",
+}
+
+
+def _costs(report: Report) -> str:
+    """A table of the steps of many tables, and one of all else."""
+    many = report["many_tables"]
+    columns = (f"{many['tables']:,} tables", "time", "CPU", "memory", "threads", "descriptors")
+    steps = [_step(told.format_map(many), many["steps"][name]) for name, told in _STEPS.items()]
+    others = [(f.what, f.headrace) for f in (*_changing(report), *_others(report))]
+    found = [table(columns, steps), table(("", "measured"), others), _provenance([report])]
+    return "\n\n".join(found)
+
+
+def _step(what: str, cost: Mapping[str, Any]) -> tuple[str, ...]:
+    times = (f"{cost[name]:.1f} s" for name in ("seconds", "cpu_s"))
+    return (what, *times, f"{cost['peak_mib']} MiB", str(cost["threads"]), str(cost["descriptors"]))
+
+
+def _others(report: Report) -> Iterator[Figure]:
+    sent = report["transactions"]
+    for name, when in (("backlog", "written before"), ("live", "written meanwhile")):
+        told = sent[name]
+        yield Figure(
+            f"{sent['count']:,} transactions of one row, {when}",
+            f"{told['durable_per_s']:,}/s durable, {told['readable_per_s']:,}/s readable, "
+            f"{told['log_commits']} commits and {told['log_mib']:.0f} MiB of the change log, "
+            f"{told['delta_commits']} of the table, {told['peak_mib']} MiB of memory",
+        )
+    idle = report["idle_connections"]
+    for way, what in (("snapshot", "copied, with the slot's creation"), ("changes", "followed")):
+        yield Figure(
+            f"{idle['rows']:,} rows {what}, beside {idle['connections']} idle sessions",
+            f"{idle[f'{way}_rows_per_s']:,} rows/s; beside none "
+            f"{idle[f'{way}_rows_per_s_without']:,}",
+        )
 
 
 def figures(reports: Mapping[str, Report]) -> str:
@@ -195,12 +246,28 @@ def _upkeep(report: Report) -> Iterator[Figure]:
     )
 
 
-def _many_tables(report: Report) -> Iterator[Figure]:
+def _limits(report: Report) -> Iterator[Figure]:
+    many = report["many_tables"]
+    load, rest = many["steps"]["load"], many["steps"]["nothing_to_do"]
     yield Figure(
-        f"{report['tables']} tables that change at {report['rows_per_s']:,} rows/s in all, "
+        f"{many['tables']:,} tables from nothing to Delta; a run that finds nothing to do",
+        f"{load['seconds']:.0f} s, {load['peak_mib']} MiB; {rest['seconds']:.1f} s",
+    )
+    yield from _changing(report)
+    sent = report["transactions"]
+    yield Figure(
+        f"{sent['count']:,} transactions of one row, to rows readable in Delta",
+        f"{sent['backlog']['readable_per_s']:,}/s, {sent['backlog']['peak_mib']} MiB",
+    )
+
+
+def _changing(report: Report) -> Iterator[Figure]:
+    told = report["changing_tables"]
+    yield Figure(
+        f"{told['tables']} tables that change at {told['rows_per_s']:,} rows/s in all, "
         "to rows readable in Delta",
-        f"p50 {report['p50_ms'] / 1000:.1f} s, p99 {report['p99_ms'] / 1000:.1f} s, "
-        f"{report['cpu_cores']:.1f} cores, {report['peak_mib']} MiB",
+        f"p50 {told['p50_ms'] / 1000:.1f} s, p99 {told['p99_ms'] / 1000:.1f} s, "
+        f"{told['cpu_cores']:.1f} cores, {told['peak_mib']} MiB",
     )
 
 
@@ -262,7 +329,7 @@ _ROWS: Final[Mapping[str, Callable[[Report], Iterator[Figure]]]] = {
     "merges": _merges,
     "upkeep": _upkeep,
     "latency": _latency,
-    "many_tables": _many_tables,
+    "limits": _limits,
     "reverse_load": _reverse_load,
     "reverse_upsert": _reverse_upsert,
     "reverse_latency": _reverse_latency,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import typer.main
-from docs.figures import with_curve, with_figures
+from docs.figures import with_curve, with_figures, with_limits
 from docs.markdown import joined, table
 from docs.types_page import types_page
 
@@ -27,6 +27,7 @@ ROOT: Final = Path(__file__).parents[1]
 REFERENCE: Final = ROOT / "docs" / "reference"
 README: Final = ROOT / "README.md"
 UPKEEP: Final = ROOT / "docs" / "explanation" / "upkeep.md"
+LIMITS: Final = ROOT / "docs" / "explanation" / "limits.md"
 
 EXIT_CODES: Final = {
     0: "done",
@@ -72,6 +73,7 @@ def generated() -> dict[Path, str]:
         **reference,
         README: with_figures(README.read_text("utf-8")),
         UPKEEP: with_curve(UPKEEP.read_text("utf-8")),
+        LIMITS: with_limits(LIMITS.read_text("utf-8")),
     }
 
 
