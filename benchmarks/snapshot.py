@@ -1,4 +1,8 @@
-"""Snapshot: tables of four shapes into Delta tables, each against psql's COPY to /dev/null."""
+"""Snapshot: tables of four shapes into Delta tables, each against psql's COPY to /dev/null.
+
+Tables that psql reads in a second show what a run costs before and after the copy: the preflight,
+slots, plans, and the end. The large ones of two shapes show what the rows cost.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,7 @@ from benchmarks.report import Measured
 from headrace.testing.postgres import EmbeddedPostgres
 
 ROUNDS: Final = 5
+ROUNDS_OF_LARGE: Final = 3
 
 _EIGHT: Final = """
        g::bigint AS id, (g % 1000)::int AS a, md5(g::text) AS s,
@@ -54,6 +59,7 @@ class Shape:
     tables: int
     rows: int
     row: str
+    rounds: int = ROUNDS
 
     @property
     def names(self) -> list[str]:
@@ -65,6 +71,8 @@ SHAPES: Final = {
     "fifty_columns": Shape(1, 300_000, _WIDE),
     "text_heavy": Shape(1, 400_000, _TEXTS),
     "hundred_tables": Shape(100, 20_000, _EIGHT),
+    "eight_columns_large": Shape(1, 10_000_000, _EIGHT, ROUNDS_OF_LARGE),
+    "text_heavy_large": Shape(1, 2_000_000, _TEXTS, ROUNDS_OF_LARGE),
 }
 
 
@@ -76,6 +84,7 @@ def fill(dsn: str, shape: Shape) -> None:
             )
             session.execute(f"ALTER TABLE {name} ADD PRIMARY KEY (id)")
             session.execute(f"VACUUM ANALYZE {name}")
+        session.execute("CHECKPOINT")  # not while one of them is timed
 
 
 def load(dsn: str, shape: Shape) -> float:
@@ -101,18 +110,13 @@ def copy(server: EmbeddedPostgres, dsn: str, names: Sequence[str]) -> Measured:
     return Measured(report.timed(lambda: subprocess.run(command, check=True, env=environment)), 0.0)
 
 
-def measure(server: EmbeddedPostgres, name: str, shape: Shape, rounds: int) -> dict[str, Any]:
+def measure(server: EmbeddedPostgres, name: str, shape: Shape) -> dict[str, Any]:
     with psycopg.connect(server.dsn(), autocommit=True) as session:
         session.execute(f"CREATE DATABASE {name}")
-    dsn = server.dsn(database=name)
-    fill(dsn, shape)
-    results = report.interleaved(
-        rounds,
-        {
-            "headrace": lambda: report.in_child(load, dsn, shape),
-            "psql": lambda: copy(server, dsn, shape.names),
-        },
-    )
+        dsn = server.dsn(database=name)
+        fill(dsn, shape)
+        results = _compared(server, dsn, shape)
+        session.execute(f"DROP DATABASE {name}")
     ours, theirs = report.median(results["headrace"]), report.median(results["psql"])
     rows = shape.tables * shape.rows
     return {
@@ -127,7 +131,15 @@ def measure(server: EmbeddedPostgres, name: str, shape: Shape, rounds: int) -> d
     }
 
 
+def _compared(server: EmbeddedPostgres, dsn: str, shape: Shape) -> dict[str, list[Measured]]:
+    contestants = {
+        "headrace": lambda: report.in_child(load, dsn, shape),
+        "psql": lambda: copy(server, dsn, shape.names),
+    }
+    return report.interleaved(shape.rounds, contestants)
+
+
 def main() -> None:
     with EmbeddedPostgres() as server:
-        shapes = {name: measure(server, name, shape, ROUNDS) for name, shape in SHAPES.items()}
+        shapes = {name: measure(server, name, shape) for name, shape in SHAPES.items()}
     report.write("snapshot", {**shapes["eight_columns"], "shapes": shapes})
