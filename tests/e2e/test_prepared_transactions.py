@@ -139,6 +139,7 @@ def test_2_and_3_what_is_prepared_arrives_if_it_commits_while_no_run_goes_on(ord
     orders.assert_equal("public.orders")
 
 
+@pytest.mark.since(15)
 @pytest.mark.parametrize("stop", ["fast", "kill"])
 def test_1_2_and_3_what_is_prepared_outlives_a_restart_of_the_server(
     tmp_path: Path, stop: str
@@ -160,6 +161,7 @@ def test_1_2_and_3_what_is_prepared_outlives_a_restart_of_the_server(
         orders.assert_equal("public.orders")
 
 
+@pytest.mark.since(15)
 def test_8_a_prepared_transaction_that_alters_its_table_is_read_when_it_has_committed(
     orders: Shop,
 ) -> None:
@@ -210,6 +212,7 @@ def test_2_a_slot_that_was_made_otherwise_is_turned_or_refused(orders: Shop) -> 
     orders.assert_equal("public.orders")
 
 
+@pytest.mark.since(15)
 def test_2_what_was_prepared_before_it_is_asked_for_is_sent_when_it_commits(shop: Shop) -> None:
     """Invariant 2."""
     shop.sql("create table orders (id int primary key, v text)")
@@ -225,6 +228,7 @@ def test_2_what_was_prepared_before_it_is_asked_for_is_sent_when_it_commits(shop
     shop.assert_equal("public.orders")
 
 
+@pytest.mark.since(15)
 def test_12_a_slot_that_somebody_moved_past_a_prepare_is_told(orders: Shop) -> None:
     """Invariant 12: nothing but the COMMIT PREPARED would come."""
     prepare(orders, "lost", "insert into orders values (20, 'lost')")
@@ -236,6 +240,7 @@ def test_12_a_slot_that_somebody_moved_past_a_prepare_is_told(orders: Shop) -> N
     assert lost.value.hint
 
 
+@pytest.mark.since(15)
 def test_status_tells_which_prepared_transactions_wait(orders: Shop) -> None:
     name = "it's one"
     prepare(orders, name, "insert into orders values (20, 'new')")

@@ -50,13 +50,20 @@ def test_a_slot_of_another_database_is_refused(source, server_dsn):
     assert (finding.severity, finding.evidence) == (Severity.BLOCKER, f"database = {other.name}")
 
 
-def test_a_slot_that_sends_prepared_transactions_has_to_be_what_is_wanted(source, monkeypatch):
-    """From 18 on it can be altered; before, somebody has to decide."""
-    source.execute(
-        f"select pg_create_logical_replication_slot('{source.slot}', 'pgoutput', false, true)"
-    )
+SENDS_PREPARED = "select pg_create_logical_replication_slot('{}', 'pgoutput', false, true)"
+
+
+@pytest.mark.since(18)
+def test_a_slot_that_sends_prepared_transactions_can_be_altered(source):
+    source.execute(SENDS_PREPARED.format(source.slot))
     assert "slot-two-phase" not in source.check().blockers
+
+
+@pytest.mark.since(15)  # where it can be wanted
+def test_a_slot_that_sends_prepared_transactions_has_to_be_what_is_wanted(source, monkeypatch):
+    """Before 18 it cannot be altered: somebody has to decide."""
     monkeypatch.setattr(two_phase, "ALTERED_SINCE", 99)
+    source.execute(SENDS_PREPARED.format(source.slot))
     finding = source.check().named("slot-two-phase")
     assert finding.severity is Severity.BLOCKER
     assert "two_phase: true" in finding.fix
