@@ -151,7 +151,7 @@ def test_8_a_composite_whose_attributes_change_stops_its_table_until_a_resync(
 
 
 def test_8_a_composite_with_another_attribute_stops_its_table_at_the_next_start(shop):
-    """Invariant 8: rows do not show it, but what is known of the column does."""
+    """Invariant 8: rows do not show it, but what is known of the type does."""
     shop.sql("create type pair as (a int, b text); create table made (id int primary key, p pair)")
     shop.carry("public.made")
     shop.sql("insert into made values (1, (1, 'x'))")
@@ -159,7 +159,7 @@ def test_8_a_composite_with_another_attribute_stops_its_table_at_the_next_start(
     shop.sql("alter type pair drop attribute b, add attribute c text")
     shop.sql("insert into made values (2, (2, 'y'))")
     (failure,) = shop.run()
-    assert "column p changed its type from pair" in failure.error.message
+    assert "composite type pair was altered" in failure.error.message
     assert not shop.project.resync(["public.made"])
     assert shop.project.verify()[0].equal
 

@@ -118,6 +118,36 @@ def test_invariant_12_a_stopped_table_stays_stopped_when_changes_come_after_a_re
     assert_stopped_until_resynced(database, tmp_path, project)
 
 
+def test_invariant_12_rows_that_print_otherwise_though_nothing_wrote_them_are_told(
+    database: Database, tmp_path: Path
+) -> None:
+    """By a label that was renamed, and by types inside of others; new labels harm nobody."""
+    database.execute(
+        "create type mood as enum ('sad', 'glad'); create type pair as (a int, m mood);"
+        "create type other as enum ('x'); create domain mine as pair;"
+        "create table moody (id int primary key, m mood); insert into moody values (1, 'sad');"
+        "create table moods (id int primary key, m mood[]); insert into moods values (1, '{glad}');"
+        "create table pairs (id int primary key, p mine); insert into pairs values (1, (1, null));"
+        "create table calm (id int primary key, o other); insert into calm values (1, 'x')"
+    )
+    project = headrace.load(write_project(tmp_path, database.dsn))
+    assert project.run(once=True) == []
+    database.execute("alter type other add value 'y'")
+    database.execute("alter type mood add value 'new'")
+    assert project.run(once=True) == []
+    database.execute("alter type mood rename value 'sad' to 'blue'")
+    failures = {str(f.table): f.error for f in project.run(once=True)}
+    assert set(failures) == {"public.moody", "public.moods", "public.pairs"}
+    assert "enum mood was altered" in failures["public.moody"].message
+    assert project.resync(sorted(failures)) == []
+    assert_equal(database, tmp_path, ["moody", "calm"])
+    database.execute("alter type pair drop attribute a, add attribute a int")
+    (failure,) = project.run(once=True)
+    assert "composite type pair was altered" in failure.error.message
+    assert project.resync(["public.pairs"]) == []
+    assert all(table.equal for table in project.verify())
+
+
 def test_a_run_that_begins_where_the_log_ends_has_caught_up_already(
     tmp_path: Path, project: Project
 ) -> None:

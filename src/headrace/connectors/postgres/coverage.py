@@ -7,6 +7,9 @@ membership: a membership that is altered, or taken away and given back, gets a n
 Nor does it say that rows came to a partitioned table, or left it, together with their partition:
 those of one that is attached, detached, dropped, or truncated by itself (of a publication with
 publish_via_partition_root, a TRUNCATE is sent under the root's name or not at all).
+
+Nor that all rows print otherwise from now on, because an enum's label was renamed or a composite
+type altered, neither of which writes a row.
 """
 
 from __future__ import annotations
@@ -84,6 +87,41 @@ SELECT n.nspname::text, c.relname::text, m.oid::bigint,
   JOIN pg_catalog.pg_attribute own ON own.attrelid = m.oid AND own.attnum = -1
 """
 
+# What types of users, of the columns and inside of those, print as: labels of enums one by one, as
+# new ones harm nobody, and the attributes of a composite type together.
+SPELLINGS: Final = """
+WITH RECURSIVE used (schema, name, type) AS (
+SELECT w.schema, w.name, a.atttypid
+  FROM ROWS FROM (pg_catalog.unnest(%(schemas)s::text[]), pg_catalog.unnest(%(names)s::text[]))
+       AS w (schema, name)
+  JOIN pg_catalog.pg_namespace n ON n.nspname = w.schema
+  JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = w.name
+  JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+ WHERE a.atttypid >= 16384
+ UNION
+SELECT u.schema, u.name, inner_type.oid
+  FROM used u
+  JOIN pg_catalog.pg_type t ON t.oid = u.type
+ CROSS JOIN LATERAL (
+       SELECT t.typbasetype UNION ALL SELECT t.typelem UNION ALL
+       SELECT a.atttypid FROM pg_catalog.pg_attribute a
+        WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+       ) AS inner_type (oid)
+ WHERE inner_type.oid >= 16384)
+SELECT u.schema, u.name, pg_catalog.format('enum %%s, label %%s', t.typname, e.oid), e.enumlabel
+  FROM used u
+  JOIN pg_catalog.pg_enum e ON e.enumtypid = u.type
+  JOIN pg_catalog.pg_type t ON t.oid = u.type
+ UNION ALL
+SELECT u.schema, u.name, pg_catalog.format('composite type %%s, %%s', t.typname, t.oid),
+       pg_catalog.string_agg(pg_catalog.concat_ws(' ', a.attnum, a.attname, a.atttypid,
+                                                  a.atttypmod), ', ' ORDER BY a.attnum)
+  FROM used u
+  JOIN pg_catalog.pg_type t ON t.oid = u.type AND t.typtype = 'c'
+  JOIN pg_catalog.pg_attribute a ON a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+ GROUP BY 1, 2, 3
+"""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -100,12 +138,14 @@ class Part:
 class Coverage:
     """Which table bears a name, and how it is published; None where it is not.
 
-    `parts` are its partitions of all levels by oid; None where nobody looked.
+    `parts` are its partitions of all levels by oid; None where nobody looked. `spellings` are what
+    its users' types print as.
     """
 
     relation: int
     membership: str | None
     parts: Mapping[int, Part] | None = field(default=None)
+    spellings: Mapping[str, str] = field(default_factory=dict)
 
 
 GONE: Final = Coverage(0, None)
@@ -122,22 +162,18 @@ def read_coverage(
     }
     if not members:
         return None
-    parts = _read_parts(session, tables)
-    return {
-        table: Coverage(*members[table], parts.get(table, {}))
-        for table in tables
-        if table in members
-    }
-
-
-def _read_parts(
-    session: psycopg.Connection[Any], tables: Collection[TableId]
-) -> dict[TableId, dict[int, Part]]:
     wanted = {"schemas": [t.schema for t in tables], "names": [t.name for t in tables]}
     parts: dict[TableId, dict[int, Part]] = {}
     for schema, name, oid, *part in session.execute(PARTS, wanted):
         parts.setdefault(TableId(schema, name), {})[oid] = Part(*part)
-    return parts
+    spellings: dict[TableId, dict[str, str]] = {}
+    for schema, name, what, spelling in session.execute(SPELLINGS, wanted):
+        spellings.setdefault(TableId(schema, name), {})[what] = spelling
+    return {
+        table: Coverage(*members[table], parts.get(table, {}), spellings.get(table, {}))
+        for table in tables
+        if table in members
+    }
 
 
 # -- the record in the log's folder ----------------------------------------------------------------
@@ -149,21 +185,25 @@ def to_record(covered: Mapping[TableId, Coverage]) -> list[list[Any]]:
         [
             *(table.schema, table.name, was.relation, was.membership),
             [[oid, *astuple(part)] for oid, part in (was.parts or {}).items()],
+            dict(was.spellings),
         ]
         for table, was in covered.items()
     ]
 
 
 def from_record(rows: Iterable[Sequence[Any]]) -> dict[TableId, Coverage]:
-    """What `to_record` gave; records of 0.1 have no partitions."""
+    """What `to_record` gave; older records lack partitions, or what types print as."""
     return {
-        TableId(schema, name): Coverage(relation, membership, _parts_of(*parts))
-        for schema, name, relation, membership, *parts in rows
+        TableId(schema, name): Coverage(relation, membership, *_looked_at(*more))
+        for schema, name, relation, membership, *more in rows
     }
 
 
-def _parts_of(rows: Iterable[Sequence[Any]] | None = None) -> dict[int, Part] | None:
-    return None if rows is None else {oid: Part(*part) for oid, *part in rows}
+def _looked_at(
+    parts: Iterable[Sequence[Any]] | None = None, spellings: Mapping[str, str] | None = None
+) -> tuple[dict[int, Part] | None, Mapping[str, str]]:
+    known = None if parts is None else {oid: Part(*part) for oid, *part in parts}
+    return known, spellings or {}
 
 
 # -- what departed ---------------------------------------------------------------------------------
@@ -192,6 +232,9 @@ def _departure(was: Coverage, now: Coverage | None) -> str | None:
         return "it is in publication {publication} no more; its changes are not sent"
     if now.membership != was.membership:
         return "its place in publication {publication} was changed; changes may not have been sent"
+    for what, spelling in was.spellings.items():
+        if now.spellings.get(what, spelling) != spelling:
+            return f"{what.partition(',')[0]} was altered; rows from before have what it was"
     if was.parts is None or now.parts is None:
         return None
     return next(_moved(was.parts, now.parts), None)

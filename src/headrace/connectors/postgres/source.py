@@ -111,6 +111,13 @@ class PostgresSource:
         self._covered = {table: now.get(table, GONE) for table in self._covered}
         return departed
 
+    def _cover_anew(self, tables: Collection[TableId]) -> None:
+        """Watch tables, which were given up, from a moment before they are copied."""
+        if tables:
+            with self._look() as session:
+                now = read_coverage(session, self._publication, tables) or {}
+            self._covered = {**self._covered, **{t: now.get(t, GONE) for t in tables}}
+
     def current_lsn(self) -> Lsn:
         """An LSN after everything committed so far, which the stream will come to.
 
@@ -233,6 +240,7 @@ class PostgresSource:
         place: Placer,
     ) -> AbstractContextManager[PostgresSnapshot]:
         """See `Source.snapshot`."""
+        self._cover_anew([table for table in tables if not self.registry.wanted(table)])
         return open_snapshot(
             conninfo(self._settings),
             self.connect,
