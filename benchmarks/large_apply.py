@@ -4,7 +4,8 @@ The table has a million rows. The transaction inserts, updates rows that stood b
 text that was not sent) and rows of its own, and deletes some; it comes as a capture stages what
 Postgres streams: in files of some 30 MB, whose commit was not known when they were written. One
 process makes the log; another applies it and tells its peak above what it had when the table stood
-and nothing was left to apply.
+and nothing was left to apply. Also with history (mode scd2). Postgres is given the same rows once
+more, from a table in it where what the transaction comes to stands ready.
 """
 
 from __future__ import annotations
@@ -34,12 +35,15 @@ from headrace.engine.table_state import TableTarget
 from headrace.log import CommitDraft, LogReader, LogWriter, SnapshotEvent, open_storage
 from headrace.model import (
     BEFORE,
+    END_AT,
     OP,
     ORDINAL,
     UNCHANGED,
     ChangeBatch,
     Column,
     Lsn,
+    Mode,
+    Shape,
     TableId,
     TableSchema,
     TransactionEnd,
@@ -118,9 +122,10 @@ def write_log(folder: str, size: int) -> None:
         log.commit(CommitDraft(SECOND, BEGAN, files=files))
 
 
-def apply(folder: str, destination: DestinationTable) -> dict[str, float]:
+def apply(folder: str, destination: DestinationTable, shape: Shape) -> dict[str, float]:
     reader = LogReader.open(open_storage(folder), "bench")
-    carried = Materialization("bench", reader, [TableTarget(TABLE, destination)])
+    target = TableTarget(TABLE, destination, shape=shape)
+    carried = Materialization("bench", reader, [target])
     run_until(carried, FIRST)
     idle = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
@@ -155,31 +160,66 @@ def _status(name: str) -> int:
     return int(text.partition(f"{name}:")[2].split()[0]) >> 10
 
 
-def to_delta(folder: str, log: str) -> dict[str, float]:
-    return apply(log, DeltaDestination(f"{folder}/lake").table(TABLE, "bench"))
+def to_delta(folder: str, log: str, shape: Shape) -> dict[str, float]:
+    return apply(log, DeltaDestination(folder).table(TABLE, "bench", shape), shape)
 
 
 def to_postgres(dsn: str, log: str) -> dict[str, float]:
     place = PostgresDestination(PostgresConnection(type="postgres", url=dsn))
     place.check_writable()
-    return apply(log, place.table(TABLE, "bench"))
+    return apply(log, place.table(TABLE, "bench"), Shape())
+
+
+READY = f"""
+CREATE UNLOGGED TABLE staged AS SELECT * FROM public.moves;
+CREATE TABLE ready (id bigint PRIMARY KEY, n integer, note text);
+INSERT INTO ready SELECT i, i % 1000, 'note ' || lpad(i::text, 19, '0')
+  FROM generate_series(0, {STANDING - 1}) i;
+CREATE UNLOGGED TABLE gone AS SELECT id FROM ready EXCEPT SELECT id FROM staged;
+"""
+SETTLED = ("VACUUM ANALYZE ready", "ANALYZE staged", "ANALYZE gone", "CHECKPOINT")
+FROM_READY = """
+DELETE FROM ready USING gone WHERE ready.id = gone.id;
+INSERT INTO ready AS t SELECT * FROM staged ORDER BY id
+    ON CONFLICT (id) DO UPDATE SET n = excluded.n, note = excluded.note
+ WHERE (t.n, t.note) IS DISTINCT FROM (excluded.n, excluded.note);
+"""
+
+
+def from_ready(dsn: str) -> float:
+    """Seconds that Postgres takes without anybody who reads, collapses and sends: the limit."""
+    with psycopg.connect(dsn, autocommit=True) as session:
+        session.execute("SET synchronous_commit = off")
+        session.execute(READY.encode())
+        for statement in SETTLED:
+            session.execute(statement.encode())
+        return report.timed(lambda: session.execute(FROM_READY.encode()))
 
 
 def main(size: int = SIZE) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        report.in_child(write_log, f"{folder}/state", size)
-        delta = report.in_child(to_delta, folder, f"{folder}/state").value
-        path = Path(folder) / "lake" / TABLE.schema / TABLE.name
-        query = "select count(*) c, sum(id) s, sum(n) n from t"
-        found = QueryBuilder().register("t", DeltaTable(path)).execute(query)
-        sums = [column[0].as_py() for column in pa.table(found).columns]
+        log = f"{folder}/state"
+        report.in_child(write_log, log, size)
+        delta = report.in_child(to_delta, f"{folder}/lake", log, Shape()).value
+        history = report.in_child(to_delta, f"{folder}/past", log, Shape(Mode.SCD2)).value
+        sums = [sums_of(f"{folder}/{place}", where) for place, where in TABLES.items()]
         with EmbeddedPostgres() as server, reverse.database(server) as dsn:
-            postgres = report.in_child(to_postgres, dsn, f"{folder}/state").value
+            postgres = report.in_child(to_postgres, dsn, log).value
             with psycopg.connect(dsn) as session:
-                there = session.execute(
-                    "select count(*), sum(id)::bigint, sum(n)::bigint from public.moves"
-                ).fetchone()
-    if list(there or ()) != sums:
-        raise RuntimeError(f"Delta and Postgres differ: {sums} and {there}")
-    result = {"rows": size, "delta": delta, "postgres": postgres}
+                sums.append(session.execute(SUMS.format("public.moves", "true")).fetchone())
+            postgres["from_ready_s"] = round(from_ready(dsn), 1)
+    if len(set(sums)) > 1:
+        raise RuntimeError(f"Delta, its history and Postgres differ: {sums}")
+    postgres["ratio"] = round(postgres["from_ready_s"] / postgres["seconds"], 2)
+    result = {"rows": size, "delta": delta, "delta_scd2": history, "postgres": postgres}
     report.write("large_apply", result, keep=size == SIZE)
+
+
+SUMS = "select count(*), cast(sum(id) as bigint), cast(sum(n) as bigint) from {} where {}"
+TABLES = {"lake": "true", "past": f'"{END_AT}" is null'}
+
+
+def sums_of(lake: str, where: str) -> tuple[int, ...]:
+    table = DeltaTable(Path(lake) / TABLE.schema / TABLE.name)
+    found = QueryBuilder().register("t", table).execute(SUMS.format("t", where))
+    return tuple(column[0].as_py() for column in pa.table(found).columns)

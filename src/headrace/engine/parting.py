@@ -3,16 +3,19 @@
 A part is collapsed and applied by itself, onto what those before it came to; the destination
 commits them as one (`DestinationTable.apply`). So a part may end between any two changes, even
 inside a transaction; where versions are kept (mode scd2) it ends with one, for what a transaction
-leaves under a key is one version, whatever came in between.
+leaves under a key is one version, whatever came in between. A transaction that is larger than a
+part is divided by its keys there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Final
 
 import pyarrow as pa
 
+from headrace.engine.shares import Shares
 from headrace.engine.versions import between, lsns_of
 from headrace.log import LogFile
 from headrace.model import ChangeBatch, Lsn, NetChanges, RowCounts
@@ -73,18 +76,63 @@ def held_at_once(batches: Iterable[ChangeBatch]) -> list[ChangeBatch] | None:
 def cut(
     batches: Iterable[ChangeBatch], *, whole_transactions: bool = False
 ) -> Iterator[list[ChangeBatch]]:
-    """The changes in parts of bounded size; only a transaction that has to be whole exceeds it."""
+    """The changes in parts of bounded size. Where transactions have to be whole, one that exceeds
+    it is divided by its keys; what such a transaction does to a key is in one part.
+
+    Raises:
+        LogFullError: there is no room to divide a transaction.
+    """
+    pieces = (piece for batch in batches for piece in _pieces(batch))
+    if whole_transactions:
+        yield from _cut_at_transactions(pieces)
+        return
     held: list[ChangeBatch] = []
-    for piece in (piece for batch in batches for piece in _pieces(batch)):
-        rows = piece.num_rows + sum(part.num_rows for part in held)
-        size = piece.data.nbytes + sum(part.data.nbytes for part in held)
-        if held and (rows > PART_ROWS or size > PART_BYTES):
-            done, held = _divided(held, piece) if whole_transactions else (held, [])
-            if done:
-                yield done
+    for piece in pieces:
+        if held and _exceed([*held, piece]):
+            yield held
+            held = []
         held.append(piece)
     if held:
         yield held
+
+
+def _cut_at_transactions(pieces: Iterator[ChangeBatch]) -> Iterator[list[ChangeBatch]]:
+    held: list[ChangeBatch] = []
+    for piece in pieces:
+        if not (held and _exceed([*held, piece])):
+            held.append(piece)
+            continue
+        done, held = _divided(held, piece)
+        if done:
+            yield done
+            held.append(piece)
+            continue
+        with Shares(held[0].schema) as shares:
+            following = _shared_out(shares, chain(held, [piece], pieces))
+            held = []
+            yield from shares.parts(PART_ROWS, PART_BYTES)
+        held = following
+    if held:
+        yield held
+
+
+def _shared_out(shares: Shares, pieces: Iterable[ChangeBatch]) -> list[ChangeBatch]:
+    """Share out the changes of the transaction that these begin with; gives what follows them of
+    the last piece taken."""
+    lsn = 0
+    for piece in pieces:
+        lsn = lsn or int(lsns_of(piece)[0])
+        same = between(piece, Lsn(lsn - 1), Lsn(lsn))
+        if same.num_rows:
+            shares.put(same)
+        if same.num_rows < piece.num_rows:
+            return [ChangeBatch(piece.schema, piece.data.slice(same.num_rows))]
+    return []
+
+
+def _exceed(batches: Sequence[ChangeBatch]) -> bool:
+    rows = sum(batch.num_rows for batch in batches)
+    return rows > PART_ROWS or sum(batch.data.nbytes for batch in batches) > PART_BYTES
 
 
 def _pieces(batch: ChangeBatch) -> Iterator[ChangeBatch]:
