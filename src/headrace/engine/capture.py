@@ -121,7 +121,7 @@ class Capture:
         self.progress = CaptureProgress()
 
     def start(self) -> None:
-        """Find or create the slot; a new log begins where it begins."""
+        """Find or create the slot; a new log begins where it begins. `run` follows."""
         position = self._source.prepare(self._log.position)
         if self._log.position is None:
             self._log.commit(CommitDraft(position))
@@ -130,9 +130,12 @@ class Capture:
 
     def run(self, stop: threading.Event) -> None:
         """Stream until told to stop; reconnect with backoff after any transient error."""
-        backoff = Backoff()
+        backoff, prepared = Backoff(), True  # by `start`
         while not stop.is_set():
             try:
+                if not prepared:
+                    self._source.prepare(self._log.position)
+                prepared = False
                 self._stream_once(stop, backoff)
             except HeadraceError as error:
                 if not error.transient:
@@ -141,7 +144,7 @@ class Capture:
                 stop.wait(backoff.next())
 
     def _stream_once(self, stop: threading.Event, backoff: Backoff) -> None:
-        position = self._source.prepare(self._log.position)
+        position = self._log.position or Lsn(0)  # what `start` committed, at least
         self._stream = self._source.stream(position)
         self.progress.connected = True
         session = _Session(self, self._stream, position, backoff)
