@@ -65,6 +65,10 @@ class SourceUnavailableError(SourceError):
     transient = True
 
 
+class DecodingError(SourceUnavailableError):
+    """The server came upon an error of its own when it read a transaction from its WAL."""
+
+
 class SenderRefusedError(SourceUnavailableError):
     """The server grants no further replication connection."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from psycopg import pq
 
 from headrace.errors import (
+    DecodingError,
     HeadraceError,
     SlotLostError,
     SlotRefusedError,
@@ -20,7 +21,12 @@ UNDEFINED_OBJECT = "42704"
 NOT_IN_STATE = "55000"
 TOO_MANY = "53400"
 INSUFFICIENT_PRIVILEGE = "42501"
+INTERNAL_ERROR = "XX000"
 ADMIN_SHUTDOWN = frozenset({"57P01", "57P02", "57P03"})
+
+# Where the decoder meets a file of a table that was rewritten by what has been undone since: "could
+# not map filenumber …" (filenode before 16), "unexpected duplicate for tablespace …".
+LOST_ITS_WAY = ("could not map file", "unexpected duplicate for tablespace")
 
 REBUILD = (
     "headrace destroy, then headrace run writes what differs; auto_refresh: {on: [log_lost]} does "
@@ -80,6 +86,11 @@ def _classify(state: str, text: str) -> HeadraceError:
     if state == INSUFFICIENT_PRIVILEGE:
         return SlotRefusedError(
             text, hint="ALTER ROLE <role> REPLICATION, or what your provider has instead"
+        )
+    if state == INTERNAL_ERROR and text.startswith(LOST_ITS_WAY):
+        return DecodingError(
+            f"the server failed to decode its WAL: {text}",
+            hint="Headrace has it decode no transactions in progress any more",
         )
     return SourceError(f"{text} [{state}]", hint="headrace check names what the source lacks")
 

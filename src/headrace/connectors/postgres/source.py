@@ -37,7 +37,7 @@ from headrace.connectors.postgres.snapshot_reading import PostgresSnapshot
 from headrace.connectors.postgres.stream import ReplicationStream
 from headrace.connectors.postgres.timelines import Lineage
 from headrace.connectors.postgres.two_phase import disagreement, must_be_turned_off
-from headrace.errors import SlotLostError, SourceError
+from headrace.errors import DecodingError, SlotLostError, SourceError
 from headrace.model import KeyRange, Lsn, TableId, TableSchema
 
 # The newest protocol that each server speaks (facts of 13 to 18); 16 and later speak 4.
@@ -74,6 +74,8 @@ class PostgresSource:
         self._slot = slot
         self._lineage = lineage
         self._streaming: int | None = None  # the walsender's process
+        self._stream: ReplicationStream | None = None  # the last one
+        self._sent_in_progress = False  # whether its server might send what was in progress
         self._watch = SlotWatch()
         self._publication = publication
         self.registry = SchemaRegistry(self._look, publication, known, selected, read_as)
@@ -194,13 +196,14 @@ class PostgresSource:
         except BaseException:
             connection.close()
             raise
-        return ReplicationStream(
+        self._stream = ReplicationStream(
             connection,
             self.registry,
             from_lsn,
             confirmed if self._settings.two_phase else from_lsn,
             silence=self._settings.connection_timeout,
         )
+        return self._stream
 
     def _require_publication(self) -> None:
         """On 18 a missing publication loses changes with no more than a warning."""
@@ -214,11 +217,27 @@ class PostgresSource:
                 hint="headrace check --fix creates it",
             )
 
+    def _in_progress(self, major: int) -> bool:
+        """Whether the server may send transactions in progress.
+
+        Not once it has failed to decode them: what was rewritten and undone leads it astray.
+
+        Raises:
+            SlotLostError: it has failed without them, too, and will again.
+        """
+        error = None if self._stream is None else self._stream.error
+        if not isinstance(error, DecodingError):
+            return major >= STREAMING_SINCE
+        if not self._sent_in_progress:
+            raise SlotLostError(f"slot {self._slot!r}: {error.message}", hint=REBUILD)
+        return False
+
     def _start(self, connection: psycopg.Connection[Any], from_lsn: Lsn) -> None:
         major = connection.info.server_version // 10000
         publication = sql.Identifier(self._publication).as_string(connection)
         # 'parallel' (16 and later) would tell us no more than when a transaction was aborted.
-        options = ", streaming 'on'" if major >= STREAMING_SINCE else ""
+        self._sent_in_progress = self._in_progress(major)
+        options = ", streaming 'on'" if self._sent_in_progress else ""
         options += ", two_phase 'on'" if self._settings.two_phase else ""
         command = sql.SQL(
             "START_REPLICATION SLOT {} LOGICAL {} (proto_version {}, publication_names {}{})"

@@ -67,6 +67,7 @@ class ReplicationStream:
         self._in_progress: dict[int, InProgress] = {}
         self._silence = silence
         self._notice: HeadraceError | None = None
+        self.error: HeadraceError | None = None  # with which the server ended it
         self._pg.notice_handler = self._on_notice
         self._waker, self._wakened = socket.socketpair()
         self._waker.setblocking(False)
@@ -161,8 +162,8 @@ class ReplicationStream:
             )
 
     def _ended(self) -> None:
-        result = self._pg.get_result()
-        raise stream_error(result, self._pg.error_message)
+        self.error = stream_error(self._pg.get_result(), self._pg.error_message)
+        raise self.error
 
     def _watch_silence(self) -> None:
         silent = time.monotonic() - self._heard
