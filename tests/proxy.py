@@ -47,7 +47,8 @@ class Proxy:
         self._flowing.clear()
 
     def heal(self) -> None:
-        """Forward again, on new connections; those that went silent are reset."""
+        """Forward again, on new connections, and for good; those that went silent are reset."""
+        self._left = None
         self.cut()
         self._flowing.set()
 

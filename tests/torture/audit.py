@@ -59,12 +59,16 @@ def _literal(text: str) -> str:
 
 @dataclass(frozen=True)
 class Change:
-    """A change as it was noted; rows by the names that columns have in the end."""
+    """A change as it was noted; rows by the names that columns have in the end.
+
+    `known` are the columns that there were: others have, in rows, what they were added with.
+    """
 
     xid: int
     op: str
     old: Mapping[str, Any] | None
     new: Mapping[str, Any] | None
+    known: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,13 @@ def read_notes(database: Database, table: Table) -> Notes:
     follow = _Names(ddl)
     names = tuple(column.name for column in shown.columns)
     changes = tuple(
-        Change(xid, op, follow.row(old, names), follow.row(new, names))
+        Change(
+            xid,
+            op,
+            follow.row(old, names),
+            follow.row(new, names),
+            frozenset(map(follow.final, old or new or ())),
+        )
         for xid, op, old, new in noted
     )
     return Notes(names, tuple(column.name for column in shown.key), changes)
@@ -184,9 +194,8 @@ def _assert_same_changes(
                     assert plain(row[name]) == expected, (xid, name, expected, row[name])
         elif change.old is not None:
             before = row["_before"]
-            for name in notes.key or tuple(n for n in notes.columns if n in before):
-                if name in before:
-                    assert plain(before[name]) == plain(change.old[name]), (xid, name, before)
+            for name in change.known & before.keys() & set(notes.key or notes.columns):
+                assert plain(before[name]) == plain(change.old[name]), (xid, name, before)
 
 
 def _assert_snapshot(

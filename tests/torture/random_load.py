@@ -18,7 +18,8 @@ from random_tables import Table, look
 
 from headrace.testing.database import Database
 
-SESSIONS = 3
+NAMES = ("first", "second", "third")  # of sessions, and of what they prepare
+ABANDONING = "third"  # it commits nothing that it has prepared
 # One thread drives all sessions: none may wait for a lock that another one holds.
 OPTIONS = "-c lock_timeout=100ms -c statement_timeout=20s"
 
@@ -51,14 +52,14 @@ class Session:
         if self._connection is None:
             connection = self._database.connect(options=OPTIONS)
             self._connection = connection
-        self.decide(self._connection, commit=True)
+        self.decide(self._connection)
         return self._connection
 
-    def decide(self, connection: psycopg.Connection[Any], *, commit: bool) -> None:
+    def decide(self, connection: psycopg.Connection[Any]) -> None:
         """End what this session has prepared, maybe before its server died."""
         prepared = "select from pg_prepared_xacts where gid = %s"
         if connection.execute(prepared, [self._name]).fetchall():
-            verb = "commit" if commit else "rollback"
+            verb = "rollback" if self._name == ABANDONING else "commit"
             connection.execute(f"{verb} prepared '{self._name}'".encode())
 
     def _transaction(self, connection: psycopg.Connection[Any], chance: Random) -> Iterator[None]:
@@ -110,9 +111,7 @@ class RandomLoad:
     def __init__(self, database: Database, tables: Sequence[Table], chance: Random) -> None:
         self._chance = chance
         self._database = database
-        self._sessions = [
-            Session(database, tables, f"prepared {number}") for number in range(SESSIONS)
-        ]
+        self._sessions = [Session(database, tables, name) for name in NAMES]
 
     def steps(self, count: int) -> None:
         """So many statements, by sessions in random order."""
@@ -125,7 +124,7 @@ class RandomLoad:
         with self._database.connect() as connection:
             for session in self._sessions:
                 session.leave()
-                session.decide(connection, commit=self._chance.random() < 0.5)
+                session.decide(connection)
 
     def __enter__(self) -> Self:
         return self
