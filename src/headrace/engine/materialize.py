@@ -90,7 +90,8 @@ class Materialization:
         self._comparer = Comparer(name, reader)
         self._applier = StretchApplier(reader, self._went_on)
         self._resumer = Resumer(reader, self._record, self._refresher)
-        self.tables = {target.table: self._resumed(target) for target in targets}
+        floor = reader.floor  # asked for once: it is a request where the log is in an object store
+        self.tables = {target.table: self._resumed(target, floor) for target in targets}
         self._seen = min((state.resumed for state in self.tables.values()), default=0)
         self.position = self._position_of(self._seen)  # of the newest commit that was queued
         self._workers = workers
@@ -104,14 +105,13 @@ class Materialization:
 
     # -- starting ----------------------------------------------------------------------------------
 
-    def _resumed(self, target: TableTarget) -> TableState:
+    def _resumed(self, target: TableTarget, floor: int) -> TableState:
         """Where a table stands; one whose place cannot be read waits for it, or for a person."""
-        floor = self._reader.floor
         if target.table in self._unfit:
             return TableState(target, None, floor, Phase.FAILED, self._unfit[target.table])
         try:
             self._ensure_begun()
-            return self._resumer.resume(target)
+            return self._resumer.resume(target, floor)
         except HeadraceError as error:
             phase = Phase.RETRYING if error.transient else Phase.FAILED
             return TableState(target, None, floor, phase, error, unasked=error.transient)
@@ -351,7 +351,7 @@ class Materialization:
         says; and another run may have been quicker than this one.
         """
         self._ensure_begun()
-        fresh = self._resumer.resume(state.target)
+        fresh = self._resumer.resume(state.target, self._reader.floor)
         fresh.applied_rows, fresh.backoff = state.applied_rows, state.backoff
         fresh.written = state.written
         for manifest in self._reader.manifests(fresh.resumed, max(fresh.resumed, self._seen)):

@@ -21,8 +21,9 @@ class Resumer:
         self._record = record
         self._refresher = refresher
 
-    def resume(self, target: TableTarget) -> TableState:
-        """Where the destination says that the table stands, or that it waits for a snapshot.
+    def resume(self, target: TableTarget, floor: int) -> TableState:
+        """Where the destination says that the table stands, or that it waits for a snapshot;
+        `floor` is that of the log.
 
         Raises:
             DestinationError: it cannot tell.
@@ -32,7 +33,6 @@ class Resumer:
             stopped = TableStoppedError(f"{target.table}: {held}", hint=resync_hint(target.table))
             return TableState(target, None, self._reader.head(), Phase.HELD, stopped)
         checkpoint = target.destination.checkpoint(self._reader.log_id)
-        floor = self._reader.floor
         if checkpoint is None:
             return self._unknown_to_log(target, floor)
         resumed = max(checkpoint.commit, self._recorded_pass(target.table, checkpoint))
