@@ -12,7 +12,7 @@ from shop import SEED, Shop
 
 from headrace.connectors.postgres import stream
 from headrace.connectors.postgres.failures import command_error
-from headrace.errors import DecodingError, HeadraceError, SlotLostError
+from headrace.errors import DecodingError, HeadraceError
 from replicated import SLOT
 from workload import Load
 
@@ -45,7 +45,7 @@ def test_what_decoders_were_met_to_say_is_tried_again(message: str) -> None:
 
 
 @pytest.mark.since(14)
-def test_invariant_13_without_transactions_in_progress_first_then_as_a_lost_slot(
+def test_invariant_13_without_transactions_in_progress_first_then_told(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def astray(*_: object) -> HeadraceError:
@@ -67,6 +67,6 @@ def test_invariant_13_without_transactions_in_progress_first_then_as_a_lost_slot
         assert "streaming" not in command()
         shop.database.execute(TERMINATE, [SLOT])
         failure = run.failure()
-    assert isinstance(failure, SlotLostError)
+    assert not failure.transient
     assert "could not map" in failure.message
-    assert failure.hint
+    assert "headrace destroy" in failure.hint

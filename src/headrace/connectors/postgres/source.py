@@ -223,13 +223,16 @@ class PostgresSource:
         Not once it has failed to decode them: what was rewritten and undone leads it astray.
 
         Raises:
-            SlotLostError: it has failed without them, too, and will again.
+            SourceError: it has failed without them, too, and will again.
         """
         error = None if self._stream is None else self._stream.error
         if not isinstance(error, DecodingError):
             return major >= STREAMING_SINCE
         if not self._sent_in_progress:
-            raise SlotLostError(f"slot {self._slot!r}: {error.message}", hint=REBUILD)
+            raise SourceError(
+                f"{error.message}; it will again, from slot {self._slot!r}",
+                hint="headrace destroy, then headrace run writes what differs",
+            )
         return False
 
     def _start(self, connection: psycopg.Connection[Any], from_lsn: Lsn) -> None:
