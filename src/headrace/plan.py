@@ -13,6 +13,7 @@ from headrace.connectors.delta.table import MergeOnReadTable
 from headrace.connectors.postgres.catalog import TypeCatalog
 from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.destination import PostgresDestination
+from headrace.connectors.postgres.published import without_waiting
 from headrace.connectors.postgres.slot_state import slot_state
 from headrace.engine.shaping import shaped
 from headrace.errors import DestinationError, UnsuitableShapeError, UnsupportedSchemaChangeError
@@ -80,7 +81,8 @@ def _source_steps(capture: Capture, tables: list[TableId]) -> list[Step]:
         ]
         for table in tables:
             parameters = (capture.publication, table.schema, table.name)
-            if session.execute(PUBLISHED, parameters).fetchone() is None:
+            query = without_waiting(PUBLISHED, session.info.server_version)
+            if session.execute(query.encode(), parameters).fetchone() is None:
                 steps.append(Step(name, "add", "published table", str(table), capture.publication))
     return steps
 

@@ -18,7 +18,7 @@ from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.destination import PostgresDestination
 from headrace.connectors.postgres.slot_outlook import SlotOutlook, read_outlook
 from headrace.connectors.postgres.slot_state import SlotState, end_of_wal, slot_state
-from headrace.connectors.postgres.slot_waits import creation_waits
+from headrace.connectors.postgres.slot_waits import creation_waits, table_waits
 from headrace.connectors.postgres.two_phase import prepared_waits
 from headrace.engine.table_state import Phase
 from headrace.errors import HeadraceError
@@ -39,7 +39,7 @@ class CaptureStatus:
     lag_bytes: int | None  # WAL that the log does not hold yet
     slot: SlotState | None
     outlook: SlotOutlook | None = None  # how long the slot will last, and who holds it up
-    waits: tuple[str, ...] = ()  # what holds up a snapshot, and what waits to be committed
+    waits: tuple[str, ...] = ()  # what holds up a run, and what waits to be committed
     error: str | None = None
 
 
@@ -133,7 +133,11 @@ def _ask(capture: Capture, status: CaptureStatus) -> CaptureStatus:
             status,
             slot=slot,
             outlook=None if slot is None else read_outlook(session, slot),
-            waits=(*creation_waits(session, capture.slot), *prepared_waits(session)),
+            waits=(
+                *creation_waits(session, capture.slot),
+                *table_waits(session),
+                *prepared_waits(session),
+            ),
             source_lsn=end_of_wal(session),
         )
 

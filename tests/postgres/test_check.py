@@ -139,8 +139,8 @@ def test_a_connection_lost_during_a_fix_can_be_tried_again(source):
 
 
 def test_a_catalog_that_the_role_may_not_read_is_an_error_of_ours(source):
-    source.execute("create publication p; revoke select on pg_publication_tables from public")
-    with pytest.raises(SourceError, match="permission denied for view pg_publication_tables"):
+    source.execute("create publication p; revoke select on pg_publication_rel from public")
+    with pytest.raises(SourceError, match="permission denied for table pg_publication_rel"):
         source.check(role=source.role())
 
 

@@ -166,7 +166,7 @@ def _slot_notices(captures: Sequence[CaptureStatus]) -> Iterator[Text]:
 
 
 def _waits(captures: Sequence[CaptureStatus]) -> Iterator[Text]:
-    """What holds up a snapshot, and which prepared transactions wait."""
+    """What holds up a run, and which prepared transactions wait."""
     for capture in captures:
         for text in capture.waits:
             yield Text.assemble((f"\n{cell(capture.capture)}: ", "yellow"), prose(text))

@@ -15,6 +15,7 @@ import pyarrow as pa
 from psycopg.rows import class_row
 
 from headrace.connectors.postgres.arrays import split_literals
+from headrace.connectors.postgres.published import without_waiting
 from headrace.connectors.postgres.types import PgField, PgType, TypeMapping, mapping
 from headrace.errors import TableNotFoundError
 from headrace.model import Column, ReplicaIdentity, TableId, TableSchema
@@ -115,22 +116,36 @@ SELECT pg_catalog.array_agg(a.attname)
                  OR pg_catalog.to_jsonb(p) ->> 'pubgencols' = a.attgenerated END
 """
 
-# The size counts; the planner's density of rows, from the last ANALYZE, is scaled up to it.
+# The size counts; the planner's density of rows, from the last ANALYZE, is scaled up to it. To ask
+# for the size is to wait where somebody holds a table locked, or waits to: there the last one does.
 _SIZED: Final = """
 SELECT n.nspname AS schema, c.relname AS name, c.relkind = 'p' AS partitioned,
        c.relispartition AS partition, c.relreplident::text AS identity, size.pages, size.rows
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ CROSS JOIN (
+       SELECT pg_catalog.array_agg(relation) AS tables FROM pg_catalog.pg_locks
+        WHERE locktype = 'relation' AND mode = 'AccessExclusiveLock'
+          AND database = (SELECT oid FROM pg_catalog.pg_database
+                           WHERE datname = pg_catalog.current_database())
+       ) AS locked
  CROSS JOIN LATERAL (
        SELECT coalesce(sum(pages), 0)::bigint AS pages,
               sum(CASE WHEN relpages > 0 AND reltuples >= 0
                        THEN reltuples / relpages * pages END)::bigint AS rows
          FROM (SELECT l.relpages, l.reltuples,
-                      pg_catalog.pg_relation_size(l.oid)
-                      / pg_catalog.current_setting('block_size')::int AS pages
-                 FROM pg_catalog.pg_class l
-                WHERE l.oid = c.oid
-                   OR l.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree(c.oid) WHERE isleaf)
+                      CASE WHEN l.oid = ANY (locked.tables) THEN greatest(l.relpages, 0)
+                           ELSE pg_catalog.pg_relation_size(l.oid)
+                                / pg_catalog.current_setting('block_size')::int END AS pages
+                 FROM (WITH RECURSIVE tree (oid) AS (
+                       SELECT c.oid
+                        UNION ALL
+                       SELECT i.inhrelid
+                         FROM tree
+                         JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.oid
+                         JOIN pg_catalog.pg_class p ON p.oid = i.inhrelid AND p.relispartition)
+                       SELECT oid FROM tree) AS tree
+                 JOIN pg_catalog.pg_class l ON l.oid = tree.oid AND l.relkind <> 'p'
               ) AS leaf
        ) AS size
 """
@@ -393,6 +408,7 @@ def discover(
     """
     names = {"schemas": [t.schema for t in named], "names": [t.name for t in named]}
     query, parameters = (PUBLISHED_TABLES, (publication,)) if publication else (TABLES, names)
+    query = without_waiting(query, connection.info.server_version)
     return [
         DiscoveredTable(TableId(schema, name), root, leaf, ReplicaIdentity(identity), pages, rows)
         for schema, name, root, leaf, identity, pages, rows in connection.execute(query, parameters)

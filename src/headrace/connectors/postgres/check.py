@@ -199,7 +199,7 @@ def _failed(session: psycopg.Connection[Any], what: str, error: psycopg.Error) -
     if session.broken:
         return SourceUnavailableError(text, hint="try again when the server is back")
     if isinstance(error, psycopg.errors.LockNotAvailable):
-        hint = "somebody holds a lock on the table: try again when long transactions have ended"
+        hint = "somebody has locked the table; while a run waits, headrace status names who"
         return SourceUnavailableError(text, hint=hint)
     return SourceError(
         text, hint="ask an administrator of the database; this is the server's own answer"

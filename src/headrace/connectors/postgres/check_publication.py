@@ -13,6 +13,7 @@ from psycopg.rows import class_row
 from headrace.connectors.postgres.check_server import Role
 from headrace.connectors.postgres.check_tables import Table, names, shown
 from headrace.connectors.postgres.identifiers import qualified, quoted
+from headrace.connectors.postgres.published import without_waiting
 from headrace.model import TableId
 from headrace.model.finding import Finding, Severity
 
@@ -140,7 +141,8 @@ def read_publication(session: psycopg.Connection[Any], name: str) -> Publication
     if row is None:
         return None
     with session.cursor(row_factory=class_row(PublishedTable)) as published:
-        tables = tuple(published.execute(PUBLISHED, (name,)))
+        query = without_waiting(PUBLISHED, session.info.server_version)
+        tables = tuple(published.execute(query, (name,)))
     flags = (row.pubinsert, row.pubupdate, row.pubdelete, row.pubtruncate)
     return Publication(
         name,
