@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -37,28 +37,26 @@ class RawColumn:
 
     def to_arrow(self) -> pa.BinaryArray:
         """The values as they came, shared with this column; null where there is none."""
-        return self._array(pa.binary())
+        present = (self.kinds == TEXT) | (self.kinds == BINARY)
+        nulls = len(present) - int(np.count_nonzero(present))
+        validity = pa.py_buffer(np.packbits(present, bitorder="little")) if nulls else None
+        buffers = [validity, pa.py_buffer(self.offsets), self.data]
+        return pa.Array.from_buffers(pa.binary(), len(present), buffers, nulls)
 
-    def text(self) -> pa.StringArray:
-        """The values as text, shared with this column; null where there is none.
+    def text(self) -> pa.BinaryArray:
+        """The values' texts, shared with this column; null where there is none.
+
+        Whoever casts them checks that they are UTF-8, as client_encoding is.
 
         Raises:
-            ProtocolError: a value is not UTF-8, although client_encoding is, or came in binary.
+            ProtocolError: a value came in binary.
         """
         if (self.kinds == BINARY).any():
             raise ProtocolError(
                 "the server sent values in binary, which nobody asked for",
                 hint="start replication without the option binary",
             )
-        array = self._array(pa.string())
-        try:
-            array.validate(full=True)
-        except pa.ArrowInvalid as error:
-            raise ProtocolError(
-                f"the server sent text that is not UTF-8: {error}",
-                hint="check client_encoding and server_encoding; UTF8 is needed for the former",
-            ) from error
-        return array
+        return self.to_arrow()
 
     def kept(self, rows: npt.NDArray[np.bool_]) -> RawColumn:
         """Some of the rows, as a column of their own."""
@@ -71,13 +69,6 @@ class RawColumn:
             np.frombuffer(offsets, np.int32, len(kept) + 1).copy(),  # Arrow's may be written to
             pa.py_buffer(b"") if data is None else data,
         )
-
-    def _array(self, kind: pa.DataType) -> Any:
-        present = (self.kinds == TEXT) | (self.kinds == BINARY)
-        nulls = len(present) - int(np.count_nonzero(present))
-        validity = pa.py_buffer(np.packbits(present, bitorder="little")) if nulls else None
-        buffers = [validity, pa.py_buffer(self.offsets), self.data]
-        return pa.Array.from_buffers(kind, len(present), buffers, nulls)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

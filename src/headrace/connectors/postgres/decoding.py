@@ -28,8 +28,8 @@ class BoundSchema:
     schema: TableSchema
     mappings: tuple[TypeMapping, ...]
 
-    def read(self, column: int, text: pa.StringArray) -> pa.Array:
-        """A column's values from the text that the stream has. Raises as `naming` tells."""
+    def read(self, column: int, text: pa.BinaryArray) -> pa.Array:
+        """A column's values from the texts that the stream has. Raises as `naming` tells."""
         with self.naming(column):
             return self.mappings[column].from_text(text)
 
