@@ -15,6 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 from shop import Shop
 
 import headrace
+from headrace.engine.capture import Capture
 from headrace.engine.runner import RunView
 from headrace.errors import CheckFailedError, SlotLostError, SourceUnavailableError
 from headrace.testing.database import Database, temporary_database
@@ -120,8 +121,8 @@ def test_a_run_whose_slot_is_dropped_goes_on_from_a_comparison_where_that_is_all
     end_and_drop = f"select pg_terminate_backend(active_pid, 10000) {SLOT_ROW}"
     with LiveRun(shop.project) as run:
         run.catch_up(database)
-        seen: set[int] = set()
-        run.wait_for(lambda view: seen.add(id(view.capture)) or True)
+        captures: list[Capture] = []
+        run.wait_for(lambda view: captures.append(view.capture) or True)
         with database.connect() as session:
             while True:
                 session.execute(end_and_drop, [SLOT])
@@ -131,7 +132,7 @@ def test_a_run_whose_slot_is_dropped_goes_on_from_a_comparison_where_that_is_all
                 except psycopg.errors.ObjectInUse:  # the run was quicker
                     continue
         database.execute("insert into customers values (-1)")
-        run.wait_for(lambda view: id(view.capture) not in seen)
+        run.wait_for(lambda view: view.capture not in captures)
         run.catch_up(database)
         database.execute("insert into customers values (-2)")
         run.catch_up(database)
