@@ -86,7 +86,7 @@ class CopyStoppedError(SourceError):
 
 
 class TableRewrittenError(SourceError):
-    """A table was truncated or rewritten after its snapshot was taken; it is copied anew."""
+    """A table was truncated, rewritten or locked after its snapshot; it is copied anew."""
 
     transient = True
 

@@ -10,6 +10,7 @@ from live_run import LiveRun
 from shop import Shop
 
 import headrace
+from headrace.connectors.postgres import snapshot_reading
 from headrace.connectors.postgres.source import PostgresSource
 from headrace.engine.protocols import Snapshot
 from headrace.errors import TableRewrittenError
@@ -48,6 +49,21 @@ def test_invariant_7_a_table_that_its_snapshot_may_not_see_any_more_is_refused(
         with pytest.raises(TableRewrittenError, match=r"public\.customers"):
             rows(taken, CUSTOMERS)
         assert rows(taken, DOCUMENTS) == documents  # the reader is of use to the others
+
+
+def test_a_table_that_somebody_alters_does_not_hold_up_the_others(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own copy is begun anew, by a snapshot that waits for whoever alters it."""
+    monkeypatch.setattr(snapshot_reading, "LOCK_PATIENCE", "10ms")
+    ((documents,),) = shop.database.execute("select count(*) from documents")
+    with snapshot(shop) as taken, shop.database.connect(autocommit=False) as altering:
+        altering.execute("alter table customers add column more int")
+        with pytest.raises(TableRewrittenError, match=r"public\.customers: somebody has locked it"):
+            rows(taken, CUSTOMERS)
+        assert rows(taken, DOCUMENTS) == documents
+        altering.rollback()
+        assert rows(taken, CUSTOMERS)
 
 
 def test_a_snapshot_locks_a_table_only_while_it_reads_it(shop: Shop) -> None:

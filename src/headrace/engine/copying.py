@@ -176,6 +176,9 @@ class Copier:
         progress = self.progress[table]
         try:
             chunks = snapshot.chunks(table)
+        except TableRewrittenError as error:
+            progress.error = error
+            return ()
         except HeadraceError as error:
             if error.transient:
                 raise
@@ -194,6 +197,8 @@ class Copier:
 
     def _copy_chunk(self, snapshot: Snapshot, chunk: SnapshotChunk) -> None:
         progress = self.progress[chunk.table]
+        if progress.error is not None:
+            return  # it is copied anew, or not at all
         schema = snapshot.schema(chunk.table)
         with self._log.stage_snapshot(schema, snapshot.lsn, chunk.number) as writer:
             for batch in _ahead(snapshot.read(chunk), self._readers):

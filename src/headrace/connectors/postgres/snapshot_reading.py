@@ -27,6 +27,9 @@ from headrace.model import Lsn, SnapshotChunk, TableId, TableSchema
 
 Reader: TypeAlias = psycopg.Connection[Any]
 
+# Who alters a table may take any time; and while a reader waits, it does not copy another table.
+LOCK_PATIENCE = "2s"
+
 # TRUNCATE and ALTER TABLEs that rewrite a table are not MVCC-safe: a snapshot taken before finds it
 # empty (Postgres documentation, "Caveats" of concurrency control). They give it a new file, which
 # pg_relation_filenode tells as of now and pg_class as of the snapshot. Partitions count too.
@@ -87,7 +90,8 @@ class PostgresSnapshot:
         """The rows of a chunk, in the very types and values that the stream gives.
 
         Raises:
-            TableRewrittenError: the snapshot no longer sees the table's rows.
+            TableRewrittenError: the snapshot no longer sees the table's rows, or somebody who
+                may be about to bring that about has locked it.
             SourceUnavailableError: the connection was lost.
             SourceError: the role may not read the table.
         """
@@ -111,7 +115,8 @@ def _hold(reader: Reader, table: TableId, plan: Plan) -> None:
     A reader holds one table's lock at a time, so that nobody who wants several can come into a
     deadlock with it.
     """
-    lock = f"LOCK TABLE {plan.relation} IN ACCESS SHARE MODE"
+    patience = f"SET LOCAL lock_timeout = '{LOCK_PATIENCE}'"
+    lock = f"{patience}; LOCK TABLE {plan.relation} IN ACCESS SHARE MODE"
     rewritten = REWRITTEN.format(oid=plan.oid)
     cursor = reader.execute(f"SAVEPOINT chunk; {lock}; {rewritten}".encode())  # one round trip
     while cursor.nextset():
@@ -141,6 +146,11 @@ def _read_error(table: TableId, error: psycopg.Error) -> SourceError:
         return SourceError(  # no second attempt reads it better
             f"{table}: a value cannot be read: {error}",
             hint=f"mend it at the source, then: headrace resync {table}",
+        )
+    if isinstance(error, psycopg.errors.LockNotAvailable):
+        return TableRewrittenError(
+            f"{table}: somebody has locked it, who may be about to rewrite it",
+            hint="Headrace copies it anew, after the others; headrace status names who it is",
         )
     return SourceUnavailableError(
         f"{table}: copying it failed: {error}", hint="Headrace copies the table anew"
