@@ -14,6 +14,7 @@ import pytest
 from busy import TABLES, fill, writing
 from harness import Shop
 
+from headrace.connectors.postgres import snapshot
 from headrace.engine.range_copies import RangeCopies
 from headrace.errors import CopyStoppedError
 
@@ -160,3 +161,20 @@ def test_8_a_big_table_whose_definition_changes_between_two_snapshots_is_exact(
     shop.catch_up()
     shop.assert_equal("public.orders")
     assert "ranges_given_up" in caplog.text
+
+
+def test_8_a_key_that_is_renamed_before_its_ranges_are_cut_is_copied_anew(ranged, monkeypatch):
+    """Invariant 8: a query for them meets a name that the snapshot's catalog does not have yet."""
+    cut, renamed = snapshot.key_ranges, []
+
+    def rename_first(session, schema, *arguments):
+        if schema.table.name == "orders" and not renamed:
+            ranged.sql("alter table orders rename id to number")
+            renamed.append(schema.key)
+        return cut(session, schema, *arguments)
+
+    monkeypatch.setattr(snapshot, "key_ranges", rename_first)
+    ranged.catch_up()
+    assert renamed == [("id",)]
+    for table in TABLES:
+        ranged.assert_equal(table)

@@ -30,7 +30,7 @@ from headrace.connectors.postgres.snapshot_reading import (
     connect_reader,
     import_snapshot,
 )
-from headrace.errors import HeadraceError, SourceError
+from headrace.errors import HeadraceError, SourceError, TableRewrittenError
 from headrace.model import KeyRange, Lsn, SnapshotChunk, TableId, TableSchema
 
 Export: TypeAlias = Callable[[psycopg.Connection[Any]], AbstractContextManager[tuple[Lsn, str]]]
@@ -118,9 +118,19 @@ class _Planner:
     ranges_above: int
 
     def attempt(self, table: TableId, ranges: Sequence[KeyRange] | None) -> Plan | HeadraceError:
-        """How to copy a table, or why that cannot be: it was dropped since, for one."""
+        """How to copy a table, or why that cannot be: it was dropped since, for one.
+
+        The catalog tells what it was like when the snapshot was taken, but a query takes names for
+        what they are now.
+        """
         try:
-            return self.plan(table, ranges)
+            with self.session.transaction():  # the other tables' plans are made in the same
+                return self.plan(table, ranges)
+        except (psycopg.errors.UndefinedColumn, psycopg.errors.UndefinedTable) as error:
+            return TableRewrittenError(
+                f"{table}: it was altered after the snapshot was taken: {error}",
+                hint="Headrace copies the table anew",
+            )
         except HeadraceError as error:
             if error.transient:
                 raise
