@@ -14,11 +14,12 @@ from functools import partial
 
 import headrace
 from headrace.engine import capture, parting, table_state
-from headrace.errors import HeadraceError
+from headrace.errors import CheckFailedError, HeadraceError
 
 COMMIT_BYTES = "HEADRACE_TEST_COMMIT_BYTES"  # few make small transactions large
 PART_ROWS = "HEADRACE_TEST_PART_ROWS"  # few have them applied in parts
 AWAY = os.EX_TEMPFAIL
+UNREACHED = "cannot connect"  # as the preflight says it
 
 
 def main(path: str, command: str = "run", table: str = "") -> None:
@@ -33,7 +34,7 @@ def main(path: str, command: str = "run", table: str = "") -> None:
     try:
         work(path, command, table, stop)
     except HeadraceError as error:
-        if not error.transient:
+        if not (error.transient or isinstance(error, CheckFailedError) and UNREACHED in str(error)):
             raise
         print(f"{type(error).__name__}: {error.message}", file=sys.stderr)
         sys.exit(AWAY)
