@@ -186,12 +186,12 @@ class PostgresSource:
         """
         connection = connect(self._settings, replication=True)
         try:
-            self._require_publication()
             if self._lineage is not None:
                 self._lineage.follow(connection, from_lsn)
             self._streaming = connection.info.backend_pid
-            self._start(connection, from_lsn)
             with self._look() as session:
+                self._require_publication(session)
+                self._start(connection, from_lsn)
                 confirmed = self._require_continuity(slot_state(session, self._slot), from_lsn)
         except BaseException:
             connection.close()
@@ -205,12 +205,11 @@ class PostgresSource:
         )
         return self._stream
 
-    def _require_publication(self) -> None:
+    def _require_publication(self, session: psycopg.Connection[Any]) -> None:
         """On 18 a missing publication loses changes with no more than a warning."""
-        with self._look() as session:
-            found = session.execute(
-                "SELECT 1 FROM pg_publication WHERE pubname = %s", (self._publication,)
-            ).fetchone()
+        found = session.execute(
+            "SELECT 1 FROM pg_publication WHERE pubname = %s", (self._publication,)
+        ).fetchone()
         if found is None:
             raise SourceError(
                 f"publication {self._publication!r} does not exist",
