@@ -34,7 +34,8 @@ def main(path: str, command: str = "run", table: str = "") -> None:
     try:
         work(path, command, table, stop)
     except HeadraceError as error:
-        if not (error.transient or isinstance(error, CheckFailedError) and UNREACHED in str(error)):
+        unreached = isinstance(error, CheckFailedError) and UNREACHED in error.message
+        if not (error.transient or unreached):
             raise
         print(f"{type(error).__name__}: {error.message}", file=sys.stderr)
         sys.exit(AWAY)
