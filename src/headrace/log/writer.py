@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +58,9 @@ SNAPSHOT_COMPRESSION: Final = "snappy"
 # Files that are written together: all are open at once, and a process may often have no more than
 # 1,024 descriptors.
 AT_ONCE: Final = 128
+
+
+T = TypeVar("T")
 
 
 class SnapshotChunkWriter:
@@ -171,8 +174,7 @@ class LogWriter:
         paths = [self._staging.begin(partial(self.layout.changes, b.schema.table)) for b in batches]
         try:
             named = list(zip(batches, paths, strict=True))
-            groups = (named[n : n + AT_ONCE] for n in range(0, len(named), AT_ONCE))
-            files = [file for group in groups for file in self._write(group)]
+            files = [file for group in _groups(named) for file in self._write(group)]
         except BaseException:
             self._forget(paths)
             raise
@@ -294,7 +296,8 @@ class LogWriter:
             LogError: another schema has one's version number.
         """
         with self._recording:
-            write_schemas(self.storage, self.layout, schemas)
+            for group in _groups(schemas):
+                write_schemas(self.storage, self.layout, group)
         changes = [SchemaChange(schema.table, schema.version) for schema in schemas]
         self._schemas.extend(change for change in changes if change not in self._schemas)
         return changes
@@ -398,6 +401,11 @@ class LogWriter:
         """Let go of the lock; staged files are left to the next start's sweep."""
         self.feed.detach()
         self._lock.release()
+
+
+def _groups(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """What is written together, a file each."""
+    return (items[start : start + AT_ONCE] for start in range(0, len(items), AT_ONCE))
 
 
 def _require_same(found: Manifest, meant: Manifest) -> None:
