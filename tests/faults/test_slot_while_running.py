@@ -118,7 +118,7 @@ def test_a_run_whose_slot_is_dropped_goes_on_from_a_comparison_where_that_is_all
     shop = Shop(database, tmp_path)
     write_project(tmp_path, database.dsn)
     allow_repair(shop)
-    end_and_drop = f"select pg_terminate_backend(active_pid, 10000) {SLOT_ROW}"
+    end_and_drop = f"select pg_terminate_backend(active_pid) {SLOT_ROW}"
     with LiveRun(shop.project) as run:
         run.catch_up(database)
         captures: list[Capture] = []
