@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import psycopg
+from psycopg import sql
 
 from headrace.testing.database import temporary_database
 
@@ -31,6 +32,17 @@ def test_a_database_goes_with_its_slots_and_its_clients(server_dsn):
         )
     client.close()
     walsender.close()
+
+
+def test_a_database_goes_with_what_was_prepared_in_it(server_dsn):
+    with temporary_database(server_dsn) as database:
+        name = f"{database.name}'s"
+        with database.connect(autocommit=False) as session:
+            session.execute("create table t (id int)")
+            session.execute(sql.SQL("prepare transaction {}").format(name))
+    with psycopg.connect(server_dsn) as admin:
+        left = "select gid from pg_prepared_xacts where gid = %s"
+        assert admin.execute(left, [name]).fetchall() == []
 
 
 def test_rows_without_columns_are_rows(database):
