@@ -17,7 +17,7 @@ from headrace.connectors.postgres.slot_outlook import (
     forecast,
     read_outlook,
 )
-from headrace.connectors.postgres.slot_state import SlotState, slot_state
+from headrace.connectors.postgres.slot_state import SlotState, end_of_wal, slot_state
 from headrace.connectors.postgres.source import PostgresSource
 from headrace.testing.database import temporary_database
 from headrace.testing.postgres import EmbeddedPostgres
@@ -97,6 +97,26 @@ def test_a_prepared_transaction_that_keeps_the_slot_from_moving_is_named(source,
         source.execute("rollback prepared 'it''s forgotten'")
     assert (holder.kind, holder.gid) == ("prepared", "it's forgotten")
     assert "ROLLBACK PREPARED 'it''s forgotten'" in holder.cure
+
+
+def test_a_prepared_transaction_that_was_taken_in_is_named_and_not_its_reader(source):
+    """Which confirms no more than where it begins."""
+    settings = source.settings().model_copy(update={"two_phase": True})
+    ours = PostgresSource(settings, source.slot, PUBLICATION, [], {})
+    with closing(ours.stream(ours.prepare(None))) as stream:
+        source.execute("begin; insert into t values (1); prepare transaction 'taken in'")
+        try:
+            write_wal(source)
+            with source.database.connect() as session:
+                end = end_of_wal(session)
+            while stream.received_lsn < end:
+                stream.ask_position()
+                stream.receive(1.0)
+                stream.acknowledge(stream.received_lsn)
+            holder = outlook(source).holder
+        finally:
+            source.execute("rollback prepared 'taken in'")
+    assert (holder.kind, holder.gid) == ("prepared", "taken in")
 
 
 def test_a_consumer_that_confirms_nothing_is_named(source, stream):

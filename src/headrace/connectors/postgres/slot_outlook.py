@@ -157,7 +157,11 @@ def _holder(session: psycopg.Connection[Any], slot: SlotState) -> Holder:
         return Holder("standby", standbys=waiting[0])
     with session.cursor(row_factory=dict_row) as cursor:
         oldest = cursor.execute(TRANSACTIONS).fetchone()
-    if oldest is None or (slot.lag_bytes or 0) > (slot.retained_bytes or 0) / 2:
+    if oldest is None or (
+        # A reader of prepared transactions confirms nothing of what came since the oldest of them.
+        (slot.lag_bytes or 0) > (slot.retained_bytes or 0) / 2
+        and not (slot.two_phase and oldest["gid"])
+    ):
         return Holder("reader", pid=slot.active_pid, application=slot.application_name)
     del oldest["age"]
     return Holder("prepared" if oldest["gid"] else "transaction", **oldest)
