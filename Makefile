@@ -11,7 +11,7 @@ SCRATCH := $(or $(MEMORY),$(TMPDIR),/tmp)
 PYTEST := TMPDIR=$(SCRATCH) $(VENV)/bin/python -m pytest
 
 INTEGRATION := $(addprefix tests/,cli crash docs e2e faults postgres postgres_destination \
-	postgres_quarantine postgres_swap regressions reverse reverse_breakage transfer verify)
+	postgres_quarantine postgres_swap regressions reverse reverse_breakage torture transfer verify)
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'

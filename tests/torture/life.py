@@ -40,9 +40,10 @@ from tables import READERS, difference, source_rows
 EPISODES = 5
 STEPS = 40  # statements before each fault, and after the last one
 SILENCE = 2.5  # seconds: half a second more than connection_timeout
-PATIENCE = 60.0  # seconds that a process has to end once it is asked to
+PATIENCE = 60.0  # seconds that a process has to end once it must
 START = 15.0  # seconds that a process has to begin; its interpreter takes one or two
-CURRENT, HISTORY, CHANGES, MIRROR = "current", "history", "changes", "mirror"
+LAKES = CURRENT, HISTORY, CHANGES = "current", "history", "changes"  # pipelines, and where to
+MIRROR = "mirror"  # the pipeline into Postgres
 
 # Each life has each of these, and some twice, dealt out to its episodes.
 FAULTS = ("failpoint", "kill", "server killed", "server restarted", "cut", "silence", "resync")
@@ -74,13 +75,12 @@ class Episode:
 
     @classmethod
     def draw(cls, chance: Random, faults: Sequence[str]) -> Self:
-        name = chance.choice(DEADLY)
-        if "failpoint" in faults:
-            name = chance.choice(EVERYWHERE)
-        armed = "failpoint" in faults or chance.random() < 0.5
+        sure = "failpoint" in faults
+        name, hit = chance.choice(EVERYWHERE if sure else DEADLY), chance.randint(1, 6)
+        armed = sure or chance.random() < 0.5
         return cls(
             tuple(sorted(faults, key=lambda fault: fault != "failpoint")),
-            f"{name}=kill@{chance.randint(1, 6)}" if armed else "",
+            f"{name}=kill@{min(hit, 2) if sure else hit}" if armed else "",
             chance.choice((0.0, 0.5, 2.0, 4.0)),
             chance.random() < 0.3,
         )
@@ -242,7 +242,7 @@ class Life:
         self._note_streamed()
         if fault == "failpoint":
             with suppress(subprocess.TimeoutExpired):
-                child.wait(START)
+                child.wait(PATIENCE)
         elif fault == "kill":
             self.killed.add(child.pid)
             child.kill()
@@ -334,6 +334,3 @@ class Life:
         if table in self.carried(MIRROR):
             held = source_rows(self.server.dsn(MIRROR), table.sql_name, columns)
             assert not difference(expected, held), f"{table}: {difference(expected, held)}"
-
-
-LAKES = (CURRENT, HISTORY, CHANGES)
