@@ -48,6 +48,6 @@ def require_sent(commit: CommitPrepared, start: int) -> None:
         raise SlotLostError(
             f"the prepared transaction {commit.gid!r} has committed at {Lsn(commit.commit_lsn)}, "
             "but the slot stands after its PREPARE: its changes are not sent any more",
-            hint="somebody else read from the slot: headrace destroy, then headrace run writes what "
-            "differs; auto_refresh: {on: [log_lost]} does it by itself",
+            hint="somebody else read from the slot: headrace destroy, then headrace run writes "
+            "what differs; auto_refresh: {on: [log_lost]} does it by itself",
         )
