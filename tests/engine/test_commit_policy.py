@@ -60,6 +60,13 @@ def test_who_waits_for_a_position_does_not_wait_for_a_rest() -> None:
     assert not due(rows=1, awaited=True, in_transaction=True)
 
 
+def test_a_backlog_is_committed_in_even_parts() -> None:
+    ample = POLICY.ample_bytes
+    assert due(rows=1, bytes=ample, commit_took=0.2, since_commit=POLICY.max_delay, idle=False)
+    assert not due(rows=1, bytes=ample - 1, commit_took=0.2, since_commit=POLICY.max_delay)
+    assert not due(rows=1, bytes=ample, in_transaction=True)
+
+
 def test_no_rest_is_longer_than_a_reader_may_wait() -> None:
     assert not due(rows=1, since_commit=POLICY.max_rest - 0.01, commit_took=10.0)
     assert due(rows=1, since_commit=POLICY.max_rest, commit_took=10.0)
