@@ -1,7 +1,7 @@
 """Reading a table's files in parts, and taking files of the change log over into a table.
 
-Each is decoded by the thread that reads it: what Arrow's own threads allocate, they keep when it is
-let go of elsewhere (mimalloc), some 60 MB of a large transaction.
+What is much is decoded by the thread that reads it: what Arrow's own threads allocate, they keep
+when it is let go of elsewhere (mimalloc), some 60 MB of a large transaction.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from headrace.errors import LogError
 from headrace.log.storage import Storage, open_storage
 
 BATCH_ROWS: Final = 1 << 16  # rows in memory at a time where wide rows are read
+FEW_ROWS: Final = 1 << 13  # of a file, that a small batch waits for: decoded by Arrow's threads
 COPIED_AT_ONCE: Final = 8 << 20  # bytes, each a request where the source is an object store
 
 
@@ -84,7 +85,7 @@ def read_rows(
     """Some rows of a file, in the order asked; only row groups that hold one are read."""
     order = np.argsort(rows, kind="stable")
     wanted = rows[order]
-    parts = [schema.empty_table()]
+    parts, few = [schema.empty_table()], len(rows) < FEW_ROWS
     with open_parquet(storage, path) as file:
         names = _both(schema, file)
         sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
@@ -92,7 +93,7 @@ def read_rows(
         for group, size in enumerate(sizes):
             inside = wanted[(wanted >= start) & (wanted < start + size)]
             if len(inside):
-                parts += _take_from_group(file, group, names, schema, inside - start)
+                parts += _take_from_group(file, group, names, schema, inside - start, few=few)
             start += size
     back = np.empty(len(order), np.int64)
     back[order] = np.arange(len(order))
@@ -105,10 +106,12 @@ def _take_from_group(
     names: Sequence[str],
     schema: pa.Schema,
     rows: npt.NDArray[np.int64],
+    *,
+    few: bool,
 ) -> Iterator[pa.Table]:
     """`rows` of one row group, sorted; stops after the last of them."""
     start = 0
-    for batch in file.iter_batches(8192, row_groups=[group], columns=names, use_threads=False):
+    for batch in file.iter_batches(8192, row_groups=[group], columns=names, use_threads=few):
         inside = rows[(rows >= start) & (rows < start + batch.num_rows)]
         if len(inside):
             # As stored first: other writers' text may be read as views, which Arrow cannot take.
