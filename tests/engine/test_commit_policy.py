@@ -61,10 +61,17 @@ def test_who_waits_for_a_position_does_not_wait_for_a_rest() -> None:
 
 
 def test_a_backlog_is_committed_in_even_parts() -> None:
-    ample = POLICY.ample_bytes
-    assert due(rows=1, bytes=ample, commit_took=0.2, since_commit=POLICY.max_delay, idle=False)
-    assert not due(rows=1, bytes=ample - 1, commit_took=0.2, since_commit=POLICY.max_delay)
+    ample, took = POLICY.ample_bytes, 0.05
+    assert due(rows=1, bytes=ample, commit_took=took, since_commit=POLICY.max_delay, idle=False)
+    assert not due(rows=1, bytes=ample - 1, commit_took=took, since_commit=POLICY.max_delay)
     assert not due(rows=1, bytes=ample, in_transaction=True)
+
+
+def test_parts_of_a_backlog_are_larger_where_a_commit_has_many_files() -> None:
+    took = 0.2
+    ample = int(POLICY.ample_rate * took)
+    assert due(rows=1, bytes=ample, commit_took=took, since_commit=POLICY.max_delay)
+    assert not due(rows=1, bytes=ample - 1, commit_took=took, since_commit=POLICY.max_delay)
 
 
 def test_no_rest_is_longer_than_a_reader_may_wait() -> None:

@@ -41,7 +41,10 @@ class CommitPolicy:
     max_bytes: int = 32 << 20  # two such buffers, text and Arrow, stay far below the memory bound
     rest: float = 3.0
     max_rest: float = 1.0  # seconds; 250 tables that change take as long to be written
-    ample_bytes: int = 8 << 20  # worth a commit without a rest, which would make it longer only
+    # Worth a commit without a rest, which would make it longer only. More where the last one took
+    # long, by its files: so many bytes for each second.
+    ample_bytes: int = 8 << 20
+    ample_rate: int = 100 << 20
     progress_interval: float = 10.0  # an idle source's position is recorded this often, in seconds
     # Where only other databases write, the position is what lets the source drop their WAL: it is
     # recorded after so many bytes, but not oftener than this many seconds.
@@ -67,9 +70,10 @@ class CommitPolicy:
         if state.in_transaction:
             return False
         if state.rows:
-            ample = state.awaited or state.bytes >= self.ample_bytes
-            rested = ample or state.since_commit >= self.pause(state.commit_took)
-            return rested and (state.idle or state.since_commit >= self.max_delay)
+            ample = state.bytes >= max(self.ample_bytes, self.ample_rate * state.commit_took)
+            rested = state.since_commit >= self.pause(state.commit_took)
+            ready = state.awaited or ample or rested
+            return ready and (state.idle or state.since_commit >= self.max_delay)
         if state.behind >= self.progress_bytes and state.since_commit >= self.progress_rest:
             return True
         return state.behind > 0 and (
