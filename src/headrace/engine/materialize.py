@@ -11,7 +11,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -31,6 +30,7 @@ from headrace.engine.table_state import (
     offer_snapshot,
     queue_stretch,
 )
+from headrace.engine.turns import WORKERS, Turns
 from headrace.errors import (
     DestinationConflictError,
     HeadraceError,
@@ -77,7 +77,7 @@ class Materialization:
         begin: Callable[[], None] = _at_once,
         unfit: Mapping[TableId, HeadraceError] | None = None,
         refresh: RefreshPolicy | None = None,
-        workers: int = 2,
+        workers: int = WORKERS,
     ) -> None:
         self.name = name
         self._begin: Callable[[], None] | None = begin
@@ -94,8 +94,7 @@ class Materialization:
         self.tables = {target.table: self._resumed(target, floor) for target in targets}
         self._seen = min((state.resumed for state in self.tables.values()), default=0)
         self.position = self._position_of(self._seen)  # of the newest commit that was queued
-        self._workers = workers
-        self._working: dict[TableId, Future[None]] = {}  # at their turn, or waiting for it
+        self._turns = Turns(self._advance, f"headrace-{name}", workers)
         self._recorded = 0.0
         self._told: dict[str, Any] = {}  # the positions as they were recorded last
         self._progress = 0  # how often a table went on
@@ -164,7 +163,7 @@ class Materialization:
     def begin_refreshes(self) -> None:
         """Let go of where tables stand that are to be copied anew, until a snapshot has come."""
         now = datetime.now(UTC)
-        due = [refresh for refresh in self._due(now) if refresh.table not in self._working]
+        due = [refresh for refresh in self._due(now) if refresh.table not in self._turns.tables]
         self._begun += len(due)  # before a table looks other than failed to another thread
         for refresh in due:
             state = self.tables[refresh.table]
@@ -197,54 +196,36 @@ class Materialization:
         """
         self._until = until
         self._record_positions(now=True)  # retention waits for readers that it knows
-        with (
-            ThreadPoolExecutor(self._workers, f"headrace-{self.name}") as pool,
-            self._comparer.at_work(stop),
-        ):
-            try:
-                while not stop.is_set():
-                    self._go_on(pool, stop, at_rest)
-            finally:
-                for turn in self._working.values():
-                    turn.cancel()
-            self._see_turns()
+        with self._turns.at_work() as pool, self._comparer.at_work(stop):
+            while not stop.is_set():
+                self._go_on(stop, at_rest)
+            self._turns.cancel()
+            self._turns.see()
             list(pool.map(self._settle, self.tables.values()))
         self._record_positions(now=True)
 
-    def _go_on(
-        self, pool: ThreadPoolExecutor, stop: threading.Event, at_rest: Callable[[], None]
-    ) -> None:
+    def _go_on(self, stop: threading.Event, at_rest: Callable[[], None]) -> None:
         """See what has come and who is done, let those work that can, and wait for more of it."""
         self.begin_refreshes()
         self.catch_sight()
-        self._give_turns(pool)
+        self._give_turns()
         self._record_positions()
-        if self._working:
-            self._see_turns(COMMIT_INTERVAL)
+        if self._turns.tables:
+            self._turns.see(COMMIT_INTERVAL)
         elif self._enough():
             at_rest()
             stop.wait(self._patience())
         else:
             self._reader.wait(self._seen, self._patience())
 
-    def _give_turns(self, pool: ThreadPoolExecutor) -> None:
-        now, progress = time.monotonic(), self._progress
-        resting = [state for table, state in self.tables.items() if table not in self._working]
+    def _give_turns(self) -> None:
+        now, progress, working = time.monotonic(), self._progress, self._turns.tables
+        resting = (state for table, state in self.tables.items() if table not in working)
         ready = [state for state in resting if state.ready(now, progress)]
         self._meeting.look(self.tables.values(), now)
         if ready:  # not before: what comes while all rest belongs to the next commits
             self._meeting.call(self._seen, now)
-        for state in ready:
-            self._working[state.target.table] = pool.submit(self._advance, state)
-
-    def _see_turns(self, patience: float | None = None) -> None:
-        """Wait until all turns are over, or so many seconds, and take note of those that are."""
-        over = wait(self._working.values(), patience).done
-        for table, turn in list(self._working.items()):
-            if turn in over:
-                del self._working[table]
-                if not turn.cancelled():
-                    turn.result()
+            self._turns.give(ready)
 
     def _settle(self, state: TableState) -> None:
         try:
@@ -270,10 +251,11 @@ class Materialization:
         but for the turn in which it asks for its place, and which fills the queue itself; and a
         commit waits that offers it a snapshot or stops it.
         """
-        if any(self.tables[table].unasked for table in self._working):
+        working = self._turns.tables
+        if any(self.tables[table].unasked for table in working):
             return
         for manifest in self._reader.manifests(self._seen):
-            if self._enough() or not self._working.keys().isdisjoint(_turned(manifest)):
+            if self._enough() or not _turned(manifest).isdisjoint(working):
                 return
             self._queue(manifest, self.tables)
             self._seen = manifest.commit
@@ -373,11 +355,13 @@ class Materialization:
         passed = state.queue[0].commit - 1 if state.queue else commit
         checkpoint = Checkpoint(self._reader.log_id, passed, event.lsn)
         compared = state.comparing.result()
-        if compared is None:
-            target.destination.load(loaded, self._reader.snapshot_files(event), checkpoint)
-            state.written += RowCounts(sum(file.rows for file in event.files))
-        else:
-            compared.mend(checkpoint)
+        rows, size = sum(f.rows for f in event.files), sum(f.bytes for f in event.files)
+        with self._turns.room(rows, size):
+            if compared is None:
+                target.destination.load(loaded, self._reader.snapshot_files(event), checkpoint)
+                state.written += RowCounts(rows)
+            else:
+                compared.mend(checkpoint)
         state.checkpoint = state.durable = checkpoint
         state.schema_version = schema.version
         self._refresher.ended(state, compared)
@@ -416,7 +400,9 @@ class Materialization:
         last = stretch[-1]
         if last.stopped is not None:
             raise stopped_by_log(state.target.table, last.stopped)
-        self._applier.apply(state, stretch)
+        rows, size = sum(part.rows for part in stretch), sum(part.bytes for part in stretch)
+        with self._turns.room(rows, size):
+            self._applier.apply(state, stretch)
         for _ in stretch:
             state.queue.popleft()
         state.passed, state.commit_ts = last.commit, last.commit_ts
