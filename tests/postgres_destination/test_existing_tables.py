@@ -8,8 +8,9 @@ from decimal import Decimal
 import pyarrow as pa
 import pytest
 from psycopg import sql
-from target_place import NAME, Place, at, net, schema_of
+from target_place import NAME, PIPELINE, Place, at, net, schema_of
 
+from headrace.connectors.postgres.check_target import check_table
 from headrace.connectors.postgres.existing import judge
 from headrace.connectors.postgres.target_table import read_target
 from headrace.errors import DestinationError, ForeignTableError, UnsuitableTableError
@@ -19,6 +20,7 @@ from headrace.model.finding import Severity
 SCHEMA = schema_of(
     {"id": pa.int64(), "name": pa.string(), "spend": pa.decimal128(10, 2), "at": pa.timestamp("us")}
 )
+COLUMNS = "select column_name from information_schema.columns where table_name = 'customers'"
 FITTING = "id bigint primary key, name text, spend numeric(10,2), at timestamp"
 
 
@@ -331,3 +333,16 @@ def test_native_types_must_be_the_same(place: Place) -> None:
     )
     with pytest.raises(UnsuitableTableError, match="round silently"):
         place.prepared(schema, Delivery(native_types=True))
+
+
+def test_8_a_table_that_was_made_and_never_filled_follows_columns_that_came_meanwhile(
+    place: Place,
+) -> None:
+    """Invariant 8: a run that died before its first load left it; the preflight must let it be."""
+    place.prepared(SCHEMA).close()
+    wider = schema_of({**{c.name: c.type for c in SCHEMA.columns}, "more": pa.string()})
+    with place.database.connect() as session, session.cursor() as cursor:
+        found = check_table(cursor, PIPELINE, wider, Delivery())
+    assert [f.message for f in found if f.severity is Severity.BLOCKER] == []
+    place.prepared(wider)
+    assert {name for (name,) in place.rows(COLUMNS)} == {"id", "name", "spend", "at", "more"}

@@ -142,8 +142,8 @@ def check_table(
     if not ours and not delivery.take_over and readable and has_rows(cursor, schema.table):
         why = "it has rows that are not this pipeline's (take_over: true replaces them)"
         found.append(_foreign(schema.table, why))
-    known = record.schema if record is not None and ours else None
-    return [*found, *judge(known or schema, target, delivery)]
+    made_for = record.schema if record is not None else None  # it is altered, or refitted, later
+    return [*found, *judge(made_for or schema, target, delivery)]
 
 
 def _creation_findings(cursor: Cursor, table: TableId) -> Iterator[Finding]:
