@@ -113,6 +113,7 @@ class SchemaRegistry:
         self._newest = dict(known)
         self._streamed: dict[TableId, TableSchema] = {}  # a snapshot's may be ahead of it
         self._wanted = set(selected)
+        self._begun_anew: set[TableId] = set()  # followed again, and not yet read
         self._bound: dict[int, tuple[Relation, BoundSchema]] = {}  # by the relation's oid
         self._lock = threading.Lock()
 
@@ -126,6 +127,15 @@ class SchemaRegistry:
             stale = [oid for oid, (_, bound) in self._bound.items() if bound.schema.table == table]
             for oid in stale:
                 del self._bound[oid]
+
+    def take_up(self, table: TableId) -> None:
+        """Follow a table, if it was given up, from a moment before a snapshot of it is opened: what
+        commits after that must not be skipped, though `of_table` has not been asked yet."""
+        with self._lock:
+            if table not in self._wanted:
+                self._streamed.pop(table, None)
+                self._begun_anew.add(table)
+                self._wanted.add(table)
 
     def catalog(self) -> CatalogSession:
         """For Relations that have come, and not for those that come later."""
@@ -186,9 +196,7 @@ class SchemaRegistry:
                 publication=self._publication,
                 read_as=self._wishes(table),
             )
-            if table not in self._wanted:  # the stream goes on from here
-                self._streamed.pop(table, None)
-                self._wanted.add(table)
+            self._begun_anew.discard(table)
             versioned = self._versioned(live.schema, self._newest.get(table))
             return BoundSchema(versioned, live.mappings)
 
@@ -197,7 +205,9 @@ class SchemaRegistry:
 
     def _bind(self, connection: Connection, types: TypeCatalog, relation: Relation) -> BoundSchema:
         table = TableId(relation.namespace, relation.name)
-        former = self._streamed.get(table) or self._newest.get(table)
+        former = self._streamed.get(table)
+        if former is None and table not in self._begun_anew:  # whose older rows are not kept
+            former = self._newest.get(table)
         live = read_table_schema(
             connection,
             types,

@@ -262,6 +262,8 @@ class PostgresSource:
     ) -> AbstractContextManager[PostgresSnapshot]:
         """See `Source.snapshot`."""
         self._cover_anew([table for table in tables if not self.registry.wanted(table)])
+        for table in tables:
+            self.registry.take_up(table)
         return open_snapshot(
             conninfo(self._settings),
             self.connect,
