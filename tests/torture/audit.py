@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
@@ -78,6 +78,12 @@ class Notes:
     columns: tuple[str, ...]
     key: tuple[str, ...]
     changes: tuple[Change, ...]
+    final: Callable[[str], str]  # what a column is called in the end
+
+    def before(self, told: Mapping[str, Any]) -> dict[str, Any]:
+        """A row before its change, which has the names of its time."""
+        named = sorted(told.items(), key=lambda item: item[1] is not None)
+        return {self.final(name): value for name, value in named}
 
     def row(self, shown: Mapping[str, Any]) -> Row:
         return tuple(plain(shown[name]) for name in self.columns)
@@ -116,7 +122,8 @@ def read_notes(database: Database, table: Table) -> Notes:
         )
         for xid, op, old, new in noted
     )
-    return Notes(names, tuple(column.name for column in shown.key), changes)
+    key = tuple(column.name for column in shown.key)
+    return Notes(names, key, changes, follow.final)
 
 
 class _Names:
@@ -193,7 +200,7 @@ def _assert_same_changes(
                 else:
                     assert plain(row[name]) == expected, (xid, name, expected, row[name])
         elif change.old is not None:
-            before = row["_before"]
+            before = notes.before(row["_before"])
             for name in change.known & before.keys() & set(notes.key or notes.columns):
                 assert plain(before[name]) == plain(change.old[name]), (xid, name, before)
 
