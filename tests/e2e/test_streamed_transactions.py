@@ -132,6 +132,23 @@ def test_8_a_table_that_is_emptied_and_filled_in_one_is_read_while_it_is_locked(
     orders.assert_equal("public.items")
 
 
+def test_8_who_alters_a_table_that_one_has_let_go_of_stops_nothing(orders):
+    """Invariant 8: what is rolled back gives up its locks, and what was read of it is void."""
+    with orders.running() as running, orders.database.connect(autocommit=False) as writer:
+        writer.execute("savepoint s")
+        fill(writer, "orders", 1)
+        running.wait(lambda _: bool(spilled(orders)))
+        writer.execute("rollback to s")
+        orders.sql("alter table orders add n int; insert into orders values (1, 'x', 2)")
+        running.catch_up()
+        fill(writer, "items", 5001)
+        writer.commit()
+        running.catch_up()
+    assert orders.run() == []
+    orders.assert_equal("public.orders")
+    orders.assert_equal("public.items")
+
+
 def test_12_a_column_replaced_by_its_like_inside_one_stops_the_table_aloud(orders):
     """Invariant 12: the stream does not tell that the rows' column is another one."""
     with orders.running() as running, orders.database.connect(autocommit=False) as writer:

@@ -41,10 +41,19 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass
+class EarlyRead:
+    """As what rows were read before their commit, and the subtransactions that they came of."""
+
+    relation: Relation
+    schema: TableSchema
+    xids: set[int] = field(default_factory=set)
+
+
+@dataclass
 class InProgress:
     """A transaction of which some rows were handed over, in blocks or after its commit."""
 
-    read: dict[TableId, dict[int, tuple[Relation, TableSchema]]] = field(default_factory=dict)
+    read: dict[TableId, dict[int, EarlyRead]] = field(default_factory=dict)
     late: set[TableId] = field(default_factory=set)  # tables that are to be read at its commit
     passed_over: set[TableId] = field(default_factory=set)  # nobody wanted them at the time
     rolled_back: set[int] = field(default_factory=set)
@@ -198,7 +207,8 @@ class _Reading:
             progress.keep(raw)
         else:
             uses = progress.read.setdefault(table, {})
-            uses[id(raw.relation)] = (raw.relation, batch.schema)
+            use = uses.setdefault(id(raw.relation), EarlyRead(raw.relation, batch.schema))
+            use.xids.update(np.unique(raw.xids).tolist())
         return batch
 
     def _provisional(self, raw: RawBatch) -> ChangeBatch | None:
@@ -232,15 +242,18 @@ class _Reading:
         return DecodedChanges(committed, failed=[*failed.items()])
 
     def _check(self, progress: InProgress) -> dict[TableId, HeadraceError]:
-        """Whether what was read early was read right; the tables of which it was not."""
+        """Whether what was read early was read right; the tables of which it was not.
+
+        What was rolled back let go of its tables' locks: others may have altered them since.
+        """
         failed: dict[TableId, HeadraceError] = {}
         for table in progress.passed_over:
             if self.registry.wanted(table):
                 self._give_up(table, _missed(table), failed)
         for table, uses in progress.read.items():
-            for relation, schema in uses.values():
-                if self.registry.wanted(table):
-                    self._require_same(relation, schema, failed)
+            for use in uses.values():
+                if self.registry.wanted(table) and not use.xids <= progress.rolled_back:
+                    self._require_same(use.relation, use.schema, failed)
         return failed
 
     def _require_same(
