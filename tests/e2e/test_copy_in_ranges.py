@@ -178,3 +178,20 @@ def test_8_a_key_that_is_renamed_before_its_ranges_are_cut_is_copied_anew(ranged
     assert renamed == [("id",)]
     for table in TABLES:
         ranged.assert_equal(table)
+
+
+def test_12_a_table_that_is_dropped_before_its_ranges_are_cut_stops_alone(ranged, monkeypatch):
+    """Invariant 12: the snapshot's catalog has it still, but nobody knows its size any more."""
+    filters, dropped = snapshot._row_filters, []
+
+    def drop_first(*arguments):
+        if not dropped:
+            ranged.sql("drop table docs")
+            dropped.append("docs")
+        return filters(*arguments)
+
+    monkeypatch.setattr(snapshot, "_row_filters", drop_first)
+    assert {failure.table.name for failure in ranged.run()} == {"docs"}
+    assert dropped
+    for table in set(TABLES) - {"public.docs"}:
+        ranged.assert_equal(table)

@@ -131,6 +131,8 @@ class _Planner:
                 f"{table}: it was altered after the snapshot was taken: {error}",
                 hint="Headrace copies the table anew",
             )
+        except TableRewrittenError as error:
+            return error
         except HeadraceError as error:
             if error.transient:
                 raise
@@ -145,6 +147,11 @@ class _Planner:
                 f"{table} does not exist", hint="headrace plan shows what is selected"
             )
         oid, kind, pages, size, rows, parts = found
+        if size is None:
+            raise TableRewrittenError(
+                f"{table}: it was dropped after the snapshot was taken",
+                hint="Headrace copies what has its name now",
+            )
         columns = [
             mapping.select(quoted(name))
             for name, mapping in zip(bound.schema.names, bound.mappings, strict=True)
