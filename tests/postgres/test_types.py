@@ -155,7 +155,8 @@ create type mood as enum ('sad', 'it''s, "ok"', 'NULL');
 create type pair as (a int, b text);
 create type single as (x text);
 create type nothing as ();
-create extension hstore; create extension citext; create extension ltree;
+create extension if not exists hstore;
+create extension if not exists citext; create extension if not exists ltree;
 create domain labels as hstore;
 create type nest as
     ("Int" int8, one pair, many pair[], grid int[][], labels labels, free numeric);
@@ -175,7 +176,7 @@ create domain matrix as int[][];
 def typed(columns: Reader) -> Reader:
     columns.session.execute(USER_TYPES.encode())
     if has_vector(columns):
-        columns.session.execute("create extension vector")
+        columns.session.execute("create extension if not exists vector")
     return columns
 
 

@@ -1,13 +1,11 @@
 """A batch landed in the transaction of its checkpoint: what can be is applied, the rest is parked.
 
-A batch that memory does not hold comes in parts, which are landed one after the other. The next one
-is made while the server is at work on the one before: either takes a processor's time.
+A batch that memory does not hold comes in parts, which are landed one after the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from functools import partial
 
 import pyarrow as pa
@@ -45,7 +43,7 @@ def land_batch(
     landing = Landing(cursor, plan, pace)
     make = partial(parts, cursor, plan, landing)
     parked = 0
-    for part in _ahead(before) if before else ():
+    for part in before:
         parked += _land(cursor, place, landing, make, part, to)
         hit("postgres.part_applied")
     _land(cursor, place, landing, make, changes, to)
@@ -53,16 +51,6 @@ def land_batch(
     if parked:
         replay.retry(cursor, place, changes.schema, make)
     return replay.retry_waiting(cursor, place, changes.schema, make).waiting
-
-
-def _ahead(parts: Iterable[NetChanges]) -> Iterator[NetChanges]:
-    """The parts, one of which is made in another thread while the one before it is used."""
-    left = iter(parts)
-    with ThreadPoolExecutor(1, "headrace-ahead") as pool:
-        coming = pool.submit(next, left, None)
-        while (part := coming.result()) is not None:
-            coming = pool.submit(next, left, None)
-            yield part
 
 
 def _land(
