@@ -59,9 +59,10 @@ DEADLY = tuple(
 # How a process may have ended by the end of its episode: not at all, or told to, or with a server
 # that was away when it began, or killed.
 ENDINGS = (None, 0, run_project.AWAY, -signal.SIGKILL)
-# Where columns changed faster than we looked; and where a table was rewritten since one was added:
+# Where columns changed faster than we looked, once while a large transaction came; and where a table was rewritten since one was added:
 # its catalog forgets the constant then, that rows from before have.
 UNTOLD = "Postgres does not tell which of them"
+REPLACED = "a large transaction replaced columns by others"
 FORGOTTEN = "the stream does not tell what older rows have"
 # Every run comes by these, over and over.
 EVERYWHERE = ("capture.received", "log.file_written", "log.manifest_put", "capture.acknowledged")
@@ -302,7 +303,8 @@ class Life:
         may = {table.name for table in self.tables if table.temper is Temper.ROUGH}
         forgotten = "select relation from audit.ddl where kind = 'widen'"
         rewritten = {name for (name,) in self.database.execute(forgotten)}
-        may |= {n for n in told if UNTOLD in told[n] or (FORGOTTEN in told[n] and n in rewritten)}
+        unknown = {n for n in told if UNTOLD in told[n] or REPLACED in told[n]}
+        may |= unknown | {n for n in told if FORGOTTEN in told[n] and n in rewritten}
         assert told.keys() <= may, (told, self._definitions())
         self.counts["stopped"] += len(told)
         self.resynced |= told.keys()
