@@ -59,8 +59,9 @@ DEADLY = tuple(
 # How a process may have ended by the end of its episode: not at all, or told to, or with a server
 # that was away when it began, or killed.
 ENDINGS = (None, 0, run_project.AWAY, -signal.SIGKILL)
-# Where columns changed faster than we looked, once while a large transaction came; and where a table was rewritten since one was added:
-# its catalog forgets the constant then, that rows from before have.
+# Where columns changed faster than we looked, once while a large transaction came; and where a
+# table was rewritten since one was added: its catalog forgets the constant then, that rows from
+# before have.
 UNTOLD = "Postgres does not tell which of them"
 REPLACED = "a large transaction replaced columns by others"
 FORGOTTEN = "the stream does not tell what older rows have"
