@@ -174,12 +174,50 @@ def _capture(report: Report) -> Iterator[Figure]:
         )
 
 
+_COPIES: Final = {
+    "eight_columns": "of 8 columns",
+    "fifty_columns": "of 50 columns",
+    "text_heavy": "of long texts",
+    "hundred_tables": "of 100 tables",
+    "eight_columns_large": "of 8 columns",
+    "text_heavy_large": "of long texts",
+}
+
+
 def _snapshot(report: Report) -> Iterator[Figure]:
+    for name, measured in report["shapes"].items():
+        yield Figure(
+            f"{measured['rows']:,} rows {_COPIES[name]} from nothing to Delta",
+            f"{measured['headrace_rows_per_s']:,} rows/s",
+            f"`psql` COPY to /dev/null: {measured['psql_copy_rows_per_s']:,} rows/s",
+            f"{measured['ratio']:.2f}",
+        )
+
+
+def _large_transaction(report: Report) -> Iterator[Figure]:
+    streamed, whole = report["streamed"], report["whole"]
     yield Figure(
-        f"{report['rows']:,} rows from nothing to a Delta table",
-        f"{report['headrace_rows_per_s']:,} rows/s",
-        f"`psql` COPY to /dev/null: {report['psql_copy_rows_per_s']:,} rows/s",
-        f"{report['ratio']:.2f}",
+        f"one transaction of {report['rows']:,} rows, from COMMIT to durable in the change log",
+        f"{streamed['commit_to_staged_seconds']:.1f} s, "
+        f"{streamed['peak_above_idle_mib']} MiB above idle",
+        f"the same by protocol 1: {whole['commit_to_staged_seconds']:.1f} s",
+        f"{report['times_sooner']}",
+    )
+
+
+def _large_apply(report: Report) -> Iterator[Figure]:
+    what = f"one transaction of {report['rows']:,} rows, from the change log into"
+    for name, where in (("delta", "a Delta table"), ("delta_scd2", "its history (scd2)")):
+        if name in report:
+            measured = report[name]
+            told = f"{measured['seconds']:.1f} s, {measured['above_idle_mib']} MiB above idle"
+            yield Figure(f"{what} {where}", told)
+    into = report["postgres"]
+    yield Figure(
+        f"{what} Postgres",
+        f"{into['seconds']:.1f} s, {into['above_idle_mib']} MiB above idle",
+        f"`INSERT … ON CONFLICT` from a ready staging table: {into['from_ready_s']:.1f} s",
+        f"{into['ratio']:.2f}",
     )
 
 
@@ -325,6 +363,8 @@ def _reverse_latency(report: Report) -> Iterator[Figure]:
 _ROWS: Final[Mapping[str, Callable[[Report], Iterator[Figure]]]] = {
     "capture": _capture,
     "snapshot": _snapshot,
+    "large_transaction": _large_transaction,
+    "large_apply": _large_apply,
     "apply": _apply,
     "merges": _merges,
     "upkeep": _upkeep,
