@@ -245,22 +245,25 @@ def test_a_reader_sees_whole_commits_only_11(place: Place) -> None:
     table = place.prepared(SCHEMA)
     table.apply(net(SCHEMA, [{"id": n, "v": "0"} for n in range(20)]), at(1))
     seen: list[set[tuple[Any, ...]]] = []
-    stop = threading.Event()
+    looked, stop = threading.Event(), threading.Event()
 
     def watch() -> None:
         query = "select v, count(*) from shop.customers group by v"
         with place.database.connect() as connection:
             while not stop.is_set():
                 seen.append(set(connection.execute(query).fetchall()))
+                looked.set()
 
     watching = threading.Thread(target=watch)
     watching.start()
     for commit in range(2, 22):
+        looked.wait()
+        looked.clear()
         rows = [{"id": n, "v": str(commit)} for n in range(20)]
         table.apply(net(SCHEMA, rows, truncate=commit % 2 == 0), at(commit))
     stop.set()
     watching.join()
-    assert len(seen) > 1
+    assert len(seen) >= 20
     assert all(len(versions) == 1 and {n for _, n in versions} == {20} for versions in seen)
 
 
