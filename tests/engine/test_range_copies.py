@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 from change_samples import TRUNCATE, delete, insert, update
@@ -16,7 +17,8 @@ from ranged_source import FIRST_LSN, RANGES, TABLE, Ranged, rows_in
 
 from headrace.engine.capture import Capture
 from headrace.engine.copying import Copier
-from headrace.errors import HeadraceError
+from headrace.engine.range_files import RangeFiles
+from headrace.errors import HeadraceError, SourceUnavailableError
 from headrace.log import LogReader, LogWriter, SnapshotEvent, Storage, expire, open_storage
 
 
@@ -109,6 +111,32 @@ def test_ranges_that_are_finished_are_not_read_again(storage: Storage) -> None:
     assert len(source.read_ranges) == len(set(source.read_ranges)) == len(RANGES)
     assert len(read) == 4
     assert len(kept & {f.path for f in event.files}) == 3  # all but the one with the changed row
+
+
+def test_a_run_that_commits_nothing_first_writes_over_nothing_that_an_earlier_one_kept(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names of files begin with the next commit's number, which is the same for both runs."""
+    with running(storage) as source:
+        cut_short(source, 2)
+    with running(storage, source):  # at the same LSN
+        cut_short(source, 2)
+        source.transaction(update(id=-50, n=7, body="late"))
+        source.stream()
+        with monkeypatch.context() as patch:
+            patch.setattr(RangeFiles, "apply", Mock(side_effect=SourceUnavailableError("killed")))
+            _, error = attempt(source)
+            assert error is not None
+    kept = {f.path: storage.get(f.path) for f in source.log.unfinished[TABLE].files}
+    assert len(kept) == len(RANGES)
+    with running(storage, source):
+        with monkeypatch.context() as patch:
+            patch.setattr(LogWriter, "discard", lambda *_: None)
+            _, error = attempt(source)
+            assert error is None
+        assert kept == {path: storage.get(path) for path in kept}
+    (event,) = snapshots(storage)
+    assert rows_in_log(storage, event) == source.history[event.lsn]
 
 
 def test_a_row_that_moves_between_ranges_of_two_snapshots_is_there_once(storage: Storage) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterable
+from itertools import count
 
 from headrace.errors import LogError
 from headrace.log.feed import batch_bytes
@@ -33,9 +34,14 @@ class Staging:
         self._held = 0
 
     def begin(self, name: Callable[[int, int], str]) -> str:
-        """The path of a new file: `name` of the next commit's number and a number of its own."""
+        """The path of a new file: `name` of the next commit's number and a number of its own.
+
+        An earlier writer that ended before that commit gave the same numbers: what was adopted of
+        its files must not be written over.
+        """
         with self._lock:
-            path = name(self._next, self._count)
+            paths = (name(self._next, number) for number in count(self._count))
+            path = next(path for path in paths if path not in self._pending)
             self._count += 1
             self._pending[path] = self._next
         return path
