@@ -27,7 +27,7 @@ from headrace.connectors.postgres.coverage import (
 )
 from headrace.connectors.postgres.destination import PostgresDestination
 from headrace.connectors.postgres.read_as import impossible
-from headrace.connectors.postgres.slot_state import slot_state
+from headrace.connectors.postgres.slot_state import drop_slot, slot_state
 from headrace.connectors.postgres.source import PostgresSource
 from headrace.continuity import lineage
 from headrace.engine.copying import CopyLimits
@@ -178,17 +178,29 @@ def is_pending(settings: Settings, request: RefreshRequest) -> bool:
     return log_storage(settings).exists(request.path)
 
 
-def owned_path(capture: CaptureSettings) -> str:
-    """Where the log notes what Headrace created at the source, for `destroy` to drop."""
+def owns_slot(storage: Storage, capture: CaptureSettings) -> bool:
+    """Whether Headrace created the slot, for `destroy` to drop."""
+    try:
+        return bool(json.loads(storage.get(_owned_path(capture))).get("slot") == capture.slot)
+    except ObjectMissingError:
+        return False
+
+
+def _owned_path(capture: CaptureSettings) -> str:
     return f"{Layout(capture.name).root}/owned.json"
 
 
 def _note_slot(storage: Storage, capture: CaptureSettings) -> None:
-    """Before a slot is created, note that it is ours; one that exists is its creator's."""
+    """Before a slot is created, note that it is ours; one that exists is its creator's.
+
+    Ours, if nothing was ever read from it, may be one that a killed run had yet to look into.
+    """
     with source_session(capture.connection) as session:
-        exists = slot_state(session, capture.slot) is not None
-    if not exists:
-        storage.put(owned_path(capture), json.dumps({"slot": capture.slot}).encode())
+        slot = slot_state(session, capture.slot)
+        if slot is None:
+            storage.put(_owned_path(capture), json.dumps({"slot": capture.slot}).encode())
+        elif slot.active_pid is None and owns_slot(storage, capture):
+            drop_slot(session, capture.slot)
 
 
 def _stop_departed(

@@ -14,7 +14,12 @@ import psycopg
 from headrace.config import Capture, Settings
 from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.failures import REBUILD
-from headrace.connectors.postgres.slot_state import end_of_wal, interruption, slot_state
+from headrace.connectors.postgres.slot_state import (
+    drop_slot,
+    end_of_wal,
+    interruption,
+    slot_state,
+)
 from headrace.connectors.postgres.timelines import Lineage, fork, timeline
 from headrace.errors import ObjectMissingError, SlotLostError
 from headrace.log import LogWriter, Storage
@@ -97,7 +102,7 @@ def _drop_lost_slot(session: psycopg.Connection[Any], capture: Capture) -> None:
     """A slot without its WAL is of use to nobody; the run creates it again."""
     slot = slot_state(session, capture.slot)
     if slot is not None and slot.lost_because and slot.foreign_because is None:
-        session.execute("SELECT pg_catalog.pg_drop_replication_slot(%s)", (capture.slot,))
+        drop_slot(session, capture.slot)
 
 
 def _fork(capture: Capture, known: int | None, now: int | None, position: Lsn) -> str | None:

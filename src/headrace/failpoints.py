@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 FAILPOINTS: Final[dict[str, str]] = {
+    "slot.created": "the slot is there; nobody knows yet whether it began beside changes of tables",
     "capture.received": "changes were decoded, nothing is durable yet",
     "capture.spilled": "rows of a transaction in progress are durable, no manifest names them",
     "capture.rolled_back": "a file was written anew without the rows of a subtransaction",

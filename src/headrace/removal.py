@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -14,9 +13,9 @@ from headrace import assembly, syncing
 from headrace.config import Capture, Settings, Sync
 from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.destination import PostgresDestination
-from headrace.connectors.postgres.slot_state import slot_state
+from headrace.connectors.postgres.slot_state import drop_slot, slot_state
 from headrace.connectors.postgres.slots import in_recovery
-from headrace.errors import DestinationUnavailableError, ObjectMissingError
+from headrace.errors import DestinationUnavailableError
 from headrace.log import Storage
 from headrace.log.layout import Layout
 
@@ -70,17 +69,10 @@ def _forget_destinations(settings: Settings, capture: Capture) -> Iterator[str]:
 def _drop_slot(session: psycopg.Connection[Any], storage: Storage, capture: Capture) -> str:
     if slot_state(session, capture.slot) is None:
         return f"slot {capture.slot}: there is none"
-    if _owned(storage, capture).get("slot") != capture.slot:
+    if not assembly.owns_slot(storage, capture):
         return f"slot {capture.slot}: kept, because Headrace did not create it"
-    session.execute("SELECT pg_catalog.pg_drop_replication_slot(%s)", (capture.slot,))
+    drop_slot(session, capture.slot)
     return f"dropped slot {capture.slot}"
-
-
-def _owned(storage: Storage, capture: Capture) -> dict[str, Any]:
-    try:
-        return dict(json.loads(storage.get(assembly.owned_path(capture))))
-    except ObjectMissingError:
-        return {}
 
 
 def _drop_publication(session: psycopg.Connection[Any], capture: Capture) -> str:

@@ -24,8 +24,9 @@ INSUFFICIENT_PRIVILEGE = "42501"
 INTERNAL_ERROR = "XX000"
 ADMIN_SHUTDOWN = frozenset({"57P01", "57P02", "57P03"})
 
-# Where the decoder meets a file of a table that was rewritten by what has been undone since: "could
-# not map filenumber …" (filenode before 16), "unexpected duplicate for tablespace …".
+# Where the decoder does not know the catalog as it was (see `slot_start`; a slot that somebody else
+# created may have begun so): "could not map filenumber …" (filenode before 16), "unexpected
+# duplicate for tablespace …".
 LOST_ITS_WAY = ("could not map file", "unexpected duplicate for tablespace")
 
 REBUILD = (

@@ -19,19 +19,14 @@ from headrace.connectors.postgres.exporting import Placer, exported
 from headrace.connectors.postgres.failures import REBUILD, command_error
 from headrace.connectors.postgres.schemas import SchemaRegistry
 from headrace.connectors.postgres.slot_outlook import SlotWatch
+from headrace.connectors.postgres.slot_start import begin_slot
 from headrace.connectors.postgres.slot_state import (
     SlotState,
     end_of_wal,
     interruption,
     slot_state,
 )
-from headrace.connectors.postgres.slots import (
-    alter_slot,
-    create_slot,
-    creation,
-    in_recovery,
-    set_failover,
-)
+from headrace.connectors.postgres.slots import alter_slot, in_recovery, set_failover
 from headrace.connectors.postgres.snapshot import open_snapshot
 from headrace.connectors.postgres.snapshot_reading import PostgresSnapshot
 from headrace.connectors.postgres.stream import ReplicationStream
@@ -160,10 +155,9 @@ class PostgresSource:
             raise SourceError(found.why, hint=found.fix)
 
     def _create_slot(self) -> Lsn:
+        failover = self._settings.failover is not False
         with self._connect_replication() as connection, self._look() as session:
-            command = creation(session, self._slot, failover=self._settings.failover is not False)
-            result = create_slot(connection, session, command, self._stop)
-            return Lsn.parse((result.get_value(0, 1) or b"").decode())
+            return begin_slot(connection, session, self._slot, self._stop, failover=failover)
 
     def _require_continuity(self, slot: SlotState | None, position: Lsn) -> Lsn:
         """What was confirmed to the slot, which is `position` or before."""
@@ -219,7 +213,7 @@ class PostgresSource:
     def _in_progress(self, major: int) -> bool:
         """Whether the server may send transactions in progress.
 
-        Not once it has failed to decode them: what was rewritten and undone leads it astray.
+        Not once it has failed to decode them: what will be undone it need not understand.
 
         Raises:
             SourceError: it has failed without them, too, and will again.

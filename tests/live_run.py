@@ -62,6 +62,11 @@ class LiveRun:
         if self._ended:
             raise AssertionError("the run ended by itself") from self._error
 
+    def wait_for_copies(self) -> None:
+        """Wait until the tables that are to be copied first are."""
+        self.wait_for(lambda view: bool(view.copier.progress))
+        self.wait_for(lambda view: all(p.done for p in view.copier.progress.values()))
+
     def wait_for_error(self, kind: type[HeadraceError]) -> HeadraceError:
         """Wait until the capture has met an error of this kind, and goes on trying."""
         self.wait_for(lambda _: any(isinstance(error, kind) for error in self.errors))
