@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final, Self
@@ -227,32 +227,35 @@ class Workload:
 class LargeTransactions(Workload):
     """Of some 200 kB each, of which a part is rolled back now and then.
 
-    Each is held open until `seen`, for a second at most.
+    Each part is held open until something else is `staged` than before it, for a second at most.
     """
 
     def __init__(
-        self, connection: psycopg.Connection[Any], seed: int, seen: Callable[[], bool]
+        self, connection: psycopg.Connection[Any], seed: int, staged: Callable[[], Set[object]]
     ) -> None:
         super().__init__(connection, seed)
-        self._seen = seen
+        self._staged = staged
 
     def transaction(self) -> None:
-        self.rewrite_documents()
+        for _ in range(10):
+            self.document()
+        self._rewrite_documents()
         self.connection.execute("savepoint s")
-        self.rewrite_documents()
-        for _ in range(100):
-            if self._seen():
-                break
-            self._execute("select pg_sleep(0.01)")
+        self._rewrite_documents()
         keep = self.random.random() < 0.5
         self.connection.execute("release savepoint s" if keep else "rollback to savepoint s")
         super().transaction()
 
-    def rewrite_documents(self) -> None:
+    def _rewrite_documents(self) -> None:
+        before = self._staged()
         self._execute(
             "update documents set body = (select string_agg(md5(code || g || random()), '')"
             " from generate_series(1, 150) g)"
         )
+        for _ in range(100):
+            if self._staged() - before:
+                break
+            self._execute("select pg_sleep(0.01)")
 
 
 class PreparedTransactions(Workload):

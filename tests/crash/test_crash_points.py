@@ -265,7 +265,7 @@ def test_invariants_1_2_3_4_killed_with_transactions_in_progress_it_goes_on_exac
     project = write_project(tmp_path, database.dsn)
     with database.connect(autocommit=False) as connection:
         killed = Killed(database, tmp_path)
-        load = LargeTransactions(connection, seed, lambda: outcome.leaves(killed))
+        load = LargeTransactions(connection, seed, lambda: unnamed_in_log(tmp_path))
         run_until_killed(database, project, f"{name}=kill@{hit}", load)
         assert_acknowledged_is_durable(database, tmp_path)
         assert outcome.leaves(killed)
