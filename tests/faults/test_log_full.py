@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from live_run import LiveRun
 from shop import SEED, Shop
 
 import headrace
 from headrace import failpoints
 from headrace.errors import LogFullError
+from live_run import LiveRun
 from replicated import assert_acknowledged_is_durable, assert_equal
 from workload import Load
 

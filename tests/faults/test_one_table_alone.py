@@ -9,7 +9,6 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
-from live_run import LiveRun
 from shop import SEED, Shop
 
 import headrace
@@ -20,6 +19,7 @@ from headrace.errors import (
     HeadraceError,
     TableStoppedError,
 )
+from live_run import LiveRun
 from replicated import assert_equal
 from workload import TABLES, Load
 

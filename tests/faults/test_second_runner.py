@@ -7,12 +7,12 @@ import subprocess
 import sys
 
 import pytest
-from live_run import LiveRun
 from shop import SEED, Shop
 
 import headrace
 import run_project
 from headrace.errors import LogLockedError
+from live_run import LiveRun
 from replicated import assert_equal, manifests
 from workload import Workload
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live_run import LiveRun
 from psycopg.conninfo import conninfo_to_dict
 from shop import SEED, Shop
 
 import headrace
 from headrace.errors import HeadraceError, SlotLostError, SourceUnavailableError
+from live_run import LiveRun
 from proxy import Proxy
 from replicated import SLOT, assert_equal, write_project
 from workload import Load

@@ -6,11 +6,11 @@ from typing import Any
 
 import psycopg
 import pytest
-from live_run import LiveRun
 from shop import SEED, Shop
 
 import headrace
 from headrace.errors import HeadraceError, SlotLostError, SourceError
+from live_run import LiveRun
 from replicated import PUBLICATION, SLOT, assert_equal
 from workload import Load
 

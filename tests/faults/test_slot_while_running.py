@@ -10,7 +10,6 @@ from pathlib import Path
 import psycopg
 import pytest
 import yaml
-from live_run import LiveRun
 from psycopg.conninfo import conninfo_to_dict
 from shop import Shop
 
@@ -20,6 +19,7 @@ from headrace.engine.runner import RunView
 from headrace.errors import CheckFailedError, SlotLostError, SourceUnavailableError
 from headrace.testing.database import Database, temporary_database
 from headrace.testing.postgres import EmbeddedPostgres
+from live_run import LiveRun
 from proxy import Proxy
 from replicated import SLOT, assert_equal, write_project
 

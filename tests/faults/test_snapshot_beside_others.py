@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from live_run import LiveRun
 from shop import Shop
 
 import headrace
@@ -15,6 +14,7 @@ from headrace.connectors.postgres.source import PostgresSource
 from headrace.engine.protocols import Snapshot
 from headrace.errors import TableRewrittenError
 from headrace.model import TableId
+from live_run import LiveRun
 from replicated import PUBLICATION, SLOT, assert_equal
 from workload import TABLES
 

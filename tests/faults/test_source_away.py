@@ -7,7 +7,6 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from live_run import LiveRun
 from psycopg.conninfo import conninfo_to_dict
 from shop import SEED, Shop
 
@@ -17,6 +16,7 @@ from headrace.connectors.postgres.config import PostgresConnection, session
 from headrace.errors import SourceUnavailableError
 from headrace.testing.database import Database
 from headrace.testing.postgres import EmbeddedPostgres
+from live_run import LiveRun
 from proxy import Proxy
 from replicated import (
     SLOT,

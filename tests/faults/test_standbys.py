@@ -10,7 +10,6 @@ from pathlib import Path
 import psycopg
 import pytest
 import yaml
-from live_run import LiveRun
 from shop import Shop
 
 import headrace
@@ -20,6 +19,7 @@ from headrace.errors import CheckFailedError, SlotLostError
 from headrace.model.finding import Severity
 from headrace.testing.database import Database
 from headrace.testing.postgres import EmbeddedPostgres
+from live_run import LiveRun
 from replicated import PUBLICATION, assert_equal, write_project
 from standby import Standby
 

@@ -7,12 +7,12 @@ terminated walsender's, taken for the other one.
 from __future__ import annotations
 
 import pytest
-from live_run import LiveRun
 from shop import SEED, Shop
 
 from headrace.connectors.postgres import stream
 from headrace.connectors.postgres.failures import command_error
 from headrace.errors import DecodingError, HeadraceError
+from live_run import LiveRun
 from replicated import SLOT
 from workload import Load
 
