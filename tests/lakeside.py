@@ -6,15 +6,12 @@ that the destination says it holds, the destination by psycopg. Whole tables are
 
 from __future__ import annotations
 
-import datetime as dt
-import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -32,35 +29,13 @@ from headrace.project import Project, TableFailure, View, load
 from headrace.status import TableStatus
 from headrace.testing.database import Database
 from headrace.testing.duckdb_delta import duckdb_with_delta
+from tables import Row, multiset
 
 PIPELINE = "lake_to_shop"
 FEED_ON = {"delta.enableChangeDataFeed": "true"}
 PATIENCE = 30.0  # seconds; only a test that fails waits as long
 
-Row = tuple[Any, ...]
 Table = Mapping[str, Any]
-
-
-# -- values ----------------------------------------------------------------------------------------
-
-
-def exact(value: Any) -> Any:
-    """A hashable form that is equal for equal values only."""
-    if isinstance(value, float):
-        return "NaN" if math.isnan(value) else (value, math.copysign(1, value))
-    if isinstance(value, list | tuple):
-        return tuple(exact(v) for v in value)
-    if isinstance(value, dict):
-        return tuple(sorted((k, exact(v)) for k, v in value.items()))
-    if isinstance(value, dt.datetime) and value.tzinfo:
-        return ("UTC", value.astimezone(dt.UTC).replace(tzinfo=None))
-    if isinstance(value, bool | Decimal):
-        return (type(value).__name__, value)
-    return value
-
-
-def multiset(rows: Iterable[Sequence[Any]]) -> Counter[Row]:
-    return Counter(tuple(exact(value) for value in row) for row in rows)
 
 
 def difference(expected: Counter[Row], found: Counter[Row]) -> str:

@@ -22,7 +22,8 @@ import pyarrow as pa
 from deltalake import write_deltalake
 
 import run_project
-from lakeside import PIPELINE, Lakeside, Row, by_polars, difference, people
+from lakeside import PIPELINE, Lakeside, by_polars, difference, people
+from tables import Row
 
 PATIENCE = 60  # seconds, of which a child lives one or two
 PEOPLE, FEED, NOTED = TABLES = ("crm.people", "crm.feed", "crm.noted")

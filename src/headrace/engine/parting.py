@@ -10,6 +10,7 @@ part is divided by its keys there.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from itertools import chain
 from typing import Final
 
@@ -107,7 +108,7 @@ def _cut_at_transactions(pieces: Iterator[ChangeBatch]) -> Iterator[list[ChangeB
             yield done
             held.append(piece)
             continue
-        with Shares(held[0].schema) as shares:
+        with closing(Shares(held[0].schema)) as shares:
             following = _shared_out(shares, chain(held, [piece], pieces))
             held = []
             yield from shares.parts(PART_ROWS, PART_BYTES)

@@ -2,18 +2,14 @@
 
 What a transaction leaves under a key is one version of its row (mode scd2), whatever came in
 between; so its changes cannot be taken up to some moment and then on, but a key at a time they can.
-They are written once, in shares of the keys, and read once. The file is in the folder for temporary
-files (TMPDIR), has no name, and goes with the process: after a crash the log still has the changes.
+They are written once, in shares of the keys, and read once. After a crash the log still has them.
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +17,7 @@ import pyarrow as pa
 from headrace.engine.gather import take
 from headrace.engine.lineage import Ints
 from headrace.engine.ordered import DELETE, TRUNCATE, UPDATE, in_order, joined
-from headrace.errors import LogFullError
+from headrace.log.storage import temporary_errors, temporary_file
 from headrace.model import ChangeBatch, Lsn, TableSchema
 from headrace.model.fingerprint import Hasher
 
@@ -65,18 +61,9 @@ class Shares:
         self._shares = [_Share() for _ in range(SHARES)]
         self._count = 0
         self.divisible = True
-        with _told():
-            self._file = tempfile.TemporaryFile(prefix="headrace-")  # noqa: SIM115  # until exit
+        self._file = temporary_file()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._file.close()
 
     def put(self, batch: ChangeBatch) -> None:
@@ -108,7 +95,7 @@ class Shares:
     def _write(self, share: _Share, schema: TableSchema, data: pa.RecordBatch) -> None:
         plain = data.serialize()
         packed = pa.compress(plain, _CODEC, asbytes=True)
-        with _told():
+        with temporary_errors():
             place = _Place(schema, data.schema, self._file.tell(), len(packed), plain.size)
             self._file.write(packed)
         share.places.append(place)
@@ -143,20 +130,8 @@ class Shares:
         return (ChangeBatch(places[0].schema, part) for part in rows.to_batches())
 
     def _unpacked(self, place: _Place) -> pa.RecordBatch:
-        with _told():
+        with temporary_errors():
             self._file.seek(place.offset)
             packed = self._file.read(place.length)
         plain = pa.decompress(packed, place.plain, _CODEC)
         return pa.ipc.read_record_batch(plain, place.layout)
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise LogFullError(
-            f"changes of a large transaction cannot be kept in {tempfile.gettempdir()}: {error}",
-            hint="make room there, or set TMPDIR to a folder with more",
-            path=tempfile.gettempdir(),
-        ) from error

@@ -1,4 +1,4 @@
-"""The storage at a location: the one door to durable bytes, whose kind nobody else asks for."""
+"""The storage at a location: the one door to bytes on disk or elsewhere, whose kind nobody else asks for."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from headrace.log.lock import Lock
 from headrace.log.objects import RETRIES, ObjectStorage
 from headrace.log.parquet import FileWriter
 from headrace.log.probing import check_put_if_absent
+from headrace.log.temporary import temporary_errors, temporary_file
 from headrace.log.told import told
 
 __all__ = [
@@ -22,6 +23,8 @@ __all__ = [
     "check_put_if_absent",
     "is_local",
     "open_storage",
+    "temporary_errors",
+    "temporary_file",
     "told",
     "with_retries",
 ]

@@ -1,33 +1,29 @@
 """Rows of a transaction in progress that cannot be read yet: kept on disk as they came.
 
 A table that the transaction itself has altered looks, until it commits, like nothing that another
-session can see in the catalog. Nothing here is durable, nor needs to be: after a crash the server
-sends the transaction again. The file has no name and goes with the process.
+session can see in the catalog. After a crash the server sends the transaction again.
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from headrace.errors import LogFullError
+from headrace.log.storage import temporary_errors, temporary_file
 from headrace.pgoutput import RawBatch, RawColumn, Relation
 
 _ROWS: Final = ("ops", "ordinals", "commit_lsns", "commit_ts", "xids", "old_kind")
 
 
 class RawSpill:
-    """Raw batches in the folder for temporary files (TMPDIR), read back in order; one thread."""
+    """Raw batches in a temporary file, read back in order; one thread."""
 
     def __init__(self) -> None:
-        with _told():
-            self._file = tempfile.TemporaryFile(prefix="headrace-")  # noqa: SIM115  # until `close`
+        self._file = temporary_file()
         self._relations: list[Relation] = []
 
     def add(self, batch: RawBatch) -> None:
@@ -36,7 +32,10 @@ class RawSpill:
         arrays = [pa.array(getattr(batch, name)) for name in _ROWS]
         arrays += [array for column in columns for array in (_kinds(column), _values(column))]
         data = pa.RecordBatch.from_arrays(arrays, [str(i) for i in range(len(arrays))])
-        with _told(), pa.ipc.new_stream(pa.PythonFile(self._file, "w"), data.schema) as writer:
+        with (
+            temporary_errors(),
+            pa.ipc.new_stream(pa.PythonFile(self._file, "w"), data.schema) as writer,
+        ):
             writer.write_batch(data)
         self._relations.append(batch.relation)
 
@@ -80,15 +79,3 @@ def _column(kinds: pa.Array, values: pa.BinaryArray) -> RawColumn:
         found,
         pa.py_buffer(b"") if data is None else data,
     )
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise LogFullError(
-            f"rows of a transaction in progress cannot be kept in {tempfile.gettempdir()}: "
-            f"{error.strerror or error}",
-            hint="free some space there, or set TMPDIR to a folder with room for the transaction",
-        ) from error
