@@ -32,10 +32,8 @@ class RawSpill:
         arrays = [pa.array(getattr(batch, name)) for name in _ROWS]
         arrays += [array for column in columns for array in (_kinds(column), _values(column))]
         data = pa.RecordBatch.from_arrays(arrays, [str(i) for i in range(len(arrays))])
-        with (
-            temporary_errors(),
-            pa.ipc.new_stream(pa.PythonFile(self._file, "w"), data.schema) as writer,
-        ):
+        file = pa.PythonFile(self._file, "w")
+        with temporary_errors(), pa.ipc.new_stream(file, data.schema) as writer:
             writer.write_batch(data)
         self._relations.append(batch.relation)
 
