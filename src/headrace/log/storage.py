@@ -1,4 +1,4 @@
-"""The storage at a location: the one door to bytes that outlive memory, whose kind nobody asks for."""
+"""The storage at a location: the one door to bytes outside memory, whose kind nobody asks for."""
 
 from __future__ import annotations
 

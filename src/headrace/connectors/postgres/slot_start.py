@@ -19,6 +19,7 @@ from typing import Any, Final
 import psycopg
 
 from headrace import failpoints
+from headrace.connectors.postgres.coverage import PUBLISHED_SCHEMAS_SINCE
 from headrace.connectors.postgres.slot_state import drop_slot
 from headrace.connectors.postgres.slots import create_slot, creation
 from headrace.model import Lsn
@@ -50,9 +51,15 @@ SELECT what::text FROM (
     SELECT xmin, pubname FROM pg_catalog.pg_publication
      UNION ALL
     SELECT xmin, prrelid::regclass::text FROM pg_catalog.pg_publication_rel
+    {schemas}
 ) AS rows (written_by, what)
  WHERE pg_catalog.age(written_by) BETWEEN 0 AND pg_catalog.age(%s::xid) LIMIT 1
 """
+WRITTEN: Final = _WRITTEN.format(
+    schemas="UNION ALL"
+    " SELECT xmin, pnnspid::regnamespace::text FROM pg_catalog.pg_publication_namespace"
+)
+WRITTEN_BEFORE_15: Final = _WRITTEN.format(schemas="")
 
 _log = logging.getLogger("headrace.run")
 
@@ -66,12 +73,14 @@ def begin_slot(
     failover: bool,
 ) -> Lsn:
     """Create a slot to stay; gives the LSN that its changes come after. See `create_slot`."""
+    has_schemas = session.info.server_version >= PUBLISHED_SCHEMAS_SINCE
+    written = WRITTEN if has_schemas else WRITTEN_BEFORE_15
     while True:
         first = _only(session, NEXT)
         command = creation(session, slot, failover=failover)
         result = create_slot(replication, session, command, stop)
         failpoints.hit("slot.created")
-        altered = _only(session, _WRITTEN, first)
+        altered = _only(session, written, first)
         if altered is None:
             return Lsn.parse((result.get_value(0, 1) or b"").decode())
         _log.warning("slot_begun_anew slot=%s reason='%s was altered meanwhile'", slot, altered)
