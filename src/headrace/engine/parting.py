@@ -9,7 +9,7 @@ part is divided by its keys there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import chain
 from typing import Final
@@ -46,12 +46,23 @@ class Parts:
         whole_transactions: bool,
     ) -> None:
         self._read, self._net, self._whole = read, net, whole_transactions
+        self._made: Generator[NetChanges] | None = None
         self.rows = 0
         self.counts = RowCounts()
         self.is_empty = True
 
     def __iter__(self) -> Iterator[NetChanges]:
+        self.close()
         self.rows, self.counts, self.is_empty = 0, RowCounts(), True
+        self._made = self._make()
+        return self._made
+
+    def close(self) -> None:
+        """Let go of what making them holds, where somebody stopped asking half-way."""
+        if self._made is not None:
+            self._made.close()
+
+    def _make(self) -> Generator[NetChanges]:
         for batches in cut(self._read(), whole_transactions=self._whole):
             changes = self._net(batches)
             self.rows += sum(batch.num_rows for batch in batches)

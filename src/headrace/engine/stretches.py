@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -75,9 +76,9 @@ class StretchApplier:
             self._apply_at_once(state, batches, net, to)
         else:
             whole = target.shape.mode is Mode.SCD2
-            parts = Parts(read, net, whole_transactions=whole)
             rest = no_changes(shaped(schema, target.shape))
-            target.destination.apply(replace(rest, commit_ts=commit_ts, after=after), to, parts)
+            with closing(Parts(read, net, whole_transactions=whole)) as parts:
+                target.destination.apply(replace(rest, commit_ts=commit_ts, after=after), to, parts)
             self._took(state, parts.rows, parts.counts, to, is_empty=parts.is_empty)
 
     def _apply_at_once(
