@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from typed_columns import Reader, TypedColumn, identical
 
 from headrace.connectors.postgres import types as pg_types
 from headrace.connectors.postgres.catalog import TypeCatalog
-from headrace.connectors.postgres.type_reference import types_page
 from headrace.connectors.postgres.types import SCALARS, TEXTS, mapping
 from headrace.errors import ConfigError, UnrepresentableValueError
 from headrace.model.times import python_values
@@ -484,11 +482,6 @@ def test_every_type_that_the_server_has_is_mapped_on_purpose(typed: Reader) -> N
     )
     known = {*SCALARS, "numeric", *" ".join(TEXTS.values()).split()}
     assert {name for (name,) in found} - known == set()
-
-
-def test_the_reference_page_is_current() -> None:
-    page = Path(__file__).parents[2] / "docs" / "reference" / "types.md"
-    assert types_page() in page.read_text(), "python -m docs.generate"
 
 
 class TypesOf(dict[int, pg_types.PgType]):
