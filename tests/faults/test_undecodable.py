@@ -69,4 +69,4 @@ def test_invariant_13_without_transactions_in_progress_first_then_told(
         failure = run.failure()
     assert not failure.transient
     assert "could not map" in failure.message
-    assert "headrace destroy" in failure.hint
+    assert f"pg_drop_replication_slot('{SLOT}'), then headrace destroy" in failure.hint

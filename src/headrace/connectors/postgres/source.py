@@ -224,7 +224,7 @@ class PostgresSource:
         if not self._sent_in_progress:
             raise SourceError(
                 f"{error.message}; it will again, from slot {self._slot!r}",
-                hint="headrace destroy, then headrace run writes what differs",
+                hint=f"SELECT pg_catalog.pg_drop_replication_slot('{self._slot}'), then {REBUILD}",
             )
         return False
 
