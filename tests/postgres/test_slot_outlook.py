@@ -99,6 +99,7 @@ def test_a_prepared_transaction_that_keeps_the_slot_from_moving_is_named(source,
     assert "ROLLBACK PREPARED 'it''s forgotten'" in holder.cure
 
 
+@pytest.mark.since(15)
 def test_a_prepared_transaction_that_was_taken_in_is_named_and_not_its_reader(source):
     """Which confirms no more than where it begins."""
     settings = source.settings().model_copy(update={"two_phase": True})

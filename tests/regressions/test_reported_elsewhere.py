@@ -71,7 +71,8 @@ def test_a_commit_that_takes_longer_than_the_servers_patience_costs_no_connectio
     def write(view: RunView) -> None:
         walsender = "select active_pid from pg_replication_slots where slot_name = 'headrace_shop'"
         senders.update(database.execute(f"{walsender} and active"))
-        if view.capture.progress.connected and not written.is_set():
+        copied = [copy.done for copy in view.copier.progress.values()]
+        if view.capture.progress.connected and copied == [True] and not written.is_set():
             database.execute("insert into items select generate_series(1, 10)")
             written.set()
 
