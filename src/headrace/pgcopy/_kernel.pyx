@@ -257,6 +257,7 @@ cdef class Decoder:
         free(column.valid)
         column.valid = NULL
         values = pa.Array.from_buffers(self.wanted[index].arrow, rows, buffers, column.nulls)
+        column.expected = column.size + column.size // 8
         column.size = column.capacity = 0
         column.nulls = 0
         odd = self.odd[index]

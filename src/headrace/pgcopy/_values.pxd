@@ -58,6 +58,7 @@ cdef struct Column:
     uint8_t* data
     size_t size          # of what has offsets
     size_t capacity
+    size_t expected      # bytes until the next take
     int32_t* offsets
     uint8_t* valid       # a bitmap
     Py_ssize_t nulls
@@ -109,7 +110,8 @@ cdef inline uint8_t* room(Column* column, size_t more) noexcept nogil:
     """Where the next `more` bytes go, or NULL. Nothing is written past what was asked for."""
     cdef size_t needed = column.size + more, capacity = column.capacity
     if needed > capacity or column.data == NULL:
-        capacity = 2 * capacity if 2 * capacity > needed else needed
+        capacity = 2 * capacity if capacity else column.expected
+        capacity = capacity if capacity > needed else needed
         capacity = capacity if capacity > 4096 else 4096
         if resize(<void**>&column.data, capacity):
             return NULL
