@@ -27,7 +27,8 @@ from headrace.connectors.postgres.coverage import (
 )
 from headrace.connectors.postgres.destination import PostgresDestination
 from headrace.connectors.postgres.read_as import impossible
-from headrace.connectors.postgres.slot_state import drop_slot, slot_state
+from headrace.connectors.postgres.slot_state import slot_state
+from headrace.connectors.postgres.slots import drop_slot
 from headrace.connectors.postgres.source import PostgresSource
 from headrace.continuity import lineage
 from headrace.engine.copying import CopyLimits

@@ -14,12 +14,8 @@ import psycopg
 from headrace.config import Capture, Settings
 from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.failures import REBUILD
-from headrace.connectors.postgres.slot_state import (
-    drop_slot,
-    end_of_wal,
-    interruption,
-    slot_state,
-)
+from headrace.connectors.postgres.slot_state import end_of_wal, interruption, slot_state
+from headrace.connectors.postgres.slots import drop_slot
 from headrace.connectors.postgres.timelines import Lineage, fork, timeline
 from headrace.errors import ObjectMissingError, SlotLostError
 from headrace.log import LogWriter, Storage

@@ -13,8 +13,8 @@ from headrace import assembly, syncing
 from headrace.config import Capture, Settings, Sync
 from headrace.connectors.postgres.config import session as source_session
 from headrace.connectors.postgres.destination import PostgresDestination
-from headrace.connectors.postgres.slot_state import drop_slot, slot_state
-from headrace.connectors.postgres.slots import in_recovery
+from headrace.connectors.postgres.slot_state import slot_state
+from headrace.connectors.postgres.slots import drop_slot, in_recovery
 from headrace.errors import DestinationUnavailableError
 from headrace.log import Storage
 from headrace.log.layout import Layout

@@ -9,10 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
+from psycopg import pq
 
 import headrace
 from headrace.connectors.postgres import slots
+from headrace.errors import SourceUnavailableError
 from headrace.project import Project
 from headrace.testing.database import Database, temporary_database
 from headrace.testing.postgres import EmbeddedPostgres
@@ -108,3 +111,32 @@ def test_a_prepared_transaction_that_holds_up_the_slot_is_told(
         assert "prepared='forgotten'" in text
         assert "may wait for the prepared transaction 'forgotten'" in text
         database.execute("rollback prepared 'forgotten'")
+
+
+def test_a_slot_that_is_in_use_is_dropped_once_it_is_released_or_it_is_told_who_has_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `headrace destroy` finds it just after a run has ended."""
+    with (
+        psycopg.connect(f"{database.dsn} replication=database", autocommit=True) as replication,
+        database.connect() as session,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        replication.execute("CREATE_REPLICATION_SLOT held TEMPORARY LOGICAL pgoutput")
+        monkeypatch.setattr(slots, "RELEASE_PATIENCE", 0.0)
+        with pytest.raises(SourceUnavailableError, match="is active for PID") as refused:
+            slots.drop_slot(session, "held")
+        assert "pg_terminate_backend" in refused.value.hint
+        replication.execute("DROP_REPLICATION_SLOT held")
+        replication.execute("CREATE_REPLICATION_SLOT held LOGICAL pgoutput")
+        options = b"proto_version '1', publication_names 'p'"
+        start = b"START_REPLICATION SLOT held LOGICAL 0/0 (%b)" % options
+        result = replication.pgconn.exec_(start)
+        assert result.status == pq.ExecStatus.COPY_BOTH, result.error_message
+        monkeypatch.setattr(slots, "RELEASE_PATIENCE", PATIENCE)
+        dropped = pool.submit(slots.drop_slot, session, "held")
+        while not database.execute(f"{SLOTS} and active", [database.name]):
+            pass
+        replication.close()
+        dropped.result()
+    assert database.execute(SLOTS, [database.name]) == []

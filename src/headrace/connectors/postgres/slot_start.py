@@ -20,8 +20,7 @@ import psycopg
 
 from headrace import failpoints
 from headrace.connectors.postgres.coverage import PUBLISHED_SCHEMAS_SINCE
-from headrace.connectors.postgres.slot_state import drop_slot
-from headrace.connectors.postgres.slots import create_slot, creation
+from headrace.connectors.postgres.slots import create_slot, creation, drop_slot
 from headrace.model import Lsn
 
 NEXT: Final = """

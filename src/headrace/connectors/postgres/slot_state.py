@@ -129,10 +129,6 @@ def slot_state(session: psycopg.Connection[Any], slot: str) -> SlotState | None:
     return SlotState(**{**row, **lsns})
 
 
-def drop_slot(session: psycopg.Connection[Any], slot: str) -> None:
-    session.execute("SELECT pg_catalog.pg_drop_replication_slot(%s)", (slot,))
-
-
 def end_of_wal(session: psycopg.Connection[Any]) -> Lsn:
     """The end of what the server can send by now."""
     row = session.execute(f"SELECT lsn::text FROM ({END_OF_WAL}) w").fetchone()  # noqa: S608

@@ -1,8 +1,8 @@
 """Creating a logical slot: a command that waits for every transaction that is open on the server.
 
 It may take as long as the longest of them, in whatever database, and on a standby until its primary
-says which there are. While it waits, the log names who
-holds it up, and a run that is to end takes the command back, which leaves no slot behind.
+says which there are. While it waits, the log names who holds it up, and a run that is to end takes
+the command back, which leaves no slot behind.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ LOOK_INTERVAL: Final = 0.2  # seconds until a stop is noticed
 TELL_AFTER: Final = 3.0  # a slot takes milliseconds where nobody holds it up
 TELL_INTERVAL: Final = 60.0
 CANCEL_TIMEOUT: Final = 5.0
+RELEASE_PATIENCE: Final = 10.0  # a walsender takes a moment to see that its client is gone
 
 # Who the creating backend waits for; one that is blocked through others is not of interest.
 BLOCKERS: Final = """
@@ -94,6 +95,27 @@ def alter_slot(replication: psycopg.Connection[Any], slot: str, option: str) -> 
     result = replication.pgconn.exec_(command.encode())
     if result.status != pq.ExecStatus.COMMAND_OK:
         raise command_error(result, replication.pgconn.error_message)
+
+
+def drop_slot(session: psycopg.Connection[Any], slot: str) -> None:
+    """Drop a slot, once whoever used it last has let it go.
+
+    Raises:
+        SourceUnavailableError: somebody goes on using it.
+    """
+    deadline = time.monotonic() + RELEASE_PATIENCE
+    while True:
+        try:
+            session.execute("SELECT pg_catalog.pg_drop_replication_slot(%s)", (slot,))
+            return
+        except psycopg.errors.ObjectInUse as error:
+            if time.monotonic() > deadline:
+                raise SourceUnavailableError(
+                    f"slot {slot!r} cannot be dropped: {error}",
+                    hint="stop who uses it: SELECT pg_terminate_backend(active_pid) "  # noqa: S608
+                    f"FROM pg_replication_slots WHERE slot_name = '{slot}'",
+                ) from error
+        time.sleep(LOOK_INTERVAL)
 
 
 def create_slot(
