@@ -197,10 +197,9 @@ def _note_slot(storage: Storage, capture: CaptureSettings) -> None:
     Ours, if nothing was ever read from it, may be one that a killed run had yet to look into.
     """
     with source_session(capture.connection) as session:
-        slot = slot_state(session, capture.slot)
-        if slot is None:
+        if slot_state(session, capture.slot) is None:
             storage.put(_owned_path(capture), json.dumps({"slot": capture.slot}).encode())
-        elif slot.active_pid is None and owns_slot(storage, capture):
+        elif owns_slot(storage, capture):
             drop_slot(session, capture.slot)
 
 

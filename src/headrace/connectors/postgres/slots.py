@@ -98,7 +98,8 @@ def alter_slot(replication: psycopg.Connection[Any], slot: str, option: str) -> 
 
 
 def drop_slot(session: psycopg.Connection[Any], slot: str) -> None:
-    """Drop a slot, once whoever used it last has let it go.
+    """Drop a slot, once whoever used it last has let it go. One that was still being created, by
+    whoever is gone, goes by itself.
 
     Raises:
         SourceUnavailableError: somebody goes on using it.
@@ -107,6 +108,8 @@ def drop_slot(session: psycopg.Connection[Any], slot: str) -> None:
     while True:
         try:
             session.execute("SELECT pg_catalog.pg_drop_replication_slot(%s)", (slot,))
+            return
+        except psycopg.errors.UndefinedObject:
             return
         except psycopg.errors.ObjectInUse as error:
             if time.monotonic() > deadline:
