@@ -52,11 +52,10 @@ def await_waiting(database: Database, session: Session) -> None:
 
 
 def write(session: Session, key: int) -> None:
-    """To all columns of the tables that are changed."""
-    width = session.execute("select * from customers limit 0").description or ()
-    more = [7] * (len(width) - 8)
+    """To all tables that are changed, and to the column that is added, where it is."""
+    columns = session.execute("select * from customers limit 0").description or ()
     session.execute("insert into customers (id) values (%s)", [key])
-    if more:
-        session.execute("update customers set more = %s where id = %s", [*more, key])
+    if "more" in [column.name for column in columns]:
+        session.execute("update customers set more = 7 where id = %s", [key])
     session.execute("insert into events values ('kind', %s, 'blob')", [str(key)])
     session.commit()
